@@ -1,0 +1,280 @@
+"""What a checkpoint says about itself (ModelConfig) and how this process runs it (EngineConfig)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seamless_engine.errors import CheckpointError, UsageError
+
+_MAX_JSON_BYTES = 64 << 20  # the published generation_config.json has 10 MB
+
+
+@dataclass(frozen=True)
+class TransformerDims:
+    """Shape of one stack of pre-norm transformer layers."""
+
+    layers: int
+    heads: int
+    ffn_dim: int
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """config.json and generation_config.json of a checkpoint in the transformers format.
+
+    Field names and defaults are those of `SeamlessM4Tv2Config`; a field missing from the file takes its default.
+    """
+
+    vocab_size: int = 256102
+    t2u_vocab_size: int = 10082
+    char_vocab_size: int = 10943
+    hidden_size: int = 1024
+    layer_norm_eps: float = 1e-5
+    scale_embedding: bool = True
+    activation_function: str = "relu"
+    pad_token_id: int = 0
+    bos_token_id: int = 2
+    eos_token_id: int = 3
+    decoder_start_token_id: int = 3
+
+    encoder_layers: int = 24
+    encoder_ffn_dim: int = 8192
+    encoder_attention_heads: int = 16
+    decoder_layers: int = 24
+    decoder_ffn_dim: int = 8192
+    decoder_attention_heads: int = 16
+
+    speech_encoder_layers: int = 24
+    speech_encoder_attention_heads: int = 16
+    speech_encoder_intermediate_size: int = 4096
+    speech_encoder_hidden_act: str = "swish"
+    feature_projection_input_dim: int = 160
+    add_adapter: bool = True
+    num_adapter_layers: int = 1
+    adaptor_kernel_size: int = 8
+    adaptor_stride: int = 8
+    position_embeddings_type: str = "relative_key"
+    left_max_position_embeddings: int = 64
+    right_max_position_embeddings: int = 8
+    conv_depthwise_kernel_size: int = 31
+    speech_encoder_chunk_size: int = 20000
+    speech_encoder_left_chunk_num: int = 128
+
+    t2u_bos_token_id: int = 0
+    t2u_pad_token_id: int = 1
+    t2u_eos_token_id: int = 2
+    t2u_encoder_layers: int = 6
+    t2u_encoder_ffn_dim: int = 8192
+    t2u_encoder_attention_heads: int = 16
+    t2u_decoder_layers: int = 6
+    t2u_decoder_attention_heads: int = 16
+    t2u_variance_predictor_embed_dim: int = 1024
+    t2u_variance_predictor_hidden_dim: int = 256
+    t2u_variance_predictor_kernel_size: int = 3
+
+    sampling_rate: int = 16000
+    upsample_initial_channel: int = 512
+    upsample_rates: tuple[int, ...] = (5, 4, 4, 2, 2)
+    upsample_kernel_sizes: tuple[int, ...] = (11, 8, 8, 4, 4)
+    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
+    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+    leaky_relu_slope: float = 0.1
+    unit_hifi_gan_vocab_size: int = 10000
+    unit_embed_dim: int = 1280
+    lang_embed_dim: int = 256
+    spkr_embed_dim: int = 256
+    vocoder_num_langs: int = 36
+    vocoder_num_spkrs: int = 200
+    variance_predictor_kernel_size: int = 3
+    vocoder_offset: int = 4
+
+    # from generation_config.json
+    max_new_tokens: int = 256
+    text_lang_ids: Mapping[str, int] = field(default_factory=dict)
+    t2u_langs: frozenset[str] = frozenset()
+    vocoder_lang_ids: Mapping[str, int] = field(default_factory=dict)
+    id_to_text: Mapping[int, str] = field(default_factory=dict)
+    char_to_id: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def text_encoder(self) -> TransformerDims:
+        return TransformerDims(self.encoder_layers, self.encoder_attention_heads, self.encoder_ffn_dim)
+
+    @property
+    def text_decoder(self) -> TransformerDims:
+        return TransformerDims(self.decoder_layers, self.decoder_attention_heads, self.decoder_ffn_dim)
+
+    @property
+    def t2u_encoder(self) -> TransformerDims:
+        return TransformerDims(self.t2u_encoder_layers, self.t2u_encoder_attention_heads, self.t2u_encoder_ffn_dim)
+
+    @property
+    def embed_scale(self) -> float:
+        return math.sqrt(self.hidden_size) if self.scale_embedding else 1.0
+
+    @property
+    def num_relative_positions(self) -> int:
+        return self.left_max_position_embeddings + self.right_max_position_embeddings + 1
+
+    @property
+    def samples_per_frame(self) -> int:
+        return math.prod(self.upsample_rates)
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike[str]) -> ModelConfig:
+        """Read both json files. Raises CheckpointError naming the file and the field that is wrong."""
+        folder = Path(folder)
+        raw = _read_json(folder / "config.json")
+        if raw.get("model_type", "seamless_m4t_v2") != "seamless_m4t_v2":
+            raise CheckpointError(f"{folder / 'config.json'}: model_type is {raw['model_type']!r}, not 'seamless_m4t_v2'")
+        generation = _read_json(folder / "generation_config.json")
+        values: dict[str, Any] = {}
+        for spec in dataclasses.fields(cls):
+            if spec.name in raw:
+                values[spec.name] = _typed(folder / "config.json", spec.name, raw[spec.name], spec.default)
+        values |= _generation_values(folder / "generation_config.json", generation)
+        config = cls(**values)
+        config._check(folder / "config.json")
+        return config
+
+    def _check(self, path: Path) -> None:
+        heads = {
+            "encoder_attention_heads": self.encoder_attention_heads,
+            "decoder_attention_heads": self.decoder_attention_heads,
+            "speech_encoder_attention_heads": self.speech_encoder_attention_heads,
+            "t2u_encoder_attention_heads": self.t2u_encoder_attention_heads,
+            "t2u_decoder_attention_heads": self.t2u_decoder_attention_heads,
+        }
+        for name, count in heads.items():
+            if self.hidden_size % count:
+                raise CheckpointError(f"{path}: hidden_size {self.hidden_size} is not a multiple of {name} {count}")
+        supported = {
+            "position_embeddings_type": "relative_key",
+            "activation_function": "relu",
+            "add_adapter": True,
+            "num_adapter_layers": 1,
+        }
+        for name, value in supported.items():
+            if getattr(self, name) != value:
+                raise CheckpointError(f"{path}: {name} is {getattr(self, name)!r}; this engine supports {value!r} only")
+        if self.speech_encoder_hidden_act not in ("swish", "silu"):
+            raise CheckpointError(f"{path}: speech_encoder_hidden_act is {self.speech_encoder_hidden_act!r}, not 'swish'")
+        if self.adaptor_kernel_size != self.adaptor_stride or self.adaptor_stride % 2:
+            raise CheckpointError(f"{path}: the adapter needs adaptor_kernel_size == adaptor_stride, an even number")
+        stages = (len(self.upsample_rates), len(self.resblock_kernel_sizes))
+        if (len(self.upsample_kernel_sizes), len(self.resblock_dilation_sizes)) != stages:
+            raise CheckpointError(f"{path}: upsample_* and resblock_* lists differ in length")
+        for rate, kernel in zip(self.upsample_rates, self.upsample_kernel_sizes, strict=True):
+            if kernel < rate or (kernel - rate) % 2:
+                raise CheckpointError(f"{path}: an upsampling kernel of {kernel} does not multiply the length by {rate}")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How to run a model here. Sizes bound memory; none of them changes a result.
+
+    max_rows: hypotheses (requests × beams) decoded in one step.
+    num_slots: positions in the key/value pool; None sizes it from `memory_fraction` of what is free.
+    max_source_tokens, max_new_tokens: longest encoder output and generation that a request may ask for.
+    max_audio_seconds: longest clip that is decoded from a file.
+    encode_frames: packed rows (20 ms of audio, or a token) in one encoder pass.
+    speak_tokens: text tokens in one speech pass; a token is about 14 units, 0.3 s of speech.
+    """
+
+    max_rows: int = 320
+    num_slots: int | None = None
+    memory_fraction: float = 0.5
+    max_source_tokens: int = 4096
+    max_new_tokens: int = 1024
+    max_audio_seconds: float = 600.0
+    encode_frames: int = 16_000
+    speak_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("max_rows", "max_source_tokens", "max_new_tokens", "encode_frames", "speak_tokens"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.num_slots is not None and self.num_slots < 32:
+            raise UsageError(f"num_slots must be at least 32, not {self.num_slots}")
+        if not 0.0 < self.memory_fraction <= 1.0:
+            raise UsageError(f"memory_fraction must be in (0, 1], not {self.memory_fraction}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} has more than {_MAX_JSON_BYTES >> 20} MiB: not a configuration file")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is missing: a checkpoint in the transformers format has config.json, generation_config.json, "
+            "sentencepiece.bpe.model and *.safetensors"
+        ) from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: the top level must be an object")
+    return content
+
+
+def _typed(path: Path, name: str, value: Any, default: Any) -> Any:
+    """`value` in the type of the field's default; sizes and counts must be positive, ids not negative."""
+    if isinstance(default, bool):
+        ok = isinstance(value, bool)
+    elif isinstance(default, int):
+        low = 0 if name.endswith("_token_id") or name == "vocoder_offset" else 1
+        if name == "speech_encoder_left_chunk_num":
+            low = -1
+        ok = isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**31
+    elif isinstance(default, float):
+        ok = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+    elif isinstance(default, tuple):
+        ok = isinstance(value, list | tuple) and len(value) > 0
+        if ok and isinstance(default[0], tuple):
+            return tuple(_typed(path, name, entry, default[0]) for entry in value)
+        ok = ok and all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v < 2**16 for v in value)
+        value = tuple(value) if ok else value
+    else:
+        ok = isinstance(value, str)
+    if not ok:
+        raise CheckpointError(f"{path}: {name} is {value!r}, expected something like {default!r}")
+    return value
+
+
+def _generation_values(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
+    text = _language_map(path, raw, "text_decoder_lang_to_code_id")
+    if not text:
+        raise CheckpointError(f"{path}: text_decoder_lang_to_code_id is missing or empty")
+    max_new_tokens = raw.get("max_new_tokens")
+    if max_new_tokens is None:
+        max_new_tokens = ModelConfig.max_new_tokens
+    id_to_text = _mapping(path, raw, "id_to_text", str)
+    if not all(key.isdecimal() for key in id_to_text):
+        raise CheckpointError(f"{path}: the keys of id_to_text must be numbers")
+    return {
+        "max_new_tokens": _typed(path, "max_new_tokens", max_new_tokens, 1),
+        "text_lang_ids": text,
+        "t2u_langs": frozenset(_language_map(path, raw, "t2u_lang_code_to_id")),
+        "vocoder_lang_ids": _language_map(path, raw, "vocoder_lang_code_to_id"),
+        "id_to_text": {int(key): piece for key, piece in id_to_text.items()},
+        "char_to_id": _mapping(path, raw, "char_to_id", int),
+    }
+
+
+def _mapping(path: Path, raw: Mapping[str, Any], name: str, kind: type) -> dict[str, Any]:
+    value = raw.get(name) or {}
+    if not isinstance(value, dict) or not all(isinstance(v, kind) for v in value.values()):
+        raise CheckpointError(f"{path}: {name} must map to {kind.__name__}")
+    return value
+
+
+def _language_map(path: Path, raw: Mapping[str, Any], name: str) -> dict[str, int]:
+    """Older generation configs spell the codes `__fra__`, newer ones `fra`."""
+    return {code.replace("__", ""): index for code, index in _mapping(path, raw, name, int).items()}

@@ -1,0 +1,1 @@
+"""Autoregressive decoding: which request gets which slots, which step runs, which hypothesis wins."""

@@ -1,0 +1,252 @@
+"""The loop: admit → encode → decode → speak → deliver."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+from seamless_engine.audio import load_audio
+from seamless_engine.config import EngineConfig, ModelConfig
+from seamless_engine.decode.scheduler import Job, Scheduler
+from seamless_engine.errors import CapacityError, InputError, NumericalError, UsageError
+from seamless_engine.languages import Languages
+from seamless_engine.loader import find_checkpoint
+from seamless_engine.model_runner import ModelRunner
+from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Request, Result, Task
+from seamless_engine.tokenizer import Tokenizer
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_FRAME, _HOP = 400, 160  # samples of a feature frame and between two of them
+
+
+class Engine:
+    """A loaded model that answers requests. Not thread-safe: one thread owns an engine."""
+
+    def __init__(self, runner: ModelRunner, tokenizer: Tokenizer, options: EngineConfig, tasks: tuple[Task, ...]) -> None:
+        self.config: ModelConfig = runner.config
+        self.options = options
+        self.tasks = tasks
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._languages = Languages(runner.config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        tasks: Iterable[str] | None = None,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        options: EngineConfig | None = None,
+    ) -> Engine:
+        """Load a checkpoint in the transformers format.
+
+        path: a folder, or a hub id (found in the cache when offline).
+        tasks: loads only the modules that these need; None is all five.
+        device: "auto" is cuda where there is one, else cpu. dtype: "auto" is bfloat16 on cuda, float32 on a CPU.
+
+        Raises CheckpointError for a checkpoint that cannot be used, UsageError for an argument that cannot.
+        """
+        options = options or EngineConfig()
+        where = _device(device)
+        precision = _dtype(dtype, where)
+        chosen = _tasks(tasks)
+        folder = find_checkpoint(path)
+        config = ModelConfig.from_folder(folder)
+        tokenizer = Tokenizer.from_folder(folder, config)
+        runner = ModelRunner(folder, config, options, chosen, where, precision)
+        return cls(runner, tokenizer, options, chosen)
+
+    @property
+    def device(self) -> torch.device:
+        return self._runner.device
+
+    @property
+    def weight_bytes(self) -> dict[str, int]:
+        """Bytes of weights that were loaded, by module."""
+        return dict(self._runner.weight_bytes)
+
+    def languages(self, task: str) -> list[str]:
+        """Codes that `tgt_lang` may take for a task, from the checkpoint's own tables."""
+        return self._languages.codes(_tasks([task])[0])
+
+    def generate(self, requests: Iterable[Request], params: DecodingParams | None = None) -> list[Result]:
+        """Answer all requests; results in input order, one each. A request that fails has `error` set.
+
+        Raises UsageError before any work if a request is wrong in itself (task, language, voice).
+        """
+        listed = list(requests)
+        for request in listed:
+            self._check(request)
+        results: dict[int, Result] = {}
+        for index, result in self._run(enumerate(listed), params or DecodingParams()):
+            results[index] = result
+        return [results[i] for i in range(len(listed))]
+
+    def stream(self, requests: Iterable[Request], params: DecodingParams | None = None) -> Iterator[Result]:
+        """Answer requests as they are drawn from an iterable, in order of completion.
+
+        Holds a bounded number of requests at a time, so the iterable may be endless. Raises UsageError when it draws
+        a request that is wrong in itself.
+        """
+        for _, result in self._run(enumerate(requests), params or DecodingParams()):
+            yield result
+
+    def _run(self, source: Iterator[tuple[int, Request]], params: DecodingParams) -> Iterator[tuple[int, Result]]:
+        scheduler = Scheduler(self._runner.blocks, self.options.encode_frames, self.options.speak_tokens)
+        indices: dict[int, int] = {}
+        exhausted = False
+        try:
+            while True:
+                while not exhausted and scheduler.wants_more:
+                    drawn = next(source, None)
+                    if drawn is None:
+                        exhausted = True
+                        break
+                    index, request = drawn
+                    self._check(request)
+                    result = Result(request.id if request.id is not None else index, request.task, request.tgt_lang)
+                    try:
+                        job = self._prepare(request, request.params or params, result)
+                        scheduler.submit(job)
+                        indices[job.serial] = index
+                    except InputError as error:
+                        yield index, _failed(result, error)
+                if not scheduler.busy:
+                    return
+                for job in self._step(scheduler):
+                    yield indices.pop(job.serial), job.result
+        finally:
+            for job in [*scheduler.decoding]:
+                scheduler.drop(job)
+
+    def _step(self, scheduler: Scheduler) -> Iterator[Job]:
+        """One turn of the loop. Yields the requests that it finished."""
+        runner = self._runner
+        admitted = scheduler.admit()
+        if admitted:
+            begun = time.perf_counter()
+            runner.encode(admitted)
+            spent = time.perf_counter() - begun
+            for job, _ in admitted:
+                job.result.timings |= {"queued": begun - job.started, "encode": spent, "decode": 0.0}
+        if scheduler.decoding:
+            yield from self._decode(scheduler)
+        spoken = scheduler.next_speech()
+        if spoken:
+            begun = time.perf_counter()
+            runner.speak(spoken)
+            for job in spoken:
+                job.result.timings["speak"] = time.perf_counter() - begun
+                yield _timed(job)
+
+    def _decode(self, scheduler: Scheduler) -> Iterator[Job]:
+        begun = time.perf_counter()
+        jobs = list(scheduler.decoding)
+        over, broken = self._runner.decode(jobs)
+        spent = time.perf_counter() - begun
+        for job, is_over, is_broken in zip(jobs, over, broken, strict=True):
+            job.result.timings["decode"] += spent
+            if is_broken:
+                scheduler.drop(job)
+                _failed(job.result, NumericalError("the model produced NaN for this request; check the weights and the input"))
+                yield _timed(job)
+            elif is_over:
+                speaks = job.request.task in SPEECH_OUT
+                self._runner.finish(job)
+                job.result.text = self._tokenizer.decode(job.result.tokens)
+                scheduler.retire(job, speaks)
+                if not speaks:
+                    yield _timed(job)
+
+    def _check(self, request: Request) -> None:
+        """Raises UsageError if this engine cannot answer such a request at all."""
+        if request.task not in self.tasks:
+            raise UsageError(f"{request.task} was not loaded: this engine was made for tasks {', '.join(self.tasks)}")
+        self._languages.resolve(request.task, request.tgt_lang)
+        if request.src_lang is not None:
+            self._languages.source_id(request.src_lang)
+        if request.speaker_id is not None and request.speaker_id >= self.config.vocoder_num_spkrs:
+            raise UsageError(f"speaker_id {request.speaker_id}: this checkpoint has 0 to {self.config.vocoder_num_spkrs - 1}")
+
+    def _prepare(self, request: Request, params: DecodingParams, result: Result) -> Job:
+        """The front end of one request. Raises InputError for audio or text that cannot be processed."""
+        started = time.perf_counter()
+        result.tgt_lang = self._languages.resolve(request.task, request.tgt_lang)
+        if request.task in SPEECH_IN:
+            source = load_audio(request.audio, request.sampling_rate, max_seconds=self.options.max_audio_seconds)
+            frames = 1 + (len(source) - _FRAME) // _HOP
+            rows, length = -(-frames // 2), frames // 2 // self.config.adaptor_stride + 1
+        else:
+            assert request.text is not None and request.src_lang is not None
+            source = self._tokenizer.encode(request.text, request.src_lang)
+            rows = length = len(source)
+        if length > self.options.max_source_tokens:
+            limit = self.options.max_source_tokens
+            raise CapacityError(
+                f"the input has {length} encodings, more than EngineConfig.max_source_tokens={limit}: split it, or raise that"
+            )
+        max_new_tokens = params.max_new_tokens or self.config.max_new_tokens
+        if max_new_tokens > self.options.max_new_tokens:
+            limit = self.options.max_new_tokens
+            raise CapacityError(f"max_new_tokens={max_new_tokens} exceeds EngineConfig.max_new_tokens={limit}")
+        return Job(
+            request=request,
+            params=params,
+            result=result,
+            source=source,
+            source_rows=rows,
+            source_length=length,
+            max_new_tokens=max_new_tokens,
+            language_id=self._languages.target_id(request.task, result.tgt_lang),
+            voice_id=self._languages.voice_id(result.tgt_lang) if request.task in SPEECH_OUT else None,
+            started=started,
+        )
+
+
+def _failed(result: Result, error: Exception) -> Result:
+    result.finish_reason = "error"
+    result.error = f"{type(error).__name__}: {error}"
+    return result
+
+
+def _timed(job: Job) -> Job:
+    job.result.timings["total"] = time.perf_counter() - job.started
+    return job
+
+
+def _tasks(names: Iterable[str] | None) -> tuple[Task, ...]:
+    if names is None:
+        return TASKS
+    if isinstance(names, str):
+        names = [names]
+    wanted = [name.lower() for name in names]
+    unknown = [name for name in wanted if name not in TASKS]
+    if unknown or not wanted:
+        raise UsageError(f"unknown task {', '.join(unknown) or '(none given)'}: use {', '.join(TASKS)}")
+    return tuple(task for task in TASKS if task in wanted)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        where = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device {device!r}: {error}") from None
+    if where.type not in ("cpu", "cuda") or (where.type == "cuda" and not torch.cuda.is_available()):
+        raise UsageError(f"device {str(where)!r} is not available here: use 'cpu' or, with an NVIDIA card, 'cuda'")
+    return where
+
+
+def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    precision = _DTYPES.get(str(dtype).removeprefix("torch."))
+    if precision is None:
+        raise UsageError(f"dtype {dtype!r}: use one of {', '.join(_DTYPES)}, or 'auto'")
+    return precision

@@ -1,0 +1,74 @@
+"""What `seamless-engine env` prints: versions, devices and the implementations in use; needs no model."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+import seamless_kernels
+from seamless_kernels.dispatch import backend_for
+
+_PACKAGES = (
+    "torch",
+    "triton",
+    "numpy",
+    "safetensors",
+    "sentencepiece",
+    "soundfile",
+    "soxr",
+    "huggingface_hub",
+    "transformers",
+)
+
+
+def describe() -> dict[str, str]:
+    """Facts for a bug report, in the order to print them."""
+    facts = {"seamless-engine": package_version("seamless-engine"), "python": platform.python_version()}
+    facts |= {name: package_version(name) for name in _PACKAGES}
+    facts["platform"] = platform.platform()
+    facts["cpu"] = (
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    )
+    facts |= _devices()
+    facts["SEAMLESS_BACKEND"] = os.environ.get("SEAMLESS_BACKEND") or "not set"
+    facts |= _backends()
+    return facts
+
+
+def package_version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _devices() -> dict[str, str]:
+    if not torch.cuda.is_available():
+        return {"cuda": f"no device (torch built for {torch.version.cuda or 'cpu only'})"}
+    facts = {"cuda": str(torch.version.cuda)}
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        facts[f"cuda:{index}"] = (
+            f"{device.name}, sm_{device.major}{device.minor}, {device.total_memory / 2**30:.0f} GiB"
+        )
+    return facts
+
+
+def _backends() -> dict[str, str]:
+    """Operation → implementation that runs on the device that `device="auto"` chooses."""
+    probe = torch.empty(0, device="cuda" if torch.cuda.is_available() else "cpu")
+    facts = {}
+    for module in pkgutil.iter_modules(seamless_kernels.__path__):
+        impls = getattr(importlib.import_module(f"seamless_kernels.{module.name}"), "IMPLS", None)
+        if impls:
+            try:
+                used = backend_for(probe, impls)
+            except ValueError as error:
+                used = f"none: {error}"
+            facts[f"op {module.name}"] = f"{used} (of {', '.join(impls)})"
+    return facts

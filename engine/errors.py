@@ -1,0 +1,33 @@
+"""Every exception the engine raises on purpose. Each message says what to do about it."""
+
+
+class SeamlessError(Exception):
+    """Root of the tree: `except SeamlessError` catches whatever this package raises on purpose."""
+
+
+class UsageError(SeamlessError, ValueError):
+    """The call is wrong whatever the model does: raised before any work starts."""
+
+
+class UnknownLanguageError(UsageError):
+    """A language code that the checkpoint does not have for the task; names the nearest one."""
+
+
+class CheckpointError(SeamlessError):
+    """The checkpoint folder cannot be used; names the file and the tensor or field."""
+
+
+class InputError(SeamlessError, ValueError):
+    """One request's audio or text cannot be processed. It ends that request and no other."""
+
+
+class AudioError(InputError):
+    """Audio that cannot be read, or is too short, too long or not finite."""
+
+
+class CapacityError(InputError):
+    """The request can never fit the pools of this engine; names the setting to raise."""
+
+
+class NumericalError(SeamlessError):
+    """The model produced a NaN for this request; its neighbours are not affected."""

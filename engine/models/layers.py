@@ -1,0 +1,206 @@
+"""The pieces that the five networks share, and how their weights are taken from a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from seamless_engine.config import TransformerDims
+from seamless_kernels.attention import attention
+from seamless_kernels.conv1d import conv1d, pack_conv_weight
+from seamless_kernels.layer_norm import layer_norm
+from seamless_kernels.linear import Activation, linear, pack_weight
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A view of a checkpoint below one prefix: `weights.at("layers.0").norm("ffn_layer_norm")`.
+
+    `read(name)` returns the tensor on the engine's device in float32 or its dtype; it is called once for each name.
+    """
+
+    read: Callable[[str, torch.dtype | None], torch.Tensor]
+    prefix: str = ""
+
+    def at(self, prefix: str) -> Weights:
+        return Weights(self.read, f"{self.prefix}{prefix}.")
+
+    def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """`dtype` overrides the engine's, for the parts that stay in float32."""
+        return self.read(self.prefix + name, dtype)
+
+    def linear(self, *names: str, bias: bool = True, dtype: torch.dtype | None = None) -> Linear:
+        """Several names are fused into one product whose outputs stand side by side."""
+        weight = torch.cat([self.tensor(f"{name}.weight", dtype).flatten(1) for name in names])
+        offset = torch.cat([self.tensor(f"{name}.bias", dtype) for name in names]) if bias else None
+        return Linear(pack_weight(weight), offset)
+
+    def norm(self, name: str, eps: float = 1e-5, dtype: torch.dtype | None = None) -> LayerNorm:
+        return LayerNorm(self.tensor(f"{name}.weight", dtype), self.tensor(f"{name}.bias", dtype), eps)
+
+    def conv(self, name: str, dtype: torch.dtype | None = None) -> Conv1d:
+        return Conv1d(pack_conv_weight(self.tensor(f"{name}.weight", dtype)), self.tensor(f"{name}.bias", dtype))
+
+
+@dataclass(frozen=True)
+class Linear:
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        activation: Activation | None = None,
+        residual: torch.Tensor | None = None,
+        scale: float = 1.0,
+    ) -> torch.Tensor:
+        return linear(x, self.weight, self.bias, activation=activation, residual=residual, scale=scale)
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    weight: torch.Tensor
+    bias: torch.Tensor
+    eps: float
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True)
+class Conv1d:
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        dilation: int = 1,
+        leaky_slope: float | None = None,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return conv1d(
+            x, self.weight, self.bias, cu_seqlens, dilation=dilation, leaky_slope=leaky_slope, residual=residual
+        )
+
+
+class FeedForward:
+    """out(act(in(x))), two products."""
+
+    def __init__(self, weights: Weights, names: tuple[str, str], activation: Activation) -> None:
+        self.expand = weights.linear(names[0])
+        self.contract = weights.linear(names[1])
+        self.activation: Activation = activation
+
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        return self.contract(self.expand(x, self.activation), residual=residual, scale=scale)
+
+
+class SelfAttention:
+    """Multi-head self-attention with the three input projections in one product."""
+
+    def __init__(self, weights: Weights, heads: int, names: tuple[str, str, str, str]) -> None:
+        self.qkv = weights.linear(*names[:3])
+        self.out = weights.linear(names[3])
+        self.heads = heads
+
+    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """q, k, v, each [rows, heads, d]."""
+        q, k, v = self.qkv(x).view(x.shape[0], 3, self.heads, -1).unbind(1)
+        return q, k, v
+
+    def __call__(
+        self, x: torch.Tensor, residual: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """residual + attention within the segments of x [total, dim], without positions."""
+        mixed = attention(*self.project(x), cu_seqlens, valid)
+        return self.out(mixed.flatten(1), residual=residual)
+
+
+class TransformerEncoder:
+    """Pre-norm layers and a final norm: the text encoder after its embedding, and the T2U encoder (spec of NLLB)."""
+
+    def __init__(self, weights: Weights, dims: TransformerDims) -> None:
+        self.layers = [TransformerLayer(weights.at(f"layers.{i}"), dims.heads) for i in range(dims.layers)]
+        self.norm = weights.norm("layer_norm")
+
+    def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x, cu_seqlens, valid)
+        return self.norm(x)
+
+
+class TransformerLayer:
+    def __init__(self, weights: Weights, heads: int) -> None:
+        self.attention_norm = weights.norm("self_attn_layer_norm")
+        self.attention = SelfAttention(weights.at("self_attn"), heads, ("q_proj", "k_proj", "v_proj", "out_proj"))
+        self.ffn_norm = weights.norm("ffn_layer_norm")
+        self.ffn = FeedForward(weights.at("ffn"), ("fc1", "fc2"), "relu")
+
+    def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        x = self.attention(self.attention_norm(x), x, cu_seqlens, valid)
+        return self.ffn(self.ffn_norm(x), x)
+
+
+class VariancePredictor:
+    """Log-durations of packed rows, in float32: conv → ReLU → norm, twice, then one number a row."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.conv1 = weights.conv("conv1", torch.float32)
+        self.norm1 = weights.norm("ln1", dtype=torch.float32)
+        self.conv2 = weights.conv("conv2", torch.float32)
+        self.norm2 = weights.norm("ln2", dtype=torch.float32)
+        self.proj = weights.linear("proj", dtype=torch.float32)
+
+    def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """x [total, dim] → whole numbers of frames, int64 [total], at least 1."""
+        x = self.norm1(self.conv1(x.float(), cu_seqlens).relu_())
+        x = self.norm2(self.conv2(x, cu_seqlens).relu_())
+        log_duration = self.proj(x)[:, 0]
+        # In float64 a vectorised expm1 and a scalar one round to the same whole number (half to even).
+        return torch.expm1(log_duration.double()).round().nan_to_num(nan=1.0).clamp(1, MAX_DURATION).long()
+
+
+MAX_DURATION = 1 << 16  # frames; what an untrained predictor may ask for, not what it may allocate
+
+
+class SinusoidalPositions:
+    """Row p = [sin(p·f), cos(p·f)], f_c = 10000^(−c / (dim/2 − 1)); row `padding_idx` is zero. Grows on demand."""
+
+    def __init__(self, dim: int, padding_idx: int, like: torch.Tensor) -> None:
+        self.dim = dim
+        self.padding_idx = padding_idx
+        self.table = self._make(1024, like)
+
+    def _make(self, rows: int, like: torch.Tensor) -> torch.Tensor:
+        half = self.dim // 2
+        frequency = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
+        angle = torch.arange(rows).float()[:, None] * frequency
+        table = torch.zeros(rows, self.dim)  # an odd dim leaves its last column zero
+        table[:, : 2 * half] = torch.cat([angle.sin(), angle.cos()], dim=1)
+        table[self.padding_idx] = 0.0
+        return table.to(like)
+
+    def reserve(self, rows: int) -> None:
+        if rows > len(self.table):
+            self.table = self._make(1 << (rows - 1).bit_length(), self.table)
+
+    def __getitem__(self, positions: torch.Tensor) -> torch.Tensor:
+        """[rows, dim] at positions int64 [rows]; `reserve` must have covered them."""
+        return self.table[positions]
+
+
+def segment_positions(cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
+    """0, 1, 2, … within each segment: int64 [total]."""
+    lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).long()
+    starts = torch.repeat_interleave(cu_seqlens[:-1].long(), lengths, output_size=total)
+    return torch.arange(total, device=cu_seqlens.device) - starts
+
+
+def cumulative(lengths: torch.Tensor) -> torch.Tensor:
+    """cu_seqlens int32 [n + 1] of segment lengths [n]."""
+    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()

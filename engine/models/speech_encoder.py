@@ -1,0 +1,136 @@
+"""Speech encoder: w2v-BERT Conformer with clipped relative keys, then the length adapter (8 frames → 1 vector)."""
+
+from __future__ import annotations
+
+import torch
+
+from seamless_engine.config import ModelConfig
+from seamless_engine.models.layers import FeedForward, Linear, SelfAttention, Weights, cumulative
+from seamless_kernels.attention import attention
+from seamless_kernels.conformer_conv import conformer_conv
+from seamless_kernels.linear import pack_weight
+from seamless_kernels.rel_attention import rel_attention
+
+_PROJECTIONS = ("linear_q", "linear_k", "linear_v", "linear_out")
+_FFN = ("intermediate_dense", "output_dense")
+
+
+class SpeechEncoder:
+    def __init__(self, weights: Weights, config: ModelConfig) -> None:
+        projection = weights.at("feature_projection")
+        self.feature_norm = projection.norm("layer_norm", config.layer_norm_eps)
+        self.feature_projection = projection.linear("projection")
+        encoder = weights.at("encoder")
+        self.layers = [ConformerLayer(encoder.at(f"layers.{i}"), config) for i in range(config.speech_encoder_layers)]
+        self.norm = encoder.norm("layer_norm", config.layer_norm_eps)
+        self.intermediate_ffn = FeedForward(weights.at("intermediate_ffn"), _FFN, "relu")
+        self.adapter = Adapter(weights.at("adapter.layers.0"), config)
+        self.inner_norm = weights.norm("inner_layer_norm")
+
+    def __call__(
+        self, features: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """features [total, 160] with their segments and valid rows → encodings [total', dim], cu_seqlens int32 [n + 1].
+
+        A clip of `valid` whole rows gives valid // 8 + 1 encodings, one each 160 ms.
+        """
+        x = self.feature_projection(self.feature_norm(features.to(self.feature_norm.weight.dtype)))
+        last = cu_seqlens[1:].long() - 1
+        x[last[valid < cu_seqlens.diff()]] = 0.0  # the half-real row of an odd clip
+        for layer in self.layers:
+            x = layer(x, cu_seqlens, valid)
+        x = self.norm(x)
+        x = self.intermediate_ffn(x, residual=x, scale=0.5)
+        x, cu_seqlens = self.adapter(x, cu_seqlens, valid)
+        return self.inner_norm(x), cu_seqlens
+
+
+class ConformerLayer:
+    """½ FFN → relative attention → convolution → ½ FFN → norm, all but the last with pre-norm and residual."""
+
+    def __init__(self, weights: Weights, config: ModelConfig) -> None:
+        self.ffn1_norm = weights.norm("ffn1_layer_norm")
+        self.ffn1 = FeedForward(weights.at("ffn1"), _FFN, "silu")
+        self.attention_norm = weights.norm("self_attn_layer_norm")
+        self.attention = SelfAttention(weights.at("self_attn"), config.speech_encoder_attention_heads, _PROJECTIONS)
+        self.distance_embedding = weights.tensor("self_attn.distance_embedding.weight")
+        self.left = config.left_max_position_embeddings
+        self.chunk_size = config.speech_encoder_chunk_size
+        self.left_chunks = config.speech_encoder_left_chunk_num
+        conv = weights.at("conv_module")
+        self.conv_norm = conv.norm("layer_norm")
+        self.pointwise1 = conv.linear("pointwise_conv1", bias=False)
+        self.depthwise = conv.tensor("depthwise_conv.weight")[:, 0].contiguous()  # [dim, 31]
+        self.depthwise_norm = conv.norm("depthwise_layer_norm")
+        self.pointwise2 = conv.linear("pointwise_conv2", bias=False)
+        self.ffn2_norm = weights.norm("ffn2_layer_norm")
+        self.ffn2 = FeedForward(weights.at("ffn2"), _FFN, "silu")
+        self.final_norm = weights.norm("final_layer_norm")
+
+    def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        x = self.ffn1(self.ffn1_norm(x), residual=x, scale=0.5)
+        mixed = rel_attention(
+            *self.attention.project(self.attention_norm(x)),
+            self.distance_embedding,
+            cu_seqlens,
+            valid,
+            left=self.left,
+            chunk_size=self.chunk_size,
+            left_chunks=self.left_chunks,
+        )
+        x = self.attention.out(mixed.flatten(1), residual=x)
+        gates = self.pointwise1(self.conv_norm(x))
+        norm = self.depthwise_norm
+        mixed = conformer_conv(gates, self.depthwise, norm.weight, norm.bias, cu_seqlens, valid)
+        x = self.pointwise2(mixed, residual=x)
+        return self.final_norm(self.ffn2(self.ffn2_norm(x), residual=x, scale=0.5))
+
+
+class Adapter:
+    """Two strided convolutions (residual and main path), attention and FFN on one vector for eight frames.
+
+    A stride equal to the kernel makes the convolution a product over patches of eight rows.
+    """
+
+    def __init__(self, weights: Weights, config: ModelConfig) -> None:
+        self.stride = config.adaptor_stride
+        self.residual_norm = weights.norm("residual_layer_norm")
+        self.residual_conv = _patch_linear(weights, "residual_conv")
+        self.attention_norm = weights.norm("self_attn_layer_norm")
+        self.attention_conv = _patch_linear(weights, "self_attn_conv")
+        self.attention = SelfAttention(weights.at("self_attn"), config.speech_encoder_attention_heads, _PROJECTIONS)
+        self.ffn_norm = weights.norm("ffn_layer_norm")
+        self.ffn = FeedForward(weights.at("ffn"), _FFN, "relu")
+
+    def __call__(
+        self, x: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, cu_out = self._patch_rows(cu_seqlens, valid)
+        residual = self.residual_conv(_gather(self.residual_norm(x), rows), activation="glu")
+        h = self.attention_conv(_gather(self.attention_norm(x), rows), activation="glu")
+        mixed = attention(*self.attention.project(h), cu_out)
+        x = self.attention.out(mixed.flatten(1), residual=residual)
+        return self.ffn(self.ffn_norm(x), residual=x), cu_out
+
+    def _patch_rows(self, cu_seqlens: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input row of every tap [total', stride], one past the end for zero padding; output cu_seqlens.
+
+        An odd clip can have one output row more, of its half-real frame alone; nobody attends to it, so it is not made.
+        """
+        count = valid // self.stride + 1
+        cu_out = cumulative(count)
+        segment = torch.repeat_interleave(torch.arange(len(count), device=count.device), count.long())
+        first = (torch.arange(len(segment), device=count.device) - cu_out[segment]) * self.stride - self.stride // 2
+        tap = first[:, None] + torch.arange(self.stride, device=count.device)  # within the segment
+        inside = (tap >= 0) & (tap < cu_seqlens.diff()[segment, None])
+        return torch.where(inside, tap + cu_seqlens[segment, None], cu_seqlens[-1]), cu_out
+
+
+def _patch_linear(weights: Weights, name: str) -> Linear:
+    kernel = weights.tensor(f"{name}.weight")  # [2·dim, dim, stride]
+    return Linear(pack_weight(kernel.transpose(1, 2).flatten(1)), weights.tensor(f"{name}.bias"))
+
+
+def _gather(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
+    return padded[rows.flatten()].view(len(rows), -1)  # [total', stride · dim]

@@ -1,0 +1,102 @@
+"""Text-to-unit model (UnitY2): decoder states → characters → durations → units, without autoregression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from seamless_engine.config import ModelConfig
+from seamless_engine.models.layers import (
+    SelfAttention,
+    SinusoidalPositions,
+    TransformerEncoder,
+    VariancePredictor,
+    Weights,
+    cumulative,
+    segment_positions,
+)
+from seamless_kernels.layer_norm import add_layer_norm
+from seamless_kernels.linear import linear, pack_weight
+from seamless_kernels.upsample import upsample
+
+
+@dataclass(frozen=True)
+class Units:
+    """ids int64 [total] of the T2U vocabulary (offset not removed), durations int64 [characters], their segments."""
+
+    ids: torch.Tensor
+    cu_seqlens: torch.Tensor
+    durations: torch.Tensor
+
+
+class TextToUnit:
+    def __init__(self, weights: Weights, config: ModelConfig) -> None:
+        self.encoder = TransformerEncoder(weights.at("model.encoder"), config.t2u_encoder)
+        decoder = weights.at("model.decoder")
+        self.char_embedding = decoder.tensor("embed_char.weight")
+        self.char_alpha = decoder.tensor("pos_emb_alpha_char")
+        self.unit_alpha = decoder.tensor("pos_emb_alpha")
+        self.scale = config.embed_scale
+        self.positions = SinusoidalPositions(config.hidden_size, config.t2u_pad_token_id, self.char_embedding)
+        self.durations = VariancePredictor(decoder.at("duration_predictor"))
+        heads = config.t2u_decoder_attention_heads
+        self.layers = [UnitLayer(decoder.at(f"layers.{i}"), heads) for i in range(config.t2u_decoder_layers)]
+        self.norm = decoder.norm("layer_norm")
+        self.head = pack_weight(decoder.tensor("embed_tokens.weight", torch.float32))
+
+    def __call__(
+        self,
+        states: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        valid: torch.Tensor,
+        char_ids: torch.Tensor,
+        char_counts: torch.Tensor,
+    ) -> Units:
+        """Text decoder states [total, dim] and the characters of each [total] → units.
+
+        `valid` int32 [n]: states that count as keys (all, but for pad tokens inside a hypothesis).
+        """
+        encoded = self.encoder(states, cu_seqlens, valid)
+        segments = _segment_ids(cu_seqlens, len(states))
+        chars = char_counts.new_zeros(len(valid)).index_add_(0, segments, char_counts)  # [n]
+        cu_chars = cumulative(chars)
+        x = upsample(encoded, char_counts, len(char_ids))
+        x = self.char_embedding[char_ids] * self.scale + self._position(self.char_alpha, cu_chars, len(x)) + x
+
+        durations = self.durations(x, cu_chars)
+        frames = durations.new_zeros(len(valid)).index_add_(0, _segment_ids(cu_chars, len(x)), durations)
+        cu_frames = cumulative(frames)
+        x = upsample(x, durations, int(cu_frames[-1]))
+        x = x + self._position(self.unit_alpha, cu_frames, len(x))
+        for layer in self.layers:
+            x = layer(x, cu_frames)
+        logits = linear(self.norm(x).float(), self.head)
+        return Units(logits.argmax(-1), cu_frames, durations)
+
+    def _position(self, alpha: torch.Tensor, cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
+        first = self.positions.padding_idx + 1
+        self.positions.reserve(total + first)
+        return alpha * self.positions[segment_positions(cu_seqlens, total) + first]
+
+
+class UnitLayer:
+    """Post-norm: attention, then two k=7 convolutions with a ReLU between them."""
+
+    def __init__(self, weights: Weights, heads: int) -> None:
+        self.attention = SelfAttention(weights.at("self_attn"), heads, ("q_proj", "k_proj", "v_proj", "out_proj"))
+        self.attention_norm = weights.norm("self_attn_layer_norm")
+        self.conv1 = weights.conv("conv1")
+        self.conv2 = weights.conv("conv2")
+        self.conv_norm = weights.norm("conv_layer_norm")
+
+    def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        x = self.attention_norm(self.attention(x, x, cu_seqlens))
+        h = self.conv2(self.conv1(x, cu_seqlens).relu_(), cu_seqlens)
+        norm = self.conv_norm
+        return add_layer_norm(h, norm.weight, norm.bias, norm.eps, residual=x)[0]
+
+
+def _segment_ids(cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
+    lengths = cu_seqlens.diff().long()
+    return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths, output_size=total)

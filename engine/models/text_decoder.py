@@ -1,0 +1,93 @@
+"""Text decoder (NLLB): one step for any number of rows, keys and values in a pool of slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from seamless_engine.config import ModelConfig
+from seamless_engine.models.layers import FeedForward, SelfAttention, SinusoidalPositions, Weights
+from seamless_kernels.kv_cache import store_kv
+from seamless_kernels.linear import linear, pack_weight
+from seamless_kernels.paged_attention import cross_attention, self_attention
+
+
+@dataclass(frozen=True)
+class KVPool:
+    """Keys and values of all layers; a slot holds one position of one hypothesis, or one encoding of one request."""
+
+    k: torch.Tensor  # [layers, slots, heads, d]
+    v: torch.Tensor
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What one decode step reads. Rows of a request stand together; cu_rows bounds them."""
+
+    tokens: torch.Tensor  # int64 [rows]
+    positions: torch.Tensor  # int64 [rows], 0 for the first token
+    slots: torch.Tensor  # int64 [rows], where this step's keys and values go
+    slot_table: torch.Tensor  # int32 [rows, width], the slots of positions 0 … lengths − 1
+    lengths: torch.Tensor  # int32 [rows], this position included
+    cross_table: torch.Tensor  # int32 [requests, width]
+    cross_lengths: torch.Tensor  # int32 [requests]
+    cu_rows: torch.Tensor  # int32 [requests + 1]
+
+
+class TextDecoder:
+    def __init__(self, weights: Weights, embedding: torch.Tensor, config: ModelConfig) -> None:
+        self.embedding = embedding
+        # Logits are float32: on a CPU by a float32 copy of the output matrix, whose products are no slower there.
+        self.head = pack_weight(embedding.float() if embedding.device.type == "cpu" else embedding)
+        self.scale = config.embed_scale
+        self.pad_token_id = config.pad_token_id
+        self.positions = SinusoidalPositions(config.hidden_size, config.pad_token_id, embedding)
+        dims = config.text_decoder
+        self.layers = [DecoderLayer(weights.at(f"layers.{i}"), dims.heads) for i in range(dims.layers)]
+        self.norm = weights.norm("layer_norm")
+
+    def store_encodings(self, encodings: torch.Tensor, slots: torch.Tensor, pool: KVPool) -> None:
+        """Cross-attention keys and values of encodings [total, dim] into slots int64 [total], once for a request."""
+        for i, layer in enumerate(self.layers):
+            k, v = layer.cross_kv(encodings).view(len(encodings), 2, *pool.k.shape[2:]).unbind(1)
+            store_kv(k, v, pool.k[i], pool.v[i], slots)
+
+    def step(self, inputs: StepInputs, pool: KVPool) -> torch.Tensor:
+        """Final hidden states [rows, dim] of this position; its keys and values are in the pool afterwards."""
+        # A pad token has no position, as in the reference.
+        offset = inputs.positions + self.pad_token_id + 1
+        positions = torch.where(inputs.tokens == self.pad_token_id, self.pad_token_id, offset)
+        x = self.embedding[inputs.tokens] * self.scale + self.positions[positions]
+        for i, layer in enumerate(self.layers):
+            x = layer(x, inputs, pool.k[i], pool.v[i])
+        return self.norm(x)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 [rows, vocab]."""
+        return linear(hidden.to(self.head.dtype), self.head).float()
+
+
+class DecoderLayer:
+    def __init__(self, weights: Weights, heads: int) -> None:
+        self.self_norm = weights.norm("self_attn_layer_norm")
+        self.self_attention = SelfAttention(weights.at("self_attn"), heads, ("q_proj", "k_proj", "v_proj", "out_proj"))
+        self.cross_norm = weights.norm("cross_attention_layer_norm")
+        cross = weights.at("cross_attention")
+        self.cross_q = cross.linear("q_proj")
+        self.cross_kv = cross.linear("k_proj", "v_proj")
+        self.cross_out = cross.linear("out_proj")
+        self.ffn_norm = weights.norm("ffn_layer_norm")
+        self.ffn = FeedForward(weights.at("ffn"), ("fc1", "fc2"), "relu")
+
+    def __call__(
+        self, x: torch.Tensor, inputs: StepInputs, k_pool: torch.Tensor, v_pool: torch.Tensor
+    ) -> torch.Tensor:
+        q, k, v = self.self_attention.project(self.self_norm(x))
+        store_kv(k, v, k_pool, v_pool, inputs.slots)
+        mixed = self_attention(q, k_pool, v_pool, inputs.slot_table, inputs.lengths)
+        x = self.self_attention.out(mixed.flatten(1), residual=x)
+        q = self.cross_q(self.cross_norm(x)).view_as(q)
+        mixed = cross_attention(q, k_pool, v_pool, inputs.cross_table, inputs.cross_lengths, inputs.cu_rows)
+        x = self.cross_out(mixed.flatten(1), residual=x)
+        return self.ffn(self.ffn_norm(x), residual=x)

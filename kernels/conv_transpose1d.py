@@ -1,0 +1,52 @@
+"""Transposed 1-D convolution over packed segments, channels last: every segment grows by exactly `stride`.
+
+    y[s] = b + Σ_{t, τ : t · stride + τ − padding = s} W[:, :, τ]ᵀ · act(x[t]),    padding = (k − stride) / 2
+    x [total, in], W [in, out, k], b [out], cu_seqlens int32 [n + 1]  →  [total · stride, out];   act: leaky ReLU
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from seamless_kernels.dispatch import backend_for
+
+
+def pack_conv_transpose_weight(weight: torch.Tensor) -> torch.Tensor:
+    """`weight` [in, out, k] as `conv_transpose1d` reads it: [in, out, 1, k], channels innermost."""
+    return weight[:, :, None, :].contiguous(memory_format=torch.channels_last)
+
+
+def conv_transpose1d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    *,
+    stride: int,
+    leaky_slope: float,
+) -> torch.Tensor:
+    return IMPLS[backend_for(x, IMPLS)](x, weight, bias, cu_seqlens, stride=stride, leaky_slope=leaky_slope)
+
+
+def reference(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    *,
+    stride: int,
+    leaky_slope: float,
+) -> torch.Tensor:
+    bounds = cu_seqlens.tolist()
+    padding = (weight.shape[-1] - stride) // 2
+    out = x.new_empty(x.shape[0] * stride, weight.shape[1])
+    x = F.leaky_relu(x, leaky_slope)
+    for start, end in zip(bounds, bounds[1:], strict=False):
+        image = x[start:end].clone().T[None, :, None, :]  # [1, in, 1, T]
+        grown = F.conv_transpose2d(image, weight, bias, stride=(1, stride), padding=(0, padding))
+        out[start * stride : end * stride] = grown[0, :, 0].T
+    return out
+
+
+IMPLS = {"torch": reference}

@@ -1,0 +1,145 @@
+"""Log-mel filter bank of speech, normalised per clip and stacked in pairs of frames: the input of the speech encoder.
+
+    frame t of a clip covers its samples 160·t … 160·t + 399;  N = 1 + ⌊(samples − 400) / 160⌋ frames, nothing is padded
+    s = 32768·x − mean(32768·x);  y[n] = s[n] − 0.97·s[n−1], y[0] = 0.03·s[0]
+    m = ln max(|rFFT512(y · povey)|² · W, 1.19e-7)                                                 [N, 80]
+    features = (m − mean(m)) / sqrt(var(m) + 1e-7),  statistics per clip and mel bin, var divided by N − 1
+
+Two consecutive frames make a row of 160. A clip with an odd N ends in a row whose second half is zero. As in
+transformers (`SeamlessM4TFeatureExtractor`), everything up to the logarithm is float64 but for the spectrum, which is
+complex64.
+
+A row does not depend on what else is in the batch: frames go through transform and product in blocks of one fixed
+shape, statistics are taken clip by clip.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from seamless_kernels.dispatch import backend_for
+
+SAMPLING_RATE = 16000
+NUM_MEL = 80
+MIN_SAMPLES = 560  # two frames; the variance of one is undefined
+
+_FRAME, _HOP, _FFT = 400, 160, 512
+_FLOOR = 1.192092955078125e-07
+_CPU_BLOCK, _GPU_BLOCK = 128, 4096  # frames; a CPU's block stays in its cache and in one thread
+
+
+class FbankOutput(NamedTuple):
+    """features float32 [rows, 80·stride] packed; cu_seqlens int32 [n + 1] of its rows, ⌈N/stride⌉ for a clip;
+    valid int32 [n], the rows without a padded frame, ⌊N/stride⌋."""
+
+    features: torch.Tensor
+    cu_seqlens: torch.Tensor
+    valid: torch.Tensor
+
+
+def fbank(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *, stride: int = 2) -> FbankOutput:
+    """Features of n mono clips at 16 kHz in [-1, 1].
+
+    waveform: float32 [samples], the clips one after the other; cu_samples: [n + 1], where they begin and end.
+
+    Raises ValueError if a clip has fewer than 560 samples, or if the bounds do not fit the waveform.
+    """
+    return IMPLS[backend_for(waveform, IMPLS)](waveform, cu_samples, stride=stride)
+
+
+def reference(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *, stride: int = 2) -> FbankOutput:
+    bounds: list[int] = torch.as_tensor(cu_samples).tolist()
+    frames = _frame_counts(bounds, waveform.shape[0])
+    device = waveform.device
+    log_mel = _log_mel(waveform, _frame_starts(bounds, frames, device))  # [frames, 80]
+
+    rows = [-(-count // stride) for count in frames]
+    cu_rows = [0, *itertools.accumulate(rows)]
+    features = torch.zeros(cu_rows[-1] * stride, NUM_MEL, device=device)
+    for row, clip in zip(cu_rows, log_mel.split(frames), strict=False):
+        mean, deviation = _statistics(clip)
+        features[row * stride :][: clip.shape[0]] = (clip - mean) / deviation
+    return FbankOutput(
+        features.view(cu_rows[-1], stride * NUM_MEL),
+        torch.tensor(cu_rows, dtype=torch.int32, device=device),
+        torch.tensor([count // stride for count in frames], dtype=torch.int32, device=device),
+    )
+
+
+IMPLS = {"torch": reference}
+
+
+def _frame_counts(bounds: list[int], samples: int) -> list[int]:
+    if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != samples:
+        raise ValueError(f"cu_samples must run from 0 to {samples}, the samples of the waveform, not {bounds}")
+    lengths = [end - start for start, end in itertools.pairwise(bounds)]
+    for index, length in enumerate(lengths):
+        if length < MIN_SAMPLES:
+            raise ValueError(f"clip {index} has {length} samples; features need {MIN_SAMPLES} (35 ms at 16 kHz)")
+    return [1 + (length - _FRAME) // _HOP for length in lengths]
+
+
+def _frame_starts(bounds: list[int], frames: list[int], device: torch.device) -> torch.Tensor:
+    """First sample of every frame of every clip, int64 [frames]."""
+    counts = torch.tensor(frames)
+    first_frame = counts.cumsum(0) - counts
+    offset = torch.tensor(bounds[:-1]) - _HOP * first_frame
+    return (torch.arange(int(counts.sum())) * _HOP + offset.repeat_interleave(counts)).to(device)
+
+
+def _log_mel(waveform: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """Log-mel energies float32 [frames, 80] of the frames that begin at `starts`."""
+    window, filters = _tables(waveform.device)
+    frames_at = (waveform * 32768.0).unfold(0, _FRAME, 1)  # a view: row i is the frame that begins at sample i
+    size = _CPU_BLOCK if waveform.device.type == "cpu" else _GPU_BLOCK
+    count = starts.shape[0]
+    log_mel = []
+    for block in F.pad(starts, (0, -count % size)).split(size):
+        x = frames_at[block].double()
+        x -= x.mean(dim=1, keepdim=True)
+        y = torch.zeros(size, _FFT, dtype=torch.float64, device=x.device)
+        torch.sub(x[:, 1:], x[:, :-1], alpha=0.97, out=y[:, 1:_FRAME])
+        y[:, :_FRAME] *= window  # the first sample, 0.03·x[0], meets a zero of the window
+        spectrum = torch.view_as_real(torch.fft.rfft(y)).float().double().square_()
+        power = spectrum[..., 0] + spectrum[..., 1]  # [size, 257]
+        log_mel.append((power @ filters).clamp_min_(_FLOOR).log_().float())
+    return torch.cat(log_mel)[:count]
+
+
+def _statistics(clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and sqrt(variance + 1e-7), float32 [80] each, of clip [N, 80]."""
+    if clip.device.type != "cpu":
+        variance, mean = torch.var_mean(clip, dim=0, correction=1)
+        return mean, (variance + 1e-7).sqrt()
+    # NumPy's order of summation is transformers': it shows where a bin hardly varies (silence, a pure tone).
+    columns = clip.T.contiguous().numpy()
+    deviation = np.sqrt(columns.var(axis=1, ddof=1) + 1e-7)
+    return torch.from_numpy(columns.mean(axis=1)), torch.from_numpy(deviation)
+
+
+@functools.cache
+def _tables(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Povey window [400] and mel filters [257, 80], float64."""
+    window = np.hanning(_FRAME) ** 0.85
+    return torch.from_numpy(window).to(device), torch.from_numpy(mel_filters()).to(device)
+
+
+def mel_filters() -> np.ndarray:
+    """Triangles over mel(f) = 1127·ln(1 + f/700), 20 Hz to 8 kHz, without area normalisation: float64 [257, 80]."""
+
+    def mel(hertz: np.ndarray) -> np.ndarray:
+        return 1127.0 * np.log(1.0 + hertz / 700.0)
+
+    low, high = mel(np.array([20.0, SAMPLING_RATE / 2]))
+    edges = np.linspace(low, high, NUM_MEL + 2)
+    bins = mel(np.arange(_FFT // 2 + 1) * (SAMPLING_RATE / _FFT))[:, None]
+    rising = (bins - edges[:-2]) / np.diff(edges)[:-1]
+    falling = (edges[2:] - bins) / np.diff(edges)[1:]
+    return np.maximum(0.0, np.minimum(rising, falling))
