@@ -111,11 +111,11 @@ def _opened(audio: Any) -> Iterator[tuple[BinaryIO, str]]:
     if isinstance(audio, str | os.PathLike):
         label = os.fsdecode(audio)
         try:
-            if not stat.S_ISREG(os.stat(audio).st_mode):  # before opening: a pipe would block
-                raise AudioError(f"{label} is not a regular file")
-            file = open(audio, "rb")
+            file = open(audio, "rb") if stat.S_ISREG(os.stat(audio).st_mode) else None  # opening a pipe would block
         except (OSError, ValueError) as error:
             raise AudioError(f"{label} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        if file is None:
+            raise AudioError(f"{label} is not a regular file")
         with file:
             yield file, label
     elif isinstance(audio, bytes | bytearray | memoryview):

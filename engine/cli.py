@@ -75,21 +75,22 @@ def translate(args: argparse.Namespace) -> int:
         return _fail(SOME_FAILED, result.error)
     print(result.text)
     if output is not None and result.audio is not None and result.sampling_rate is not None:
-        import soundfile
+        from seamless_engine.audio import write_wav
 
-        soundfile.write(output, result.audio, result.sampling_rate)
+        write_wav(output, result.audio, result.sampling_rate)
         _log.info("wrote %s, %.2f s of speech", output, len(result.audio) / result.sampling_rate)
     return OK
 
 
 def languages(args: argparse.Namespace) -> int:
     """One line per task: the task and the codes that it can produce."""
-    from seamless_engine import Engine
+    from seamless_engine.config import ModelConfig
+    from seamless_engine.languages import Languages
+    from seamless_engine.loader import find_checkpoint
 
-    tasks = TASKS if args.task is None else (args.task,)
-    engine = Engine.from_pretrained(args.model, tasks=tasks, device="cpu")
-    for task in tasks:
-        print(f"{task:<5} {' '.join(engine.languages(task))}")
+    table = Languages(ModelConfig.from_folder(find_checkpoint(args.model)))  # the weights are not read
+    for task in TASKS if args.task is None else (args.task,):
+        print(f"{task:<5} {' '.join(table.codes(task))}")
     return OK
 
 

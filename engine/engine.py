@@ -90,8 +90,8 @@ class Engine:
     def stream(self, requests: Iterable[Request], params: DecodingParams | None = None) -> Iterator[Result]:
         """Answer requests as they are drawn from an iterable, in order of completion.
 
-        Holds a bounded number of requests at a time, so the iterable may be endless. Raises UsageError when it draws
-        a request that is wrong in itself.
+        Holds a bounded number of requests at a time, so the iterable may be endless. A request that is wrong in itself
+        gives a result with `error` set, like any other failure.
         """
         for _, result in self._run(enumerate(requests), params or DecodingParams()):
             yield result
@@ -108,13 +108,13 @@ class Engine:
                         exhausted = True
                         break
                     index, request = drawn
-                    self._check(request)
                     result = Result(request.id if request.id is not None else index, request.task, request.tgt_lang)
                     try:
+                        self._check(request)
                         job = self._prepare(request, request.params or params, result)
                         scheduler.submit(job)
                         indices[job.serial] = index
-                    except InputError as error:
+                    except (InputError, UsageError) as error:
                         yield index, _failed(result, error)
                 if not scheduler.busy:
                     return

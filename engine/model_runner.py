@@ -59,7 +59,7 @@ class ModelRunner:
         )
         self.t2u = TextToUnit(weights.at("t2u_model"), config) if "t2u_model" in modules else None
         self.vocoder = Vocoder(weights.at("vocoder"), config) if "vocoder" in modules else None
-        self.characters = CharacterTable(config)
+        self.characters = CharacterTable(config, device) if self.t2u else None
         self.weight_bytes = checkpoint.bytes_read
 
         max_length = PROMPT_LENGTH + options.max_new_tokens
@@ -186,6 +186,7 @@ class ModelRunner:
 
         Position 0 reads eos and predicts the language; the last one predicts the token that is not spoken.
         """
+        assert self.characters is not None
         position = torch.cat([torch.arange(n, device=self.device) for n in lengths.tolist()])
         body = position >= PROMPT_LENGTH
         char_ids, counts = self.characters.expand(tokens[body], cumulative(lengths - PROMPT_LENGTH))

@@ -12,7 +12,7 @@ from seamless_engine.layout import SHARED_NAMES, UNIT_NAMES, tensor_shapes
 
 # (end of the name, gain): a weight is N(0, gain² / fan_in). The first match counts.
 _GAINS = (
-    (r"shared\.weight", 1.0),
+    (r"shared\.weight", 2.0),
     (r"(q_proj|k_proj|linear_q|linear_k)\.weight", 1.6),  # scores of order 2: heads choose some keys over others
     (r"text_decoder.*fc2\.weight", 3.0),  # the next word is mostly a matter of chance
     (r"hifi_gan.*convs[12]\..*", 0.7),  # residual branches
@@ -57,12 +57,24 @@ def _fan_in(name: str, shape: tuple[int, ...], config: ModelConfig) -> float:
 
 
 def _steer_text(tensors: dict[str, torch.Tensor], config: ModelConfig) -> None:
-    """Texts that vary and end: no word follows itself by default, eos wins now and then, pad and bos never do."""
+    """Texts that vary and end: a word does not follow itself, eos wins now and then, pad and bos never do."""
     shared = tensors[SHARED_NAMES[0]]
-    shared[config.eos_token_id] *= math.sqrt(2.0 * math.log(config.vocab_size)) / 1.1
     shared[[config.pad_token_id, config.bos_token_id]] *= 0.01
-    # The output matrix is the embedding: without mixed signs the input word would score highest again.
+    # The output matrix is the embedding: with positive weights here the input word would score highest again.
     tensors["text_decoder.layer_norm.weight"] *= -1.0
+    # eos points from late positions to early ones (see the sign above), so that it grows likelier along the text.
+    eos = _position(2, config) - _position(20, config)
+    eos *= _EOS * 2.0 * math.sqrt(2.0 * math.log(config.vocab_size)) / eos.norm()
+    shared[config.eos_token_id] = eos
+
+
+_EOS = 0.8
+
+
+def _position(position: int, config: ModelConfig) -> torch.Tensor:
+    half = config.hidden_size // 2
+    angles = position * torch.exp(torch.arange(half) * (-math.log(10000.0) / (half - 1)))
+    return torch.cat([angles.sin(), angles.cos()])
 
 
 def _steer_units(tensors: dict[str, torch.Tensor], config: ModelConfig) -> None:

@@ -1,0 +1,1 @@
+"""Measurements: run as `python -m benchmarks.bench_<what>` from the repository root."""

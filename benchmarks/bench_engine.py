@@ -1,0 +1,94 @@
+"""The engine as a whole, on the committed trace, against transformers in the same run.
+
+    python -m benchmarks.bench_engine --device cpu --against transformers
+
+Every output has a forced length, so both sides do the same work. One warm-up call each, then the median of --repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import machine, print_table, timed, write_json
+from benchmarks.workload import DIMS, RATE, TASKS, Item, bench_checkpoint, items
+from seamless_engine import Engine, Result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    parser.add_argument("--against", choices=("transformers", "none"), default="none")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="requests given at once")
+    parser.add_argument("--beams", type=int, nargs="+", default=[1, 5])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--checkpoint", type=Path, help="folder to keep the random checkpoint in between runs")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/engine.json"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = run(options, bench_checkpoint(options.checkpoint or Path(scratch)))
+    facts = machine(options.device)
+    print("  ".join(f"{key}={value}" for key, value in facts.items()))
+    columns = list(rows[0])
+    print_table(columns, [[row[column] for column in columns] for row in rows])
+    write_json(options.json, {"machine": facts, "dims": DIMS, "dtype": options.dtype, "rows": rows})
+
+
+def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for task in options.tasks:
+        engine = Engine.from_pretrained(folder, tasks=[task], device=options.device, dtype=options.dtype)
+        theirs = None
+        if options.against == "transformers":
+            from benchmarks.baseline import Transformers
+
+            theirs = Transformers(folder, task, options.device, getattr(torch, options.dtype))
+        for batch in options.batch:
+            work = items(task, batch)
+            for beams in options.beams:
+                rows.append(_compare(engine, theirs, task, work, beams, options))
+                print("  ".join(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
+    return rows
+
+
+def _compare(
+    engine: Engine, theirs: Any, task: str, work: list[Item], beams: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    requests = [item.request(task, beams) for item in work]
+    engine.generate(requests)
+    ours: list[float] = []
+    results: list[Result] = []
+    for _ in range(options.repeats):
+        seconds, results = timed(lambda: engine.generate(requests), options.device)
+        ours.append(seconds)
+    failed = [result.error for result in results if result.error]
+    if failed:
+        raise SystemExit(f"{len(failed)} requests failed, the first with: {failed[0]}")
+    audio_in = sum(len(item.waveform) for item in work if item.waveform is not None) / RATE
+    audio_out = sum(len(result.audio) for result in results if result.audio is not None) / RATE
+    row: dict[str, Any] = {
+        "task": task,
+        "batch": len(work),
+        "beams": beams,
+        "ours_s": round(statistics.median(ours), 3),
+        "audio_in_s": round(audio_in, 1),
+        "audio_out_s": round(audio_out, 1),
+    }
+    if theirs is not None:
+        theirs.generate(work, beams)
+        seconds = [timed(lambda: theirs.generate(work, beams), options.device) for _ in range(options.repeats)]
+        row["theirs_s"] = round(statistics.median(s for s, _ in seconds), 3)
+        row["theirs_out_s"] = round(seconds[0][1], 1)
+        row["ratio"] = round(row["theirs_s"] / row["ours_s"], 2)
+    return row
+
+
+if __name__ == "__main__":
+    main()
