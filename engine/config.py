@@ -133,7 +133,9 @@ class ModelConfig:
         folder = Path(folder)
         raw = _read_json(folder / "config.json")
         if raw.get("model_type", "seamless_m4t_v2") != "seamless_m4t_v2":
-            raise CheckpointError(f"{folder / 'config.json'}: model_type is {raw['model_type']!r}, not 'seamless_m4t_v2'")
+            raise CheckpointError(
+                f"{folder / 'config.json'}: model_type is {raw['model_type']!r}, not 'seamless_m4t_v2'"
+            )
         generation = _read_json(folder / "generation_config.json")
         values: dict[str, Any] = {}
         for spec in dataclasses.fields(cls):
@@ -165,7 +167,9 @@ class ModelConfig:
             if getattr(self, name) != value:
                 raise CheckpointError(f"{path}: {name} is {getattr(self, name)!r}; this engine supports {value!r} only")
         if self.speech_encoder_hidden_act not in ("swish", "silu"):
-            raise CheckpointError(f"{path}: speech_encoder_hidden_act is {self.speech_encoder_hidden_act!r}, not 'swish'")
+            raise CheckpointError(
+                f"{path}: speech_encoder_hidden_act is {self.speech_encoder_hidden_act!r}, not 'swish'"
+            )
         if self.adaptor_kernel_size != self.adaptor_stride or self.adaptor_stride % 2:
             raise CheckpointError(f"{path}: the adapter needs adaptor_kernel_size == adaptor_stride, an even number")
         stages = (len(self.upsample_rates), len(self.resblock_kernel_sizes))
@@ -173,7 +177,9 @@ class ModelConfig:
             raise CheckpointError(f"{path}: upsample_* and resblock_* lists differ in length")
         for rate, kernel in zip(self.upsample_rates, self.upsample_kernel_sizes, strict=True):
             if kernel < rate or (kernel - rate) % 2:
-                raise CheckpointError(f"{path}: an upsampling kernel of {kernel} does not multiply the length by {rate}")
+                raise CheckpointError(
+                    f"{path}: an upsampling kernel of {kernel} does not multiply the length by {rate}"
+                )
 
 
 @dataclass(frozen=True)

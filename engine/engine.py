@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -17,6 +17,7 @@ from seamless_engine.loader import find_checkpoint
 from seamless_engine.model_runner import ModelRunner
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Request, Result, Task
 from seamless_engine.tokenizer import Tokenizer
+from seamless_kernels.dispatch import backend_for
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _FRAME, _HOP = 400, 160  # samples of a feature frame and between two of them
@@ -25,7 +26,9 @@ _FRAME, _HOP = 400, 160  # samples of a feature frame and between two of them
 class Engine:
     """A loaded model that answers requests. Not thread-safe: one thread owns an engine."""
 
-    def __init__(self, runner: ModelRunner, tokenizer: Tokenizer, options: EngineConfig, tasks: tuple[Task, ...]) -> None:
+    def __init__(
+        self, runner: ModelRunner, tokenizer: Tokenizer, options: EngineConfig, tasks: tuple[Task, ...]
+    ) -> None:
         self.config: ModelConfig = runner.config
         self.options = options
         self.tasks = tasks
@@ -153,7 +156,10 @@ class Engine:
             job.result.timings["decode"] += spent
             if is_broken:
                 scheduler.drop(job)
-                _failed(job.result, NumericalError("the model produced NaN for this request; check the weights and the input"))
+                _failed(
+                    job.result,
+                    NumericalError("the model produced NaN for this request; check the weights and the input"),
+                )
                 yield _timed(job)
             elif is_over:
                 speaks = job.request.task in SPEECH_OUT
@@ -171,7 +177,9 @@ class Engine:
         if request.src_lang is not None:
             self._languages.source_id(request.src_lang)
         if request.speaker_id is not None and request.speaker_id >= self.config.vocoder_num_spkrs:
-            raise UsageError(f"speaker_id {request.speaker_id}: this checkpoint has 0 to {self.config.vocoder_num_spkrs - 1}")
+            raise UsageError(
+                f"speaker_id {request.speaker_id}: this checkpoint has 0 to {self.config.vocoder_num_spkrs - 1}"
+            )
 
     def _prepare(self, request: Request, params: DecodingParams, result: Result) -> Job:
         """The front end of one request. Raises InputError for audio or text that cannot be processed."""
@@ -238,6 +246,10 @@ def _device(device: str | torch.device) -> torch.device:
         where = torch.device(device)
     except RuntimeError as error:
         raise UsageError(f"device {device!r}: {error}") from None
+    try:
+        backend_for(torch.empty(0), {"torch": None})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if where.type not in ("cpu", "cuda") or (where.type == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"device {str(where)!r} is not available here: use 'cpu' or, with an NVIDIA card, 'cuda'")
     return where

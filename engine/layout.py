@@ -9,7 +9,12 @@ from seamless_engine.config import ModelConfig, TransformerDims
 Shapes = dict[str, tuple[int, ...]]
 
 # Names that may stand for one tensor; the first is the one that the published checkpoint uses.
-SHARED_NAMES = ("shared.weight", "text_encoder.embed_tokens.weight", "text_decoder.embed_tokens.weight", "lm_head.weight")
+SHARED_NAMES = (
+    "shared.weight",
+    "text_encoder.embed_tokens.weight",
+    "text_decoder.embed_tokens.weight",
+    "lm_head.weight",
+)
 UNIT_NAMES = ("t2u_model.model.decoder.embed_tokens.weight", "t2u_model.lm_head.weight")
 
 MODULES = ("shared", "speech_encoder", "text_encoder", "text_decoder", "t2u_model", "vocoder")

@@ -44,9 +44,11 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
         return folder
     name = os.fspath(path)
     if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError(f"{name} is not a folder: give a checkpoint folder in the transformers format or a hub id")
+        raise CheckpointError(
+            f"{name} is not a folder: give a checkpoint folder in the transformers format or a hub id"
+        )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
@@ -138,7 +140,9 @@ def _weight_files(folder: Path) -> list[Path]:
         if single.exists():
             return [single]
         found = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt")]
-        hint = f" ({', '.join(sorted(found))}: pickled weights are not read, convert them to safetensors)" if found else ""
+        hint = (
+            f" ({', '.join(sorted(found))}: pickled weights are not read, convert them to safetensors)" if found else ""
+        )
         raise CheckpointError(f"{folder} has neither model.safetensors nor model.safetensors.index.json{hint}")
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from seamless_engine.characters import CharacterTable
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.decode.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager
 from seamless_engine.decode.buffers import DecodeBuffers, Layout
@@ -24,7 +25,6 @@ from seamless_engine.models.text_decoder import KVPool, TextDecoder
 from seamless_engine.models.text_encoder import TextEncoder
 from seamless_engine.models.vocoder import Vocoder
 from seamless_engine.request import SPEECH_OUT, Task
-from seamless_engine.characters import CharacterTable
 from seamless_kernels.fbank import fbank
 from seamless_kernels.top_candidates import top_candidates
 
@@ -53,7 +53,9 @@ class ModelRunner:
         weights = checkpoint.weights(device, dtype)
         embedding = weights.tensor("shared.weight")
         self.decoder = TextDecoder(weights.at("text_decoder"), embedding, config)
-        self.speech_encoder = SpeechEncoder(weights.at("speech_encoder"), config) if "speech_encoder" in modules else None
+        self.speech_encoder = (
+            SpeechEncoder(weights.at("speech_encoder"), config) if "speech_encoder" in modules else None
+        )
         self.text_encoder = (
             TextEncoder(weights.at("text_encoder"), embedding, config) if "text_encoder" in modules else None
         )

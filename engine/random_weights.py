@@ -12,11 +12,13 @@ from seamless_engine.layout import SHARED_NAMES, UNIT_NAMES, tensor_shapes
 
 # (end of the name, gain): a weight is N(0, gain² / fan_in). The first match counts.
 _GAINS = (
-    (r"shared\.weight", 2.0),
+    (r"shared\.weight", 1.7),
     (r"(q_proj|k_proj|linear_q|linear_k)\.weight", 1.6),  # scores of order 2: heads choose some keys over others
-    (r"text_decoder.*fc2\.weight", 3.0),  # the next word is mostly a matter of chance
+    (r"text_decoder.*fc2\.weight", 2.5),  # the next word is mostly a matter of chance
+    (r"embed_char\.weight", 3.0),  # units and durations follow the characters
+    (r"t2u_model.model.decoder.*out_proj\.weight", 0.7),
     (r"hifi_gan.*convs[12]\..*", 0.7),  # residual branches
-    (r"conv_post\.weight", 0.4),
+    (r"conv_post\.weight", 0.3),
     (r".*", 1.4),
 )
 # These follow an activation whose mean is above zero; rows that sum to zero keep the mean from drowning the signal.
@@ -63,18 +65,20 @@ def _steer_text(tensors: dict[str, torch.Tensor], config: ModelConfig) -> None:
     # The output matrix is the embedding: with positive weights here the input word would score highest again.
     tensors["text_decoder.layer_norm.weight"] *= -1.0
     # eos points from late positions to early ones (see the sign above), so that it grows likelier along the text.
-    eos = _position(2, config) - _position(20, config)
-    eos *= _EOS * 2.0 * math.sqrt(2.0 * math.log(config.vocab_size)) / eos.norm()
+    eos = _positions(2, 5, config).mean(0) - _positions(12, 40, config).mean(0)
+    eos *= _EOS * 1.7 * math.sqrt(2.0 * math.log(config.vocab_size)) / eos.norm()
     shared[config.eos_token_id] = eos
 
 
 _EOS = 0.8
 
 
-def _position(position: int, config: ModelConfig) -> torch.Tensor:
+def _positions(start: int, stop: int, config: ModelConfig) -> torch.Tensor:
+    """Rows `start` to `stop - 1` of the sinusoidal table, [stop - start, hidden]."""
     half = config.hidden_size // 2
-    angles = position * torch.exp(torch.arange(half) * (-math.log(10000.0) / (half - 1)))
-    return torch.cat([angles.sin(), angles.cos()])
+    frequencies = torch.exp(torch.arange(half) * (-math.log(10000.0) / (half - 1)))
+    angles = torch.arange(start, stop)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def _steer_units(tensors: dict[str, torch.Tensor], config: ModelConfig) -> None:
@@ -83,7 +87,7 @@ def _steer_units(tensors: dict[str, torch.Tensor], config: ModelConfig) -> None:
     for ids in ([0, 3], slice(known, None)):  # units that the vocoder does not have
         units[ids] *= 0.01
     for name, mean, spread in (
-        ("t2u_model.model.decoder.duration_predictor", 1.0, 0.4),
+        ("t2u_model.model.decoder.duration_predictor", 1.0, 0.3),
         ("vocoder.dur_predictor", 0.8, 0.2),
     ):
         tensors[f"{name}.proj.weight"] *= spread

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import enum
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from seamless_engine.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
 Task = Literal["asr", "s2tt", "s2st", "t2tt", "t2st"]
 TASKS: tuple[Task, ...] = get_args(Task)

@@ -109,11 +109,15 @@ class DecodeBuffers:
             cu_rows=torch.tensor(bounds, dtype=torch.int32, device=device),
             choosing=torch.tensor(choosing, device=device),
             rows=torch.tensor([job.rows + inert * (beams - job.num_beams) for job in jobs], device=device),
-            candidates=torch.tensor([[c if c >= 0 else len(choosing) for c in line] for line in candidates], device=device),
+            candidates=torch.tensor(
+                [[c if c >= 0 else len(choosing) for c in line] for line in candidates], device=device
+            ),
             cross_table=torch.nn.utils.rnn.pad_sequence([job.cross_slots for job in jobs], batch_first=True),
             cross_lengths=torch.tensor([job.source_length for job in jobs], dtype=torch.int32, device=device),
             num_beams=torch.tensor([job.num_beams for job in jobs], device=device),
-            stop_at_full=torch.tensor([job.params.early_stopping is True or job.num_beams == 1 for job in jobs]).to(device),
+            stop_at_full=torch.tensor([job.params.early_stopping is True or job.num_beams == 1 for job in jobs]).to(
+                device
+            ),
         )
 
     def inputs(self, layout: Layout, jobs: list[Job], start_token: int) -> StepInputs:

@@ -64,7 +64,9 @@ class Scheduler:
     @property
     def wants_more(self) -> bool:
         """Whether another request should be prepared: a pass worth of them waits at most."""
-        return sum(job.source_rows for job in self.waiting) < self.encode_rows and len(self.waiting) < self.blocks.num_rows
+        return (
+            sum(job.source_rows for job in self.waiting) < self.encode_rows and len(self.waiting) < self.blocks.num_rows
+        )
 
     def submit(self, job: Job) -> None:
         """Raises CapacityError for a request that would not fit even alone."""

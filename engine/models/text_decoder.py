@@ -80,9 +80,7 @@ class DecoderLayer:
         self.ffn_norm = weights.norm("ffn_layer_norm")
         self.ffn = FeedForward(weights.at("ffn"), ("fc1", "fc2"), "relu")
 
-    def __call__(
-        self, x: torch.Tensor, inputs: StepInputs, k_pool: torch.Tensor, v_pool: torch.Tensor
-    ) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, inputs: StepInputs, k_pool: torch.Tensor, v_pool: torch.Tensor) -> torch.Tensor:
         q, k, v = self.self_attention.project(self.self_norm(x))
         store_kv(k, v, k_pool, v_pool, inputs.slots)
         mixed = self_attention(q, k_pool, v_pool, inputs.slot_table, inputs.lengths)

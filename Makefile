@@ -1,0 +1,50 @@
+# PYTHON is 3.11 or 3.12. TORCH is what pip is told to install first: elsewhere than PyPI, for a processor without CUDA,
+# make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# Waiting threads sleep: when another process uses a core, torch's spinning ones make everything ten times slower.
+demo test test-all lint: export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test test-all lint bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python demo/run.py
+
+test: $(VENV)/.installed-test
+	$(BIN)/pytest
+
+test-all: $(VENV)/.installed-test
+	$(BIN)/pytest -m ""
+
+lint: $(VENV)/.installed-lint
+	mkdir -p .imports
+	ln -sfn ../engine .imports/seamless_engine
+	ln -sfn ../kernels .imports/seamless_kernels
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pytest tests/test_package.py -k "import"
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.bench_engine --device cpu --against transformers
+
+clean:
+	rm -rf $(VENV) .imports build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo/output
+	find engine kernels tests benchmarks demo -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install $(TORCH)
+	touch $@
+
+$(VENV)/.installed: extras :=
+$(VENV)/.installed-test: extras := [test]
+$(VENV)/.installed-bench: extras := [test,bench]
+$(VENV)/.installed-lint: extras := [test,bench,lint]
+$(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-bench $(VENV)/.installed-lint: $(VENV)/.torch setup.py pyproject.toml
+	$(PIP) install -e '.$(extras)'
+	touch $@

@@ -1,0 +1,163 @@
+"""The command line: what goes to stdout, which exit code, and that it says what the API says."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from seamless_engine import Engine, Request
+from seamless_engine.cli import main
+from seamless_engine.request import TASKS
+
+DEMO = Path(__file__).resolve().parents[1] / "demo"
+MODEL = ["--model", str(DEMO / "checkpoint")]
+CLIP = str(DEMO / "audio" / "1-eng.wav")
+TEXT = "six cent quarante-deux"
+T2TT = ["--task", "t2tt", "--src_lang", "fra", "--tgt_lang", "eng", *MODEL]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine.from_pretrained(DEMO / "checkpoint")
+
+
+def test_text_task_prints_the_text_of_the_api_and_nothing_else(engine: Engine, capsys: pytest.CaptureFixture[str]):
+    [result] = engine.generate([Request("t2tt", "eng", text=TEXT, src_lang="fra")])
+    assert main(["translate", TEXT, *T2TT]) == 0
+    assert capsys.readouterr().out == f"{result.text}\n"
+
+
+def test_speech_task_writes_the_wav_of_the_api_and_prints_the_text(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    [result] = engine.generate([Request("s2st", "fra", audio=CLIP, speaker_id=1)])
+    path = tmp_path / "out.wav"
+    command = ["translate", CLIP, "--task", "s2st", "--tgt_lang", "fra", "--speaker_id", "1", *MODEL]
+    assert main([*command, "--output_path", str(path)]) == 0
+    assert capsys.readouterr().out == f"{result.text}\n"
+    expected = io.BytesIO()
+    assert result.audio is not None and result.sampling_rate is not None
+    soundfile.write(expected, result.audio, result.sampling_rate, format="WAV")
+    assert path.read_bytes() == expected.getvalue()
+
+
+def test_dashes_underscores_and_the_case_of_the_task_do_not_matter(capsys: pytest.CaptureFixture[str]):
+    main(["translate", TEXT, *T2TT, "--num_beams=2"])
+    expected = capsys.readouterr().out
+    spelled = ["--task", "T2TT", "--src-lang", "fra", "--tgt-lang", "eng", "--num-beams=2", *MODEL]
+    assert main(["translate", TEXT, *spelled]) == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_dash_reads_the_text_from_stdin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    main(["translate", TEXT, *T2TT])
+    expected = capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO(TEXT + "\n"))
+    assert main(["translate", "-", *T2TT]) == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_decoding_flags_reach_the_search(capsys: pytest.CaptureFixture[str]):
+    assert main(["translate", TEXT, *T2TT, "--max_new_tokens", "3"]) == 0
+    assert len(capsys.readouterr().out.split()) < len("six hundred and forty-two".split())
+
+
+def test_languages_prints_one_line_per_task(engine: Engine, capsys: pytest.CaptureFixture[str]):
+    assert main(["languages", *MODEL]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [[task, *engine.languages(task)] for task in TASKS]
+
+
+def test_env_names_versions_and_every_operation(capsys: pytest.CaptureFixture[str]):
+    assert main(["env"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n{name} " in out for name in ("python", "torch", "sentencepiece", "SEAMLESS_BACKEND", "op linear"))
+
+
+def test_version_states_both_licences(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "Apache-2.0" in out and "CC-BY-NC-4.0" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["translate", TEXT, "--task", "t2tt", "--src_lang", "fra", "--tgt_lang", "xxx", *MODEL],
+        ["translate", TEXT, "--task", "t2tt", "--tgt_lang", "eng", *MODEL],
+        ["translate", TEXT, "--task", "t2st", "--src_lang", "fra", "--tgt_lang", "eng", *MODEL],
+        ["translate", TEXT, *T2TT, "--output_path", "out.wav"],
+        ["translate", CLIP, "--task", "s2st", "--tgt_lang", "fra", "--output_path", "no/such/folder/out.wav", *MODEL],
+        ["translate", TEXT, *T2TT, "--num_beams", "0"],
+        ["translate", TEXT, *T2TT, "--early_stopping", "perhaps"],
+        ["translate", TEXT, "--task", "summarise", "--tgt_lang", "eng", *MODEL],
+        ["translate"],
+        [],
+    ],
+)
+def test_wrong_usage_exits_with_2_and_prints_no_result(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "") and err
+
+
+def test_failed_item_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "empty.wav").touch()
+    assert main(["translate", str(tmp_path / "empty.wav"), "--task", "asr", "--tgt_lang", "eng", *MODEL]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_missing_model_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["languages", "--model", str(tmp_path / "nothing")]) == 3
+    assert str(tmp_path / "nothing") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError("no more"), 4),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), 4),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_interruptions_have_their_own_exit_codes(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fail(*args: object, **kwargs: object):
+        raise error
+
+    monkeypatch.setattr(Engine, "from_pretrained", fail)
+    assert main(["translate", TEXT, *T2TT]) == code
+    assert capsys.readouterr().out == ""
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys\nfrom seamless_engine.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "assert 'torch' not in sys.modules"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "translate" in done.stdout, done.stderr
+
+
+def test_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "seamless_engine", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and "Apache-2.0" in done.stdout
+
+
+def test_audio_may_come_from_stdin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    command = ["--task", "asr", "--tgt_lang", "eng", *MODEL]
+    main(["translate", CLIP, *command])
+    expected = capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(CLIP).read_bytes())))
+    assert main(["translate", "-", *command]) == 0
+    assert capsys.readouterr().out == expected
