@@ -41,9 +41,7 @@ class Item:
     new_tokens: int
 
     def request(self, task: str, num_beams: int) -> Request:
-        params = DecodingParams(
-            num_beams=num_beams, max_new_tokens=self.new_tokens, min_new_tokens=self.new_tokens
-        )
+        params = DecodingParams(num_beams=num_beams, max_new_tokens=self.new_tokens, min_new_tokens=self.new_tokens)
         if self.waveform is not None:
             return Request(task, "fra", audio=self.waveform, sampling_rate=RATE, params=params)
         return Request(task, "fra", text=self.text, src_lang="eng", params=params)

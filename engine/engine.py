@@ -196,7 +196,8 @@ class Engine:
         if length > self.options.max_source_tokens:
             limit = self.options.max_source_tokens
             raise CapacityError(
-                f"the input has {length} encodings, more than EngineConfig.max_source_tokens={limit}: split it, or raise that"
+                f"the input has {length} encodings, more than EngineConfig.max_source_tokens={limit}: split the input, "
+                "or raise the setting"
             )
         max_new_tokens = params.max_new_tokens or self.config.max_new_tokens
         if max_new_tokens > self.options.max_new_tokens:

@@ -141,7 +141,7 @@ class Result:
     units: ids 0 to 9,999 of the vocoder's units, before its durations; None for text tasks.
     audio: float32 [samples] at `sampling_rate`, None for text tasks.
     finish_reason: "eos", "length" (the limit was reached), "error" or "cancelled".
-    timings: seconds by stage: queued, encode, decode, speak, total. Passes are shared, so stages of several results overlap.
+    timings: seconds by stage: queued, encode, decode, speak, total. Requests share passes, so results overlap in time.
     """
 
     id: str | int

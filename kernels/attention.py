@@ -24,7 +24,9 @@ def reference(
 ) -> torch.Tensor:
     # Segment by segment: the shapes of every product depend on the segment alone, and so do its bits.
     bounds = cu_seqlens.tolist()
-    keys = valid.tolist() if valid is not None else [end - start for start, end in zip(bounds, bounds[1:], strict=False)]
+    keys = (
+        valid.tolist() if valid is not None else [end - start for start, end in zip(bounds, bounds[1:], strict=False)]
+    )
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     for start, end, count in zip(bounds, bounds[1:], keys, strict=False):
         # Copies put every segment at the same alignment, which BLAS kernels look at.

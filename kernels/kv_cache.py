@@ -1,6 +1,6 @@
 """Write the keys and values of a step to their slots.
 
-    k, v [rows, heads, d], slots int64 [rows]  →  k_pool[slots] = k, v_pool[slots] = v   ([num_slots, heads, d])
+k, v [rows, heads, d], slots int64 [rows]  →  k_pool[slots] = k, v_pool[slots] = v   ([num_slots, heads, d])
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import torch
 from seamless_kernels.dispatch import backend_for
 
 
-def store_kv(
-    k: torch.Tensor, v: torch.Tensor, k_pool: torch.Tensor, v_pool: torch.Tensor, slots: torch.Tensor
-) -> None:
+def store_kv(k: torch.Tensor, v: torch.Tensor, k_pool: torch.Tensor, v_pool: torch.Tensor, slots: torch.Tensor) -> None:
     """No slot may appear twice."""
     IMPLS[backend_for(k, IMPLS)](k, v, k_pool, v_pool, slots)
 

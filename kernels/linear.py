@@ -5,7 +5,7 @@
 
 A row of the result does not depend on how many rows are computed with it. On a CPU that holds when rows come in
 multiples of 16 (other products are split along the reduction, or end in another kernel) and when activations run over
-whole vector registers in one thread (the tail of a tensor goes through another `exp`); hence the padding and the blocks.
+whole vector registers in one thread (the tail of a tensor goes through another `exp`): hence padding and blocks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def linear(
     residual: torch.Tensor | None = None,
     scale: float = 1.0,
 ) -> torch.Tensor:
-    """residual + scale · activation(x · weightᵀ + bias), `weight` as `pack_weight` left it; [rows, out] in x's dtype."""
+    """residual + scale · activation(x · weightᵀ + bias), [rows, out] in x's dtype; `weight` as `pack_weight` left it."""
     name = "onednn" if weight.is_mkldnn else backend_for(x, {"torch": reference})
     return IMPLS[name](x, weight, bias, activation=activation, residual=residual, scale=scale)
 
@@ -90,7 +90,9 @@ def _pad_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def _activate(y: torch.Tensor, activation: Activation) -> torch.Tensor:
     if activation == "relu":
         return y.relu_()
-    out = torch.empty(y.shape[0], y.shape[1] // 2 if activation == "glu" else y.shape[1], dtype=y.dtype, device=y.device)
+    out = torch.empty(
+        y.shape[0], y.shape[1] // 2 if activation == "glu" else y.shape[1], dtype=y.dtype, device=y.device
+    )
     step = max(_BLOCK // y.shape[1] // 32, 1) * 32 if y.device.type == "cpu" else max(y.shape[0], 1)
     for start in range(0, y.shape[0], step):
         block = y[start : start + step]

@@ -3,7 +3,7 @@
     o[r] = softmax(q[r] · K_tᵀ / sqrt(d)) · V_t,   K_t, V_t = the pool at slot_table[t, :lengths[t]]
     q [rows, heads, d], k_pool, v_pool [slots, heads, d], slot_table int32 [tables, width], lengths int32 [tables]
 
-`self_attention`: a table per row. `cross_attention`: a table per request, which serves its rows cu_rows[t]:cu_rows[t+1],
+`self_attention`: a table per row. `cross_attention`: a table per request, which serves rows cu_rows[t]:cu_rows[t + 1],
 so keys and values are read once however many beams look at them. Slots past `lengths` are never read.
 """
 

@@ -1,7 +1,7 @@
 """Conformer self-attention with clipped relative keys (Shaw et al. 2018, arXiv 1803.02155), packed.
 
     score[i, j] = (q_i · k_j + q_i · E[clamp(j − i, −left, right) + left]) / sqrt(d)      j over the keys of i's chunk
-    q, k, v [total, heads, d], E [left + right + 1, d] shared by the heads, cu_seqlens int32 [n + 1]  →  [total, heads, d]
+    q, k, v [total, heads, d], E [left + right + 1, d] for all heads, cu_seqlens int32 [n + 1]  →  [total, heads, d]
 
 Chunk rule: row i of a segment is in chunk c = i // chunk_size and sees the keys from chunk c − left_chunks (all, if
 left_chunks is negative) to the end of chunk c. `valid` int32 [n] bounds the keys: the half-real last row of an odd

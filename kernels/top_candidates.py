@@ -17,9 +17,7 @@ _COLUMNS = 64
 Banned = tuple[torch.Tensor, torch.Tensor]  # rows and tokens, int64 of one length
 
 
-def top_candidates(
-    logits: torch.Tensor, count: int, banned: Banned | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def top_candidates(logits: torch.Tensor, count: int, banned: Banned | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """`count` may not exceed the vocabulary."""
     return IMPLS[backend_for(logits, IMPLS)](logits, count, banned)
 

@@ -1,6 +1,6 @@
 """Repeat the rows of a packed tensor: row i appears counts[i] times.
 
-    x [total, dim], counts int64 [total]  →  [Σ counts, dim]
+x [total, dim], counts int64 [total]  →  [Σ counts, dim]
 """
 
 from __future__ import annotations

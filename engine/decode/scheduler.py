@@ -74,9 +74,9 @@ class Scheduler:
             raise CapacityError(f"num_beams={job.num_beams} needs EngineConfig.max_rows of at least that many")
         if job.blocks_needed > self.blocks.num_blocks:
             raise CapacityError(
-                f"the request needs {job.blocks_needed} blocks of 16 slots ({job.source_length} encodings, {job.num_beams} "
-                f"beams of up to {job.max_length} tokens), the pool has {self.blocks.num_blocks}: lower num_beams or "
-                "max_new_tokens, or raise EngineConfig.num_slots"
+                f"the request needs {job.blocks_needed} blocks of 16 slots ({job.source_length} encodings, "
+                f"{job.num_beams} beams of up to {job.max_length} tokens), the pool has {self.blocks.num_blocks}: "
+                "lower num_beams or max_new_tokens, or raise EngineConfig.num_slots"
             )
         self.waiting.append(job)
 

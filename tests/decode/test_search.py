@@ -8,10 +8,10 @@ import zlib
 
 import pytest
 import torch
-from support.plain_search import Hypothesis, beam_search
 
 from seamless_engine.decode.search import NEVER, Finished, Rules, advance
 from seamless_engine.request import DecodingParams
+from support.plain_search import Hypothesis, beam_search
 
 EOS = 3
 
@@ -61,7 +61,9 @@ def search_together(models: list[ToyModel], params: list[DecodingParams]) -> lis
             best_norm=torch.tensor(best_norm),
             last_step=torch.tensor([step >= limit for limit in limits]),
         )
-        outcome = advance(score[live], log_probs, tokens, Finished(finished.score[live], finished.occupied[live]), rules)
+        outcome = advance(
+            score[live], log_probs, tokens, Finished(finished.score[live], finished.occupied[live]), rules
+        )
         score[live] = outcome.score
         finished.score[live], finished.occupied[live] = outcome.finished.score, outcome.finished.occupied
         still = []
@@ -73,8 +75,7 @@ def search_together(models: list[ToyModel], params: list[DecodingParams]) -> lis
                 for o, t in zip(outcome.origin[i].tolist(), outcome.last_token[i].tolist(), strict=True)
             ]
             running[request] = [
-                (*before[p], t)
-                for p, t in zip(outcome.parent[i].tolist(), outcome.token[i].tolist(), strict=True)
+                (*before[p], t) for p, t in zip(outcome.parent[i].tolist(), outcome.token[i].tolist(), strict=True)
             ][:width]
             if outcome.over[i]:
                 answers[request] = [
@@ -143,5 +144,3 @@ def test_nan_breaks_the_request_that_has_it() -> None:
     outcome = advance(torch.zeros(3, 2), log_probs, tokens, empty, rules)
     assert outcome.broken.tolist() == [False, True, False]
     assert outcome.score[0].isfinite().all()
-
-

@@ -1,4 +1,4 @@
-"""Beam search of one sentence in plain Python lists, written from its definition: the oracle for the vectorised step."""
+"""Beam search of one sentence in plain Python lists, written from its definition: the vectorised step's oracle."""
 
 from __future__ import annotations
 

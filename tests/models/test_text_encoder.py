@@ -1,0 +1,28 @@
+"""The text encoder on packed sentences equals the reference on each alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.models import parts
+from support.oracle import load
+from support.packed import bounds
+from tolerance import assert_model_close
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_packed_sentences(checkpoint: Callable[[int], Path], seed: int) -> None:
+    folder = checkpoint(seed)
+    encoder = parts(folder).text_encoder
+    assert encoder is not None
+    generator = torch.Generator().manual_seed(seed)
+    sentences = [torch.randint(4, 200, (length,), generator=generator).tolist() for length in (1, 2, 9, 40, 3)]
+    lengths = [len(sentence) for sentence in sentences]
+    with torch.inference_mode():
+        packed = encoder(torch.tensor([token for sentence in sentences for token in sentence]), bounds(lengths))
+    for sentence, mine in zip(sentences, packed.split(lengths), strict=True):
+        assert_model_close(mine, load(folder).text_encoder(sentence), torch.float32)

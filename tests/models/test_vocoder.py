@@ -1,0 +1,36 @@
+"""Waveforms of packed unit sequences equal the reference's for each alone, tails included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.models import parts
+from support.oracle import load
+from support.packed import bounds
+from tolerance import assert_waveform_close
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_packed_clips_with_mixed_voices(checkpoint: Callable[[int], Path], seed: int) -> None:
+    folder = checkpoint(seed)
+    runner = parts(folder)
+    vocoder, config = runner.vocoder, runner.config
+    assert vocoder is not None
+    generator = torch.Generator().manual_seed(seed)
+    lengths = [1, 2, 7, 40, 3]
+    high = config.unit_hifi_gan_vocab_size
+    clips = [torch.randint(0, high, (length,), generator=generator) for length in lengths]
+    clips[2][3] = config.t2u_pad_token_id  # inside a clip it is a unit like any other
+    languages = torch.randint(config.vocoder_num_langs, (5,), generator=generator)
+    speakers = torch.randint(config.vocoder_num_spkrs, (5,), generator=generator)
+    with torch.inference_mode():
+        waves = vocoder(torch.cat(clips), bounds(lengths), languages, speakers)
+        for i, wave in enumerate(waves):
+            reference, _ = load(folder).model.vocoder(clips[i][None], speakers[i].view(1, 1), languages[i].view(1, 1))
+            assert_waveform_close(wave.numpy(), reference[0].numpy())
+            alone = vocoder(clips[i], bounds([lengths[i]]), languages[i : i + 1], speakers[i : i + 1])[0]
+            assert torch.equal(wave, alone)

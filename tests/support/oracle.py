@@ -1,0 +1,192 @@
+"""transformers at batch size 1 with scaled-dot-product attention: the reference for every result of the engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+import torch
+import transformers
+from transformers import SeamlessM4TFeatureExtractor, SeamlessM4Tv2Model
+
+from seamless_engine.request import SPEECH_IN, DecodingParams, Request
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+GREEDY = DecodingParams()
+
+
+@dataclass(frozen=True)
+class Text:
+    """tokens: ids after the two prompt ids, eos included. score: None when greedy. margin: closest call on the way."""
+
+    tokens: list[int]
+    score: float | None
+    margin: float
+
+
+@dataclass(frozen=True)
+class Speech:
+    """units: raw T2U ids, offset not removed. waveform: float32 [samples]. reported_samples: see spec of the reference.
+
+    unit_margin: closest call among T2U durations (in frames) and unit choices; duration_margin: among the vocoder's.
+    A text without characters has no units and no samples here; transformers raises an error for it.
+    """
+
+    text: Text
+    units: list[int]
+    waveform: np.ndarray
+    reported_samples: int
+    unit_margin: float
+    duration_margin: float
+
+
+@functools.cache
+def load(folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Oracle:
+    """The checkpoint in transformers, once per process."""
+    return Oracle(Path(folder), dtype)
+
+
+class Oracle:
+    """References for one checkpoint. Whole results are kept, so tests that share a request pay for it once."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        model, info = _RecordingModel.from_pretrained(
+            folder, attn_implementation="sdpa", dtype=dtype, output_loading_info=True
+        )
+        problems = {kind: found for kind, found in info.items() if found}
+        assert not problems, f"transformers does not load {folder} cleanly: {problems}"
+        self.model: _RecordingModel = model.eval()
+        self.extractor = SeamlessM4TFeatureExtractor.from_pretrained(folder)
+        self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "sentencepiece.bpe.model"))
+        self.languages: dict[str, int] = self.model.generation_config.text_decoder_lang_to_code_id
+        self._results: dict[Any, Any] = {}
+
+    def features(self, audio: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """float32 [1, rows, 160] and mask [1, rows] of a clip at 16 kHz; an odd frame count ends in a masked row."""
+        features = self.extractor(audio, sampling_rate=16_000, return_tensors="pt")
+        return features["input_features"], features["attention_mask"]
+
+    def source_ids(self, text: str, src_lang: str) -> list[int]:
+        """`[language] pieces [eos]` by sentencepiece and its offset of 1: transformers 5's tokenizer differs from it."""
+        return [self.languages[src_lang], *(piece + 1 for piece in self.tokenizer.encode(text)), 3]
+
+    @torch.no_grad()
+    def speech_encoder(self, audio: np.ndarray) -> torch.Tensor:
+        """[rows // 8 + 1, hidden]."""
+        features, mask = self.features(audio)
+        return self.model.speech_encoder(features, attention_mask=mask).last_hidden_state[0]
+
+    @torch.no_grad()
+    def text_encoder(self, ids: list[int]) -> torch.Tensor:
+        """[len(ids), hidden]."""
+        batch = torch.tensor([ids])
+        return self.model.text_encoder(batch, attention_mask=torch.ones_like(batch)).last_hidden_state[0]
+
+    def text(self, request: Request, params: DecodingParams = GREEDY) -> Text:
+        """The text part of any task. `request.audio` is an array at 16 kHz."""
+        return self._cached("text", request, params, self._text)
+
+    def speech(self, request: Request, params: DecodingParams = GREEDY) -> Speech:
+        """The whole chain of a task with speech output."""
+        return self._cached("speech", request, params, self._speech)
+
+    def _cached(self, kind: str, request: Request, params: DecodingParams, compute: Any) -> Any:
+        source = request.text if request.audio is None else request.audio.tobytes()
+        key = (kind, request.tgt_lang, request.src_lang, request.speaker_id, source, params)
+        if key not in self._results:
+            with torch.no_grad():
+                self._results[key] = compute(request, params)
+        return self._results[key]
+
+    def _inputs(self, request: Request) -> dict[str, torch.Tensor]:
+        if request.task in SPEECH_IN:
+            features, mask = self.features(request.audio)
+            return {"input_features": features, "attention_mask": mask}
+        assert request.text is not None and request.src_lang is not None
+        ids = torch.tensor([self.source_ids(request.text, request.src_lang)])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def _text(self, request: Request, params: DecodingParams) -> Text:
+        self.model.closest_call = math.inf
+        output = self.model.generate(
+            **self._inputs(request), tgt_lang=request.tgt_lang, generate_speech=False, **_text_arguments(params)
+        )
+        margin = self.model.closest_call
+        if params.num_beams == 1:
+            margin = min(_smallest_gap(scores[0], 2) for scores in output.scores)
+        score = output.sequences_scores[0].item() if params.num_beams > 1 else None
+        return Text(output.sequences[0, 2:].tolist(), score, margin)
+
+    def _speech(self, request: Request, params: DecodingParams) -> Speech:
+        text = self.text(request, params)
+        if len(text.tokens) < 2:
+            return Speech(text, [], np.zeros(0, np.float32), 0, math.inf, math.inf)
+        t2u, vocoder = self.model.t2u_model, self.model.vocoder
+        seen: dict[str, torch.Tensor] = {}
+        hooks = [
+            t2u.model.decoder.duration_predictor.register_forward_hook(lambda *a: seen.update(characters=a[-1])),
+            t2u.lm_head.register_forward_hook(lambda *a: seen.update(units=a[-1])),
+            vocoder.dur_predictor.register_forward_hook(lambda *a: seen.update(frames=a[-1])),
+        ]
+        try:
+            output = self.model.generate(
+                **self._inputs(request),
+                tgt_lang=request.tgt_lang,
+                speaker_id=request.speaker_id or 0,
+                return_intermediate_token_ids=True,
+                **_text_arguments(params),
+            )
+        finally:
+            for hook in hooks:
+                hook.remove()
+        assert output.sequences[0, 2:].tolist() == text.tokens
+        return Speech(
+            text,
+            output.unit_sequences[0].tolist(),
+            output.waveform[0].float().numpy(),
+            int(output.waveform_lengths),
+            min(_smallest_gap(seen["units"], 2), _rounding_margin(seen["characters"])),
+            _rounding_margin(seen["frames"]),
+        )
+
+
+class _RecordingModel(SeamlessM4Tv2Model):
+    """Notes how close the beam search came to another order of its candidates or of its finished hypotheses."""
+
+    closest_call = math.inf
+
+    def _get_top_k_continuations(self, accumulated_log_probs: torch.Tensor, **kwargs: Any) -> Any:
+        gap = _smallest_gap(accumulated_log_probs, kwargs["beams_to_keep"] + 1)
+        self.closest_call = min(self.closest_call, gap)
+        return super()._get_top_k_continuations(accumulated_log_probs=accumulated_log_probs, **kwargs)
+
+    def _update_finished_beams(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._update_finished_beams(*args, **kwargs)
+        scores, is_finished = result[1][0], result[3][0]
+        if is_finished.sum() > 1:
+            self.closest_call = min(self.closest_call, _smallest_gap(scores[is_finished], int(is_finished.sum())))
+        return result
+
+
+def _text_arguments(params: DecodingParams) -> dict[str, Any]:
+    return {f"text_{name}": value for name, value in dataclasses.asdict(params).items() if value is not None}
+
+
+def _smallest_gap(scores: torch.Tensor, count: int) -> float:
+    """Smallest difference between neighbours among the `count` best of the last dimension."""
+    return -scores.float().topk(count).values.diff(dim=-1).max().item()
+
+
+def _rounding_margin(log_durations: torch.Tensor) -> float:
+    """Distance of `expm1(x)` to the nearest of 1.5, 2.5, ...: where the number of frames changes."""
+    frames = log_durations.double().expm1().clamp(min=1.0)
+    return (frames - frames.floor() - 0.5).abs().min().item()
