@@ -178,7 +178,7 @@ class ModelConfig:
         for rate, kernel in zip(self.upsample_rates, self.upsample_kernel_sizes, strict=True):
             if kernel < rate or (kernel - rate) % 2:
                 raise CheckpointError(
-                    f"{path}: an upsampling kernel of {kernel} does not multiply the length by {rate}"
+                    f"{path}: upsample_kernel_sizes {kernel} does not multiply the length by upsample_rates {rate}"
                 )
 
 

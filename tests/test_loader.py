@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from support.checkpoint import write_tiny
+from tolerance import WEIGHT_NORM_RTOL
 
+from seamless_engine import CheckpointError, Engine, Request, UsageError
 from seamless_engine.config import ModelConfig
-from seamless_engine.loader import Checkpoint, modules_for
-from seamless_engine.request import TASKS
+from seamless_engine.loader import Checkpoint, find_checkpoint, modules_for
+from seamless_engine.request import SPEECH_IN, TASKS, Task
 
 ALL = modules_for(TASKS)
 
@@ -21,3 +31,199 @@ def tensors(folder: Path, modules: tuple[str, ...] = ALL) -> dict[str, torch.Ten
 
 def open_all(folder: Path) -> Checkpoint:
     return Checkpoint.open(folder, ModelConfig.from_folder(folder), ALL)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("plain"), 0)
+
+
+@pytest.fixture
+def damaged(plain: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the plain checkpoint; keyword arguments replace tensors, None removes one."""
+
+    def make(changes: dict[str, torch.Tensor | None]) -> Path:
+        folder = tmp_path / "damaged"
+        shutil.copytree(plain, folder)
+        content = load_file(folder / "model.safetensors")
+        for name, tensor in changes.items():
+            content.pop(name, None)
+            if tensor is not None:
+                content[name] = tensor
+        save_file(content, folder / "model.safetensors")
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        {"shards": 3},
+        {"weight_norm": "legacy"},
+        {"weight_norm": "parametrized"},
+        {"shared_names": ["lm_head.weight"]},
+        {"shared_names": ["text_decoder.embed_tokens.weight"]},
+        {"shared_names": ["shared.weight", "lm_head.weight", "text_encoder.embed_tokens.weight"]},
+        {"unit_names": ["t2u_model.lm_head.weight"]},
+        {"underscored_maps": True},
+    ],
+    ids=str,
+)
+def test_every_spelling_gives_the_same_weights(plain: Path, tmp_path: Path, spelling: dict[str, Any]) -> None:
+    other = write_tiny(tmp_path / "other", 0, **spelling)
+    expected, found = tensors(plain), tensors(other)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=WEIGHT_NORM_RTOL, atol=0.0)
+    assert ModelConfig.from_folder(plain).text_lang_ids == ModelConfig.from_folder(other).text_lang_ids
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_only_the_modules_of_the_tasks_are_read(plain: Path, task: Task) -> None:
+    engine = Engine.from_pretrained(plain, tasks=[task], device="cpu")
+    assert set(engine.weight_bytes) == set(modules_for([task]))
+    for other in TASKS:
+        if other != task:
+            with pytest.raises(UsageError, match="was not loaded"):
+                engine.generate([Request(other, "fra", **_source(other))])
+
+
+def _source(task: Task) -> dict[str, Any]:
+    return {"audio": "x.wav"} if task in SPEECH_IN else {"text": "x", "src_lang": "eng"}
+
+
+@pytest.mark.parametrize("module", ["speech_encoder", "text_encoder", "text_decoder", "t2u_model", "vocoder"])
+def test_a_missing_tensor_of_any_module_is_named(plain: Path, damaged: Callable[..., Path], module: str) -> None:
+    names = sorted(name for name in load_file(plain / "model.safetensors") if name.startswith(module))
+    folder = damaged({names[0]: None, names[-1]: None})
+    with pytest.raises(CheckpointError) as error:
+        open_all(folder)
+    assert f"{names[0]} is missing" in str(error.value) and f"{names[-1]} is missing" in str(error.value)
+
+
+def test_wrong_shapes_types_and_strangers_are_named_together(damaged: Callable[..., Path]) -> None:
+    changes = {
+        "text_decoder.layer_norm.weight": torch.ones(7),
+        "vocoder.hifi_gan.conv_post.bias": torch.ones(1, dtype=torch.int64),
+        "text_encoder.layers.99.ffn.fc1.weight": torch.ones(2, 2),
+    }
+    with pytest.raises(CheckpointError) as error:
+        open_all(damaged(changes))
+    for part in (
+        "layer_norm.weight has shape [7]",
+        "conv_post.bias has dtype I64",
+        "layers.99.ffn.fc1.weight is unexpected",
+    ):
+        assert part in str(error.value)
+
+
+def test_tables_that_can_be_computed_may_be_stored(damaged: Callable[..., Path]) -> None:
+    open_all(damaged({"text_encoder.embed_positions.weights": torch.ones(3, 3)}))
+
+
+def test_a_dedicated_checkpoint_asks_for_its_tasks(plain: Path, damaged: Callable[..., Path]) -> None:
+    names = [name for name in load_file(plain / "model.safetensors") if name.split(".")[0] not in modules_for(["t2tt"])]
+    folder = damaged(dict.fromkeys(names))
+    with pytest.raises(CheckpointError, match="name the tasks to load"):
+        open_all(folder)
+    Engine.from_pretrained(folder, tasks=["t2tt"], device="cpu")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x01\x02\x03",
+        struct.pack("<Q", 1 << 62) + b"{}",
+        struct.pack("<Q", 200 << 20) + b" " * 100,
+        struct.pack("<Q", 2) + b"{}" + b"tail",
+        b"PK\x03\x04" + bytes(100),
+    ],
+    ids=["empty", "short", "huge-header", "large-header", "tail", "zip"],
+)
+def test_damaged_files_are_errors(plain: Path, tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "bad"
+    shutil.copytree(plain, folder)
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        open_all(folder)
+
+
+def test_a_truncated_file_is_an_error(plain: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bad"
+    shutil.copytree(plain, folder)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        open_all(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "missing.safetensors", 7])
+def test_an_index_names_plain_files_that_exist(plain: Path, tmp_path: Path, name: Any) -> None:
+    folder = tmp_path / "bad"
+    shutil.copytree(plain, folder)
+    index = {"weight_map": {"shared.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="index.json"):
+        open_all(folder)
+
+
+@pytest.mark.parametrize(
+    "field,value",
+    [
+        ("hidden_size", -1),
+        ("hidden_size", "64"),
+        ("hidden_size", 2**60),
+        ("encoder_attention_heads", 7),
+        ("decoder_layers", 0),
+        ("position_embeddings_type", "rotary"),
+        ("num_adapter_layers", 2),
+        ("upsample_rates", [5, 4]),
+        ("upsample_kernel_sizes", [11, 8, 8, 4, 3]),
+        ("layer_norm_eps", float("nan")),
+        ("model_type", "bert"),
+    ],
+)
+def test_a_senseless_config_is_an_error_that_names_the_field(
+    plain: Path, tmp_path: Path, field: str, value: Any
+) -> None:
+    config = json.loads((plain / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
+    shutil.copy(plain / "generation_config.json", tmp_path)
+    with pytest.raises(CheckpointError, match="config.json") as error:
+        ModelConfig.from_folder(tmp_path)
+    assert field.split("_")[0] in str(error.value)
+
+
+def test_a_config_that_does_not_fit_the_tensors_is_an_error(plain: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bad"
+    shutil.copytree(plain, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"decoder_ffn_dim": 137}))
+    with pytest.raises(CheckpointError, match="the config asks for"):
+        open_all(folder)
+
+
+def test_missing_and_pickled_checkpoints_say_what_to_do(plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a folder"):
+        find_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="config.json is missing"):
+        Engine.from_pretrained(tmp_path, device="cpu")
+    for name in ("config.json", "generation_config.json", "sentencepiece.bpe.model"):
+        shutil.copy(plain / name, tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="convert them to safetensors"):
+        Engine.from_pretrained(tmp_path, device="cpu")
+
+
+def test_a_hub_id_offline_says_where_it_looked() -> None:
+    with pytest.raises(CheckpointError, match="HF_HOME"):
+        find_checkpoint("nobody/has-this-model")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_loads_and_translates(plain: Path, dtype: str) -> None:
+    engine = Engine.from_pretrained(plain, device="cpu", dtype=dtype)
+    results = engine.generate([Request("t2st", "fra", text="Good morning!", src_lang="eng")])
+    assert results[0].error is None and results[0].audio is not None and results[0].audio.dtype.name == "float32"

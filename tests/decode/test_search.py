@@ -12,6 +12,7 @@ import torch
 from seamless_engine.decode.search import NEVER, Finished, Rules, advance
 from seamless_engine.request import DecodingParams
 from support.plain_search import Hypothesis, beam_search
+from tolerance import SCORE_ATOL
 
 EOS = 3
 
@@ -116,7 +117,7 @@ def test_mixed_requests_equal_plain_search_of_each(levels: int | None) -> None:
                 early_stopping=p.early_stopping,
             )
             assert [h.tokens for h in found] == [h.tokens for h in expected], (seed, p)
-            assert [h.score for h in found] == pytest.approx([h.score for h in expected], abs=1e-5)
+            assert [h.score for h in found] == pytest.approx([h.score for h in expected], abs=SCORE_ATOL)
 
 
 def test_a_request_does_not_feel_its_neighbours() -> None:

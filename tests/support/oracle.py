@@ -35,7 +35,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Speech:
-    """units: raw T2U ids, offset not removed. waveform: float32 [samples]. reported_samples: see spec of the reference.
+    """units: raw T2U ids, offset not removed. waveform: float32 [samples]. reported_samples: the length it states.
 
     unit_margin: closest call among T2U durations (in frames) and unit choices; duration_margin: among the vocoder's.
     A text without characters has no units and no samples here; transformers raises an error for it.
@@ -76,7 +76,7 @@ class Oracle:
         return features["input_features"], features["attention_mask"]
 
     def source_ids(self, text: str, src_lang: str) -> list[int]:
-        """`[language] pieces [eos]` by sentencepiece and its offset of 1: transformers 5's tokenizer differs from it."""
+        """`[language] pieces [eos]`: sentencepiece and an offset of 1, unlike the tokenizer of transformers 5."""
         return [self.languages[src_lang], *(piece + 1 for piece in self.tokenizer.encode(text)), 3]
 
     @torch.no_grad()

@@ -1,0 +1,72 @@
+"""The only place with numbers: how far a floating-point result may be from its reference, and why."""
+
+from __future__ import annotations
+
+import torch
+
+# Discrete results must agree wherever the reference's own closest call (logits, scores, durations) exceeds this.
+MARGIN = 1e-4
+# Waveforms, of which the full scale is 1.
+WAVEFORM_ATOL = 1e-4
+# Normalised log-mel features, of order 1; float32 throughout is 4e-5 from float64 at worst.
+FEATURE_ATOL = 1e-4
+# Sums of log-probabilities between two implementations of one search on the same inputs.
+SCORE_ATOL = 1e-5
+# Weights folded from a stored norm and direction: three float32 roundings.
+WEIGHT_NORM_RTOL = 1e-6
+# A convolution stored with weight norm, folded: g · v / ‖v‖ in float32 against the product that was split.
+WEIGHT_NORM_RTOL = 1e-5
+# Whole modules on the tiny random checkpoints, relative to the output's largest value. torch's own error against
+# float64 there is at most 2e-6, 6e-3 and 4e-2.
+MODEL_RTOL = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
+
+
+def assert_close_to_fp64(out: torch.Tensor, same_dtype: torch.Tensor, exact: torch.Tensor) -> None:
+    """`out` is at most twice as far from `exact` as torch's own `same_dtype`, plus one ulp of each element.
+
+    out, same_dtype: results of one dtype; exact: the same computed in float64. NaN and infinities must sit at the same
+    places in `out` and `exact`.
+    """
+    assert out.dtype == same_dtype.dtype, f"{out.dtype} is compared with {same_dtype.dtype}"
+    assert exact.dtype == torch.float64
+    finite = _same_places(out, exact)
+    info = torch.finfo(out.dtype)
+    own = (same_dtype.double() - exact).abs()[finite].nan_to_num(0.0)
+    ulp = info.eps * exact.abs().clamp(min=info.tiny)
+    allowed = 2.0 * own.max().item() + ulp if own.numel() else ulp
+    _assert_within(out, exact, allowed, finite)
+
+
+def assert_model_close(out: torch.Tensor, reference: torch.Tensor, dtype: torch.dtype | None = None) -> None:
+    """Whole modules, by `MODEL_RTOL` of `dtype` (the output's own if not given): the dtype that the weights have."""
+    assert not reference.isnan().any(), "the reference has NaN"
+    scale = max(1.0, reference.abs().max().item()) if reference.numel() else 1.0
+    finite = _same_places(out, reference)
+    allowed = torch.full_like(reference, MODEL_RTOL[dtype or out.dtype] * scale, dtype=torch.float64)
+    _assert_within(out, reference, allowed, finite)
+
+
+def assert_waveform_close(out: torch.Tensor, reference: torch.Tensor) -> None:
+    finite = _same_places(out, reference)
+    _assert_within(out, reference, torch.full_like(reference, WAVEFORM_ATOL, dtype=torch.float64), finite)
+
+
+def _same_places(out: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Mask of finite elements, after a check that shapes, NaN and infinities agree."""
+    assert out.shape == reference.shape, f"shape {tuple(out.shape)}, expected {tuple(reference.shape)}"
+    for name, test in (("NaN", torch.isnan), ("+inf", torch.isposinf), ("-inf", torch.isneginf)):
+        wrong = test(out) != test(reference)
+        assert not wrong.any(), f"{int(wrong.sum())} {name} at other places, first {wrong.nonzero()[0].tolist()}"
+    return torch.isfinite(reference)
+
+
+def _assert_within(out: torch.Tensor, reference: torch.Tensor, allowed: torch.Tensor, finite: torch.Tensor) -> None:
+    error = (out.double() - reference.double()).abs()
+    wrong = finite & (error > allowed)
+    if wrong.any():
+        first = tuple(wrong.nonzero()[0].tolist())
+        raise AssertionError(
+            f"{int(wrong.sum())} of {wrong.numel()} elements are too far off, the largest error is "
+            f"{error[finite].max():.3e}; first at {first}: {out[first].item():.9g} for {reference[first].item():.9g}, "
+            f"{error[first]:.3e} > {allowed[first]:.3e}"
+        )
