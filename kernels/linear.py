@@ -39,7 +39,7 @@ def linear(
     residual: torch.Tensor | None = None,
     scale: float = 1.0,
 ) -> torch.Tensor:
-    """residual + scale · activation(x · weightᵀ + bias), [rows, out] in x's dtype; `weight` as `pack_weight` left it."""
+    """residual + scale · activation(x · Wᵀ + bias), [rows, out] in x's dtype; `weight` as `pack_weight` left it."""
     name = "onednn" if weight.is_mkldnn else backend_for(x, {"torch": reference})
     return IMPLS[name](x, weight, bias, activation=activation, residual=residual, scale=scale)
 

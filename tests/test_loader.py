@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.checkpoint import write_tiny
-from tolerance import WEIGHT_NORM_RTOL
 
 from seamless_engine import CheckpointError, Engine, Request, UsageError
 from seamless_engine.config import ModelConfig
 from seamless_engine.loader import Checkpoint, find_checkpoint, modules_for
 from seamless_engine.request import SPEECH_IN, TASKS, Task
+from support.checkpoint import write_tiny
+from tolerance import WEIGHT_NORM_RTOL
 
 ALL = modules_for(TASKS)
 

@@ -116,15 +116,14 @@ class Oracle:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def _text(self, request: Request, params: DecodingParams) -> Text:
-        self.model.closest_call = math.inf
+        self.model.search_gap = self.model.best_gap = math.inf
         output = self.model.generate(
             **self._inputs(request), tgt_lang=request.tgt_lang, generate_speech=False, **_text_arguments(params)
         )
-        margin = self.model.closest_call
+        tokens = output.sequences[0, 2:].tolist()
         if params.num_beams == 1:
-            margin = min(_smallest_gap(scores[0], 2) for scores in output.scores)
-        score = output.sequences_scores[0].item() if params.num_beams > 1 else None
-        return Text(output.sequences[0, 2:].tolist(), score, margin)
+            return Text(tokens, None, min(_smallest_gap(scores[0]) for scores in output.scores))
+        return Text(tokens, output.sequences_scores[0].item(), min(self.model.search_gap, self.model.best_gap))
 
     def _speech(self, request: Request, params: DecodingParams) -> Speech:
         text = self.text(request, params)
@@ -154,26 +153,31 @@ class Oracle:
             output.unit_sequences[0].tolist(),
             output.waveform[0].float().numpy(),
             int(output.waveform_lengths),
-            min(_smallest_gap(seen["units"], 2), _rounding_margin(seen["characters"])),
+            min(_smallest_gap(seen["units"]), _rounding_margin(seen["characters"])),
             _rounding_margin(seen["frames"]),
         )
 
 
 class _RecordingModel(SeamlessM4Tv2Model):
-    """Notes how close the beam search came to another order of its candidates or of its finished hypotheses."""
+    """Notes how close the beam search came to keeping other beams or to returning another hypothesis."""
 
-    closest_call = math.inf
+    search_gap = math.inf  # between what a step kept and what it dropped
+    best_gap = math.inf  # between the two best finished hypotheses, so far
 
     def _get_top_k_continuations(self, accumulated_log_probs: torch.Tensor, **kwargs: Any) -> Any:
-        gap = _smallest_gap(accumulated_log_probs, kwargs["beams_to_keep"] + 1)
-        self.closest_call = min(self.closest_call, gap)
+        beams = kwargs["num_beams"]
+        scores, indices = accumulated_log_probs[0].topk(2 * beams + 1)
+        ends = indices % (accumulated_log_probs.shape[1] // beams) == self.generation_config.eos_token_id
+        going_on = scores[~ends]
+        gaps = [going_on[beams - 1] - going_on[beams]]
+        if ends[beams - 1] or ends[beams]:  # an eos below rank `beams` does not finish
+            gaps.append(scores[beams - 1] - scores[beams])
+        self.search_gap = min(self.search_gap, *map(float, gaps))
         return super()._get_top_k_continuations(accumulated_log_probs=accumulated_log_probs, **kwargs)
 
     def _update_finished_beams(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._update_finished_beams(*args, **kwargs)
-        scores, is_finished = result[1][0], result[3][0]
-        if is_finished.sum() > 1:
-            self.closest_call = min(self.closest_call, _smallest_gap(scores[is_finished], int(is_finished.sum())))
+        self.best_gap = _smallest_gap(result[1][0])
         return result
 
 
@@ -181,9 +185,10 @@ def _text_arguments(params: DecodingParams) -> dict[str, Any]:
     return {f"text_{name}": value for name, value in dataclasses.asdict(params).items() if value is not None}
 
 
-def _smallest_gap(scores: torch.Tensor, count: int) -> float:
-    """Smallest difference between neighbours among the `count` best of the last dimension."""
-    return -scores.float().topk(count).values.diff(dim=-1).max().item()
+def _smallest_gap(scores: torch.Tensor) -> float:
+    """Smallest difference between the two best of the last dimension."""
+    best = scores.float().topk(2).values
+    return (best[..., 0] - best[..., 1]).min().item()
 
 
 def _rounding_margin(log_durations: torch.Tensor) -> float:
