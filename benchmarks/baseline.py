@@ -63,9 +63,9 @@ class Transformers:
         output = self.model.generate(**self._inputs(batch), **options)
         return float(output[1].sum()) / RATE if speaks else 0.0
 
-    def _inputs(self, batch: list[Item]) -> dict[str, torch.Tensor]:
+    def _inputs(self, batch: list[Item]) -> Any:
         if batch[0].waveform is not None:
-            waves = [item.waveform for item in batch]
+            waves = [item.waveform for item in batch if item.waveform is not None]
             return self.extractor(waves, sampling_rate=RATE, return_tensors="pt", padding=True).to(self.device)
         ids = [torch.tensor(self.tokenizer.encode(item.text or "", "eng")) for item in batch]
         padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(self.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import torch
 
@@ -90,7 +90,9 @@ class Engine:
             results[index] = result
         return [results[i] for i in range(len(listed))]
 
-    def stream(self, requests: Iterable[Request], params: DecodingParams | None = None) -> Iterator[Result]:
+    def stream(
+        self, requests: Iterable[Request], params: DecodingParams | None = None
+    ) -> Generator[Result, None, None]:
         """Answer requests as they are drawn from an iterable, in order of completion.
 
         Holds a bounded number of requests at a time, so the iterable may be endless. A request that is wrong in itself

@@ -103,7 +103,9 @@ def write_checkpoint(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    fields = {f.name: f.default for f in dataclasses.fields(ModelConfig) if isinstance(f.default, _JSON_TYPES)}
+    fields: dict[str, Any] = {
+        f.name: f.default for f in dataclasses.fields(ModelConfig) if isinstance(f.default, _JSON_TYPES)
+    }
     fields |= _OTHER_FIELDS | dict.fromkeys(_DROPOUTS, 0.0) | {"dtype": str(dtype).removeprefix("torch.")}
     fields |= dict(overrides or {})
     _write_json(folder / "config.json", fields)
@@ -145,8 +147,9 @@ def _train_tokenizer(num_pieces: int) -> bytes:
     pieces = _pieces(model.getvalue())
     missing = num_pieces - len(pieces)
     words = ("".join(letters) for letters in itertools.product(string.ascii_lowercase, repeat=4))
+    spelled = (word if i % 3 else "▁" + word for i, word in enumerate(words))
     known = set(pieces)
-    made_up = [p for i, word in enumerate(words) if (p := word if i % 3 else "▁" + word) not in known][:missing]
+    made_up = itertools.islice((piece for piece in spelled if piece not in known), missing)
     # A serialised protobuf is extended by appending to it: field 1 of the model is the repeated piece.
     return model.getvalue() + b"".join(_piece_record(p, -len(pieces) - i) for i, p in enumerate(made_up))
 
@@ -233,7 +236,7 @@ def _spell_weight_norm(tensors: dict[str, torch.Tensor], convolutions: Sequence[
 
 def _write_weights(folder: Path, tensors: Mapping[str, torch.Tensor], shards: int) -> None:
     if shards == 1:
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})
         return
     total = sum(tensor.nbytes for tensor in tensors.values())
     groups: list[dict[str, torch.Tensor]] = [{} for _ in range(shards)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import zlib
 
@@ -39,7 +38,9 @@ def search_together(models: list[ToyModel], params: list[DecodingParams]) -> lis
     running: list[list[tuple[int, ...]]] = [[()] for _ in models]
     done: list[list[tuple[int, ...]]] = [[()] * beams for _ in models]
     answers: dict[int, list[Hypothesis]] = {}
-    for step in itertools.count(1):
+    step = 0
+    while live:
+        step += 1
         log_probs = torch.full((len(live), beams, 2 * beams), -torch.inf)
         tokens = torch.zeros(len(live), beams, 2 * beams, dtype=torch.int64)
         for i, request in enumerate(live):
@@ -87,8 +88,7 @@ def search_together(models: list[ToyModel], params: list[DecodingParams]) -> lis
             else:
                 still.append(request)
         live = still
-        if not live:
-            return [answers[i] for i in range(len(models))]
+    return [answers[i] for i in range(len(models))]
 
 
 def random_params(rng: random.Random) -> DecodingParams:

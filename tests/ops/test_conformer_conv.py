@@ -29,7 +29,9 @@ def exact(
                 source = t - (taps - 1) + tap
                 if source >= 0:
                     z[t] += w[:, tap].to(dtype) * y[source]
-        out.append(torch.nn.functional.silu(torch.nn.functional.layer_norm(z, (dim,), *(n.to(dtype) for n in norm))))
+        out.append(
+            torch.nn.functional.silu(torch.nn.functional.layer_norm(z, (dim,), norm[0].to(dtype), norm[1].to(dtype)))
+        )
         start += length
     return torch.cat(out)
 

@@ -16,7 +16,9 @@ from tolerance import assert_close_to_fp64
 SLOTS = 600
 
 
-def place(lengths: list[int], dtype: torch.dtype, heads: int, dim: int, seed: int) -> tuple[torch.Tensor, ...]:
+def place(
+    lengths: list[int], dtype: torch.dtype, heads: int, dim: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Keys and values of every table at random slots of a pool that is NaN elsewhere; the padded slot table."""
     rng = random.Random(seed)
     k_pool = torch.full((SLOTS, heads, dim), torch.nan, dtype=dtype)
@@ -32,7 +34,11 @@ def place(lengths: list[int], dtype: torch.dtype, heads: int, dim: int, seed: in
 
 
 def exact(
-    q: torch.Tensor, table_of: list[int], lengths: list[int], pools: tuple[torch.Tensor, ...], dtype: torch.dtype
+    q: torch.Tensor,
+    table_of: list[int],
+    lengths: list[int],
+    pools: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    dtype: torch.dtype,
 ) -> torch.Tensor:  # noqa: E501
     k_pool, v_pool, table = pools
     out = []

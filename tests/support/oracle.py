@@ -59,12 +59,12 @@ class Oracle:
     """References for one checkpoint. Whole results are kept, so tests that share a request pay for it once."""
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
-        model, info = _RecordingModel.from_pretrained(
+        model, info = _RecordingModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             folder, attn_implementation="sdpa", dtype=dtype, output_loading_info=True
         )
         problems = {kind: found for kind, found in info.items() if found}
         assert not problems, f"transformers does not load {folder} cleanly: {problems}"
-        self.model: _RecordingModel = model.eval()
+        self.model: Any = model.eval()
         self.extractor = SeamlessM4TFeatureExtractor.from_pretrained(folder)
         self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "sentencepiece.bpe.model"))
         self.languages: dict[str, int] = self.model.generation_config.text_decoder_lang_to_code_id
