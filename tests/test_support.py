@@ -18,7 +18,7 @@ from seamless_engine.layout import MODULES, SHARED_NAMES, UNIT_NAMES, tensor_sha
 from seamless_engine.random_checkpoint import CORPUS
 from seamless_engine.request import DecodingParams, Request
 from support import audio, oracle
-from tolerance import assert_close_to_fp64
+from tolerance import WEIGHT_NORM_RTOL, assert_close_to_fp64
 
 Build = Callable[..., Path]
 
@@ -131,9 +131,8 @@ def test_weight_norm_folds_back_to_the_plain_weight(
     for name in names:
         g, v = spelled[f"{name}.{gain}"], spelled[f"{name}.{direction}"]
         assert tuple(g.shape) == (v.shape[0], 1, 1)
-        folded = torch._weight_norm(v, g, 0)
-        exact = torch._weight_norm(v.double(), g.double(), 0)
-        assert_close_to_fp64(folded, plain[f"{name}.weight"], exact)
+        folded = g * v / torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True)
+        torch.testing.assert_close(folded, plain[f"{name}.weight"], rtol=WEIGHT_NORM_RTOL, atol=0.0)
 
 
 def test_tied_tensors_can_have_any_of_their_names(checkpoint: Build) -> None:
@@ -202,3 +201,23 @@ def test_unwritten_memory_of_our_packages_is_poisoned() -> None:
     exec("a = torch.empty(3); b = torch.ones(2).new_empty(4, dtype=torch.int32)", namespace)
     assert torch.isnan(namespace["a"]).all()  # pyright: ignore[reportArgumentType]
     assert namespace["b"].tolist() == [2**31 - 1] * 4  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_tolerance_is_twice_the_error_of_torch_and_one_ulp() -> None:
+    exact = torch.full((4,), 1.0, dtype=torch.float64)
+    own = torch.tensor([1.0, 1.0, 1.0, 1.001])
+    assert_close_to_fp64(torch.tensor([1.0019, 0.9981, 1.0, 1.0]), own, exact)
+    with pytest.raises(AssertionError, match="1 of 4 elements"):
+        assert_close_to_fp64(torch.tensor([1.0021, 1.0, 1.0, 1.0]), own, exact)
+    ulp = torch.finfo(torch.float32).eps
+    assert_close_to_fp64(exact.float() + ulp, exact.float(), exact)
+    with pytest.raises(AssertionError):
+        assert_close_to_fp64(exact.float() + 2 * ulp, exact.float(), exact)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_tolerance_wants_nan_and_infinities_at_the_same_places(value: float) -> None:
+    reference = torch.tensor([0.0, value])
+    with pytest.raises(AssertionError, match="other places"):
+        assert_close_to_fp64(reference, torch.zeros(2), torch.zeros(2, dtype=torch.float64))
+    assert_close_to_fp64(reference, reference, reference.double())

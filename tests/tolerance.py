@@ -31,7 +31,7 @@ def assert_close_to_fp64(out: torch.Tensor, same_dtype: torch.Tensor, exact: tor
     assert exact.dtype == torch.float64
     finite = _same_places(out, exact)
     info = torch.finfo(out.dtype)
-    own = (same_dtype.double() - exact).abs()[finite].nan_to_num(0.0)
+    own = (same_dtype.double() - exact).abs()[finite].nan_to_num(nan=0.0, posinf=0.0)
     ulp = info.eps * exact.abs().clamp(min=info.tiny)
     allowed = 2.0 * own.max().item() + ulp if own.numel() else ulp
     _assert_within(out, exact, allowed, finite)
