@@ -191,7 +191,8 @@ class EngineConfig:
     max_source_tokens, max_new_tokens: longest encoder output and generation that a request may ask for.
     max_audio_seconds: longest clip that is decoded from a file.
     encode_frames: packed rows (20 ms of audio, or a token) in one encoder pass.
-    speak_tokens: text tokens in one speech pass; a token is about 14 units, 0.3 s of speech.
+    speak_tokens: text tokens in one speech pass (a token is about 14 units, 0.3 s of speech); None is 512 on a GPU and
+        one request at a time on a CPU, whose caches hold the vocoder's tensors of one clip but not of several.
     """
 
     max_rows: int = 320
@@ -201,12 +202,13 @@ class EngineConfig:
     max_new_tokens: int = 1024
     max_audio_seconds: float = 600.0
     encode_frames: int = 16_000
-    speak_tokens: int = 512
+    speak_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "max_source_tokens", "max_new_tokens", "encode_frames", "speak_tokens"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}")
         if self.num_slots is not None and self.num_slots < 32:
             raise UsageError(f"num_slots must be at least 32, not {self.num_slots}")
         if not 0.0 < self.memory_fraction <= 1.0:

@@ -35,6 +35,7 @@ class Engine:
         self._runner = runner
         self._tokenizer = tokenizer
         self._languages = Languages(runner.config)
+        self._speak_tokens = options.speak_tokens or (512 if runner.device.type == "cuda" else 1)
 
     @classmethod
     def from_pretrained(
@@ -102,7 +103,7 @@ class Engine:
             yield result
 
     def _run(self, source: Iterator[tuple[int, Request]], params: DecodingParams) -> Iterator[tuple[int, Result]]:
-        scheduler = Scheduler(self._runner.blocks, self.options.encode_frames, self.options.speak_tokens)
+        scheduler = Scheduler(self._runner.blocks, self.options.encode_frames, self._speak_tokens)
         indices: dict[int, int] = {}
         exhausted = False
         try:

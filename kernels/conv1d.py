@@ -8,6 +8,8 @@ Taps outside a segment read zero, so a segment's samples do not depend on its ne
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 
@@ -46,14 +48,14 @@ def reference(
 ) -> torch.Tensor:
     bounds = cu_seqlens.tolist()
     halo = (weight.shape[-1] - 1) // 2 * dilation
-    out = x.new_empty(x.shape[0], weight.shape[0])
-    if leaky_slope is not None:
-        x = F.leaky_relu(x, leaky_slope)
-    for start, end in zip(bounds, bounds[1:], strict=False):
-        # A clone puts every segment at the same alignment; as an image of height 1 its channels can stay innermost.
-        image = x[start:end].clone().T[None, :, None, :]  # [1, in, 1, T]
-        out[start:end] = F.conv2d(image, weight, bias, padding=(0, halo), dilation=(1, dilation))[0, :, 0].T
-    return out if residual is None else residual + out
+    parts = []
+    for start, end in pairwise(bounds):
+        # A tensor of its own puts every segment at the same alignment.
+        segment = x[start:end].clone() if leaky_slope is None else F.leaky_relu(x[start:end], leaky_slope)
+        image = segment.T[None, :, None, :]  # [1, in, 1, T]: as an image of height 1, channels can stay innermost
+        parts.append(F.conv2d(image, weight, bias, padding=(0, halo), dilation=(1, dilation))[0, :, 0].T)
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return out if residual is None else out.add_(residual)
 
 
 IMPLS = {"torch": reference}

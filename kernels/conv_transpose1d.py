@@ -6,6 +6,8 @@ x [total, in], W [in, out, k], b [out], cu_seqlens int32 [n + 1]  →  [total ·
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 
@@ -40,13 +42,12 @@ def reference(
 ) -> torch.Tensor:
     bounds = cu_seqlens.tolist()
     padding = (weight.shape[-1] - stride) // 2
-    out = x.new_empty(x.shape[0] * stride, weight.shape[1])
-    x = F.leaky_relu(x, leaky_slope)
-    for start, end in zip(bounds, bounds[1:], strict=False):
-        image = x[start:end].clone().T[None, :, None, :]  # [1, in, 1, T]
+    parts = []
+    for start, end in pairwise(bounds):
+        image = F.leaky_relu(x[start:end], leaky_slope).T[None, :, None, :]  # [1, in, 1, T]
         grown = F.conv_transpose2d(image, weight, bias, stride=(1, stride), padding=(0, padding))
-        out[start * stride : end * stride] = grown[0, :, 0].T
-    return out
+        parts.append(grown[0, :, 0].T)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 IMPLS = {"torch": reference}
