@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator
 
+import numpy as np
 import torch
 
 from seamless_engine.audio import load_audio
 from seamless_engine.config import EngineConfig, ModelConfig
-from seamless_engine.decode.scheduler import Job, Scheduler
+from seamless_engine.decode.scheduler import Job, Scheduler, Voice
 from seamless_engine.errors import CapacityError, InputError, NumericalError, UsageError
 from seamless_engine.languages import Languages
 from seamless_engine.loader import find_checkpoint
 from seamless_engine.model_runner import ModelRunner
+from seamless_engine.recovery import isolate
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Request, Result, Task
 from seamless_engine.tokenizer import Tokenizer
 from seamless_kernels.dispatch import backend_for
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _FRAME, _HOP = 400, 160  # samples of a feature frame and between two of them
+_ADVICE = "check its input, and the weights with Engine.from_pretrained(..., check_weights=True)"
 
 
 class Engine:
@@ -46,12 +50,14 @@ class Engine:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         options: EngineConfig | None = None,
+        check_weights: bool = False,
     ) -> Engine:
         """Load a checkpoint in the transformers format.
 
         path: a folder, or a hub id (found in the cache when offline).
         tasks: loads only the modules that these need; None is all five.
         device: "auto" is cuda where there is one, else cpu. dtype: "auto" is bfloat16 on cuda, float32 on a CPU.
+        check_weights: refuse a checkpoint that has NaN or infinite values, and name the tensors.
 
         Raises CheckpointError for a checkpoint that cannot be used, UsageError for an argument that cannot.
         """
@@ -62,7 +68,7 @@ class Engine:
         folder = find_checkpoint(path)
         config = ModelConfig.from_folder(folder)
         tokenizer = Tokenizer.from_folder(folder, config)
-        runner = ModelRunner(folder, config, options, chosen, where, precision)
+        runner = ModelRunner(folder, config, options, chosen, where, precision, check_weights)
         return cls(runner, tokenizer, options, chosen)
 
     @property
@@ -77,6 +83,10 @@ class Engine:
     def languages(self, task: str) -> list[str]:
         """Codes that `tgt_lang` may take for a task, from the checkpoint's own tables."""
         return self._languages.codes(_tasks([task])[0])
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by holder: weights of each module, the key/value pool, the decoding buffers."""
+        return self._runner.memory()
 
     def generate(self, requests: Iterable[Request], params: DecodingParams | None = None) -> list[Result]:
         """Answer all requests; results in input order, one each. A request that fails has `error` set.
@@ -120,7 +130,7 @@ class Engine:
                         job = self._prepare(request, request.params or params, result)
                         scheduler.submit(job)
                         indices[job.serial] = index
-                    except (InputError, UsageError) as error:
+                    except Exception as error:  # whatever it is, only this request has it
                         yield index, _failed(result, error)
                 if not scheduler.busy:
                     return
@@ -136,41 +146,59 @@ class Engine:
         admitted = scheduler.admit()
         if admitted:
             begun = time.perf_counter()
-            runner.encode(admitted)
+            failed = isolate(runner.encode, admitted)
             spent = time.perf_counter() - begun
             for job, _ in admitted:
                 job.result.timings |= {"queued": begun - job.started, "encode": spent, "decode": 0.0}
+            for (job, _), error in failed:
+                scheduler.drop(job)
+                yield self._delivered(job, error)
         if scheduler.decoding:
             yield from self._decode(scheduler)
         spoken = scheduler.next_speech()
         if spoken:
             begun = time.perf_counter()
-            runner.speak(spoken)
+            errors = dict(isolate(runner.speak, spoken))
             for job in spoken:
                 job.result.timings["speak"] = time.perf_counter() - begun
-                yield _timed(job)
+                yield self._delivered(job, errors.get(job))
 
     def _decode(self, scheduler: Scheduler) -> Iterator[Job]:
         begun = time.perf_counter()
         jobs = list(scheduler.decoding)
         over, broken = self._runner.decode(jobs)
         spent = time.perf_counter() - begun
-        for job, is_over, is_broken in zip(jobs, over, broken, strict=True):
+        for job in jobs:
             job.result.timings["decode"] += spent
-            if is_broken:
-                scheduler.drop(job)
-                _failed(
-                    job.result,
-                    NumericalError("the model produced NaN for this request; check the weights and the input"),
-                )
-                yield _timed(job)
-            elif is_over:
-                speaks = job.request.task in SPEECH_OUT
-                self._runner.finish(job)
-                job.result.text = self._tokenizer.decode(job.result.tokens)
-                scheduler.retire(job, speaks)
-                if not speaks:
-                    yield _timed(job)
+        for job in broken:
+            scheduler.drop(job)
+            yield self._delivered(job, NumericalError(f"the model produced NaN for this request; {_ADVICE}"))
+        for job in over:
+            speaks = job.request.task in SPEECH_OUT
+            self._runner.finish(job)
+            scheduler.retire(job, speaks)
+            if not speaks:
+                yield self._delivered(job)
+
+    def _delivered(self, job: Job, error: Exception | None = None) -> Job:
+        """The result as its caller sees it: texts decoded, the best hypothesis in front.
+
+        A request that failed in the speech pass keeps its text.
+        """
+        result = job.result
+        result.timings["total"] = time.perf_counter() - job.started
+        for hypothesis in result.n_best:
+            hypothesis.text = self._tokenizer.decode(hypothesis.tokens)
+        for entry in dataclasses.fields(Hypothesis) if result.n_best else ():
+            setattr(result, entry.name, getattr(result.n_best[0], entry.name))
+        if any(h.audio is not None and not np.isfinite(h.audio).all() for h in result.n_best):
+            error = NumericalError(f"the speech of this request is not finite; {_ADVICE}")
+        if error is not None:
+            result.audio, result.units, result.n_best = None, None, []
+            _failed(result, error)
+        elif job.voice is not None:
+            result.sampling_rate = self.config.sampling_rate
+        return job
 
     def _check(self, request: Request) -> None:
         """Raises UsageError if this engine cannot answer such a request at all."""
@@ -198,11 +226,15 @@ class Engine:
             rows = length = len(source)
         if length > self.options.max_source_tokens:
             limit = self.options.max_source_tokens
+            unit = "encodings" if request.task in SPEECH_IN else "tokens"
             raise CapacityError(
-                f"the input has {length} encodings, more than EngineConfig.max_source_tokens={limit}: split the input, "
+                f"the input has {length} {unit}, more than EngineConfig.max_source_tokens={limit}: split the input, "
                 "or raise the setting"
             )
         max_new_tokens = params.max_new_tokens or self.config.max_new_tokens
+        if params.soft_max_length is not None:
+            slope, offset = params.soft_max_length
+            max_new_tokens = max(min(max_new_tokens, int(slope * length + offset)), 1)
         if max_new_tokens > self.options.max_new_tokens:
             limit = self.options.max_new_tokens
             raise CapacityError(f"max_new_tokens={max_new_tokens} exceeds EngineConfig.max_new_tokens={limit}")
@@ -215,20 +247,21 @@ class Engine:
             source_length=length,
             max_new_tokens=max_new_tokens,
             language_id=self._languages.target_id(request.task, result.tgt_lang),
-            voice_id=self._languages.voice_id(result.tgt_lang) if request.task in SPEECH_OUT else None,
+            voice=self._voice(request, params, result.tgt_lang) if request.task in SPEECH_OUT else None,
             started=started,
         )
+
+    def _voice(self, request: Request, params: DecodingParams, language: str) -> Voice:
+        speaker = request.speaker_id
+        if speaker is None:
+            speaker = self._languages.speaker_id(language) if params.speaker_per_language else 0
+        return Voice(self._languages.voice_id(language), speaker)
 
 
 def _failed(result: Result, error: Exception) -> Result:
     result.finish_reason = "error"
     result.error = f"{type(error).__name__}: {error}"
     return result
-
-
-def _timed(job: Job) -> Job:
-    job.result.timings["total"] = time.perf_counter() - job.started
-    return job
 
 
 def _tasks(names: Iterable[str] | None) -> tuple[Task, ...]:

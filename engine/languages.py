@@ -23,6 +23,13 @@ pbt ps pus | pes fa fas per | pol pl | por pt | ron ro rum | rus ru | sat | slk 
 som so | spa es | srp sr | swe sv | swh sw swa | tam ta | tel te | tgk tg | tgl tl fil | tha th | tur tr | ukr uk ua
 urd ur | uzn uz uzb | vie vi | yor yo | yue | zlm ms msa may zsm | zul zu
 """
+# First entry of "multispkr" for each language in the original project's public card vocoder_v2.yaml.
+_FIRST_SPEAKERS = """
+arb 0 ben 1 cat 2 ces 3 cmn 4 cym 6 dan 7 deu 9 eng 10 est 11 fin 14 fra 15 hin 16 ind 17 ita 29 jpn 30 kor 31 mlt 32
+nld 35 pes 38 pol 39 por 40 ron 41 rus 43 slk 44 spa 45 swe 46 swh 49 tel 52 tgl 53 tha 54 tur 61 ukr 62 urd 63 uzn 66
+vie 69
+""".split()
+_SPEAKER_OF = {code: int(row) for code, row in zip(_FIRST_SPEAKERS[::2], _FIRST_SPEAKERS[1::2], strict=True)}
 _CODE_OF = {
     spelling: code
     for code, *spellings in map(str.split, re.split(r"[|\n]", _OTHER_SPELLINGS.strip()))
@@ -42,6 +49,7 @@ class Languages:
         self._text = config.text_lang_ids
         self._units = config.t2u_langs
         self._voices = config.vocoder_lang_ids
+        self._num_speakers = config.vocoder_num_spkrs
         self._spoken = frozenset(self._text) & self._units & frozenset(self._voices)
 
     def codes(self, task: str) -> list[str]:
@@ -73,6 +81,11 @@ class Languages:
     def source_id(self, code: str) -> int:
         """Token that tells the text encoder that a text is in this language."""
         return self._text[_find(code, self._text, "the text encoder does not know")]
+
+    def speaker_id(self, code: str) -> int:
+        """The voice that the original project gives a language; 0 where this checkpoint does not have it."""
+        speaker = _SPEAKER_OF.get(code, 0)
+        return speaker if speaker < self._num_speakers else 0
 
     def voice_id(self, code: str) -> int:
         """Row of the vocoder's language table."""

@@ -13,7 +13,9 @@ import torch
 from seamless_engine.characters import CharacterTable
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.decode.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager
-from seamless_engine.decode.buffers import DecodeBuffers, Layout
+from seamless_engine.decode.buffers import DecodeBuffers
+from seamless_engine.decode.candidates import choose_candidates
+from seamless_engine.decode.processors import gumbel
 from seamless_engine.decode.scheduler import Job
 from seamless_engine.decode.search import advance
 from seamless_engine.errors import NumericalError
@@ -24,9 +26,8 @@ from seamless_engine.models.t2u import TextToUnit
 from seamless_engine.models.text_decoder import KVPool, TextDecoder
 from seamless_engine.models.text_encoder import TextEncoder
 from seamless_engine.models.vocoder import Vocoder
-from seamless_engine.request import SPEECH_OUT, Task
+from seamless_engine.request import SPEECH_OUT, DecodingParams, Hypothesis, Task
 from seamless_kernels.fbank import fbank
-from seamless_kernels.top_candidates import top_candidates
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,12 @@ class ModelRunner:
         tasks: tuple[Task, ...],
         device: torch.device,
         dtype: torch.dtype,
+        check_weights: bool = False,
     ) -> None:
         self.config = config
         modules = modules_for(tasks)
         checkpoint = Checkpoint.open(folder, config, modules)
-        weights = checkpoint.weights(device, dtype)
+        weights = checkpoint.weights(device, dtype, check_weights)
         embedding = weights.tensor("shared.weight")
         self.decoder = TextDecoder(weights.at("text_decoder"), embedding, config)
         self.speech_encoder = (
@@ -62,6 +64,7 @@ class ModelRunner:
         self.t2u = TextToUnit(weights.at("t2u_model"), config) if "t2u_model" in modules else None
         self.vocoder = Vocoder(weights.at("vocoder"), config) if "vocoder" in modules else None
         self.characters = CharacterTable(config, device) if self.t2u else None
+        checkpoint.require_finite()
         self.weight_bytes = checkpoint.bytes_read
 
         max_length = PROMPT_LENGTH + options.max_new_tokens
@@ -82,7 +85,7 @@ class ModelRunner:
         """Run the encoder of each request and store its cross-attention keys and values."""
         for job, blocks in admitted:
             self.buffers.admit(job, blocks)
-        jobs = [job for job, _ in admitted]
+        jobs = [job for job, _ in admitted if job.source is not None]  # the others were done before a part failed
         speech = [job for job in jobs if isinstance(job.source, torch.Tensor)]
         text = [job for job in jobs if not isinstance(job.source, torch.Tensor)]
         if speech:
@@ -110,8 +113,8 @@ class ModelRunner:
             job.source = None
 
     @torch.inference_mode()
-    def decode(self, jobs: list[Job]) -> tuple[list[bool], list[bool]]:
-        """One step of every request. Returns, for each, whether its search is over and whether it met a NaN."""
+    def decode(self, jobs: list[Job]) -> tuple[list[Job], list[Job]]:
+        """One step of every request. Returns those whose search is over, and those that met a NaN."""
         buffers = self.buffers
         layout = buffers.layout(jobs)
         inputs = buffers.inputs(layout, jobs, self.config.decoder_start_token_id)
@@ -119,67 +122,70 @@ class ModelRunner:
         buffers.state_pool.index_copy_(0, inputs.slots, hidden)
         for job in jobs:
             job.position += PROMPT_LENGTH if job.position == 0 else 1
-
-        logits = self.decoder.logits(hidden[layout.choosing])
-        beams = layout.rows.shape[1]
-        log_probs, tokens = top_candidates(logits, min(2 * beams, logits.shape[1]), self._banned(layout, jobs))
-        short = 2 * beams - log_probs.shape[1]
-        inert = torch.nn.functional.pad(log_probs, (0, short, 0, 1), value=-torch.inf)  # one more line, for inert beams
-        tokens = torch.nn.functional.pad(tokens, (0, short, 0, 1))
-        outcome = advance(
-            buffers.score[layout.rows],
-            inert[layout.candidates],
-            tokens[layout.candidates],
-            buffers.finished(layout),
-            buffers.rules(layout, jobs, self.config.eos_token_id),
-        )
-        buffers.commit(layout, outcome, jobs)
-        return outcome.over.tolist(), outcome.broken.tolist()
-
-    def _banned(self, layout: Layout, jobs: list[Job]) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Lines of the logits that may not choose eos yet."""
-        early = [job.position - PROMPT_LENGTH < job.params.min_new_tokens for job in jobs]
-        if not any(early):
-            return None
-        lines = layout.candidates[torch.tensor(early, device=self.device)].flatten()
-        lines = lines[lines < len(layout.choosing)]
-        return lines, torch.full_like(lines, self.config.eos_token_id)
+        eos = self.config.eos_token_id
+        candidates = choose_candidates(self.decoder.logits(hidden[layout.choosing]), layout, buffers, eos)
+        rules = buffers.rules(layout, eos)
+        outcome = advance(buffers.score[layout.rows], candidates, buffers.finished(layout), rules)
+        buffers.commit(layout, outcome)
+        for member, over in zip(layout.members, outcome.over.tolist(), strict=True):
+            if over:
+                member.job.searching.remove(member.draw)
+        broken = {m.job.serial for m, bad in zip(layout.members, outcome.broken.tolist(), strict=True) if bad}
+        failed = [job for job in jobs if job.serial in broken]
+        return [job for job in jobs if not job.searching and job.serial not in broken], failed
 
     def finish(self, job: Job) -> None:
-        """Take the best hypothesis of a finished search out of the pools."""
-        hypothesis = self.buffers.best(job)
-        job.result.tokens = hypothesis.tokens
-        job.result.score = hypothesis.score
-        job.result.finish_reason = "eos" if hypothesis.tokens[-1] == self.config.eos_token_id else "length"
+        """Take the hypotheses of a finished search out of the pools."""
+        eos = self.config.eos_token_id
+        findings = self.buffers.findings(job)
+        for finding in findings:
+            log_probs = finding.log_probs if job.params.return_token_logprobs else None
+            reason = "eos" if finding.tokens[-1] == eos else "length"
+            job.result.n_best.append(Hypothesis("", finding.tokens, finding.score, reason, log_probs))
         if job.request.task in SPEECH_OUT:
-            slots = hypothesis.slots
-            job.speech = SpeechInput(self.buffers.state_pool[slots], self.buffers.token_pool[slots])
+            pools = self.buffers.state_pool, self.buffers.token_pool
+            job.speech = [SpeechInput(*(pool[finding.slots] for pool in pools)) for finding in findings]
 
     @torch.inference_mode()
     def speak(self, jobs: list[Job]) -> None:
-        """Units and waveform of each request, into its result. A sentence without characters gives no samples."""
-        assert self.t2u is not None and self.vocoder is not None
-        tokens = torch.cat([job.speech.tokens for job in jobs])
-        lengths = torch.tensor([len(job.speech.tokens) for job in jobs], device=self.device)
-        cu_seqlens = cumulative(lengths)
-        char_ids, counts = self._characters(tokens, lengths)
-        chars = [int(part.sum()) for part in counts.split(lengths.tolist())]
-        if 0 in chars:
-            for job in jobs:
-                self._deliver(job, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
-            spoken = [job for job, count in zip(jobs, chars, strict=True) if count]
-            return self.speak(spoken) if spoken else None
+        """Units and waveform of every hypothesis of the requests. A sentence without characters gives no samples."""
+        spoken = []
+        for job in jobs:
+            for hypothesis, speech in zip(job.result.n_best, job.speech, strict=True):
+                hypothesis.units, hypothesis.audio = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+                lengths = torch.tensor([len(speech.tokens)], device=self.device)
+                if int(self._characters(speech.tokens, lengths)[1].sum()):
+                    spoken.append((job, hypothesis, speech))
+        if spoken:
+            self._speak(*zip(*spoken, strict=True))
 
+    def _speak(
+        self, jobs: tuple[Job, ...], hypotheses: tuple[Hypothesis, ...], speech: tuple[SpeechInput, ...]
+    ) -> None:
+        assert self.t2u is not None and self.vocoder is not None
+        tokens = torch.cat([part.tokens for part in speech])
+        lengths = torch.tensor([len(part.tokens) for part in speech], device=self.device)
+        char_ids, counts = self._characters(tokens, lengths)
         padding = (tokens == self.config.pad_token_id).long()
         valid = lengths - torch.stack([part.sum() for part in padding.split(lengths.tolist())])
-        units = self.t2u(torch.cat([job.speech.states for job in jobs]), cu_seqlens, valid.int(), char_ids, counts)
-        ids, unknown = self._vocoder_ids(units.ids)
-        languages = torch.tensor([job.voice_id for job in jobs], device=self.device)
-        speakers = torch.tensor([job.request.speaker_id or 0 for job in jobs], device=self.device)
-        waveforms = self.vocoder(ids, units.cu_seqlens, languages, speakers)
+        states = torch.cat([part.states for part in speech])
+        units = self.t2u(states, cumulative(lengths), valid.int(), char_ids, counts)
+        if not units.logits.isfinite().all():
+            raise NumericalError("the unit scores of this request are not finite; check the weights")
         sizes = units.cu_seqlens.diff().tolist()
-        for job, unit, bad, wave in zip(jobs, ids.split(sizes), unknown.split(sizes), waveforms, strict=True):
-            self._deliver(job, unit.cpu().numpy(), wave.float().cpu().numpy())
+        params = [job.params for job in jobs]
+        chosen = [choose_units(logits, p) for logits, p in zip(units.logits.split(sizes), params, strict=True)]
+        ids, unknown = self._vocoder_ids(torch.cat(chosen))
+        waveforms = self.vocoder(
+            ids,
+            units.cu_seqlens,
+            torch.tensor([job.voice.language for job in jobs if job.voice], device=self.device),
+            torch.tensor([job.voice.speaker for job in jobs if job.voice], device=self.device),
+            torch.tensor([p.vocoder_durations for p in params], device=self.device),
+        )
+        parts = zip(jobs, hypotheses, ids.split(sizes), unknown.split(sizes), waveforms, strict=True)
+        for job, hypothesis, unit, bad, wave in parts:
+            hypothesis.units, hypothesis.audio = unit.cpu().numpy(), wave.float().cpu().numpy()
             if bad.any():
                 job.result.warnings.append(f"{int(bad.sum())} units that the vocoder does not have were left silent")
 
@@ -204,11 +210,22 @@ class ModelRunner:
         unknown = ((shifted < 0) | (shifted >= self.config.unit_hifi_gan_vocab_size)) & ~special
         return torch.where(special | unknown, pad, shifted), unknown
 
-    def _deliver(self, job: Job, units: np.ndarray, audio: np.ndarray) -> None:
-        if not np.isfinite(audio).all():
-            raise NumericalError("the speech of this request is not finite; its audio was dropped")
-        job.result.units, job.result.audio = units, audio
-        job.result.sampling_rate = self.config.sampling_rate
+    def memory(self) -> dict[str, int]:
+        """Bytes by holder: each module's weights, the key/value pool, the other decoding buffers."""
+        buffers = (value for value in vars(self.buffers).values() if isinstance(value, torch.Tensor))
+        return {
+            **{f"weights.{module}": size for module, size in self.weight_bytes.items()},
+            "kv_pool": self.pool.k.nbytes + self.pool.v.nbytes,
+            "decode_buffers": sum(tensor.nbytes for tensor in buffers),
+        }
+
+
+def choose_units(logits: torch.Tensor, params: DecodingParams) -> torch.Tensor:
+    """Unit ids int64 [units] from logits [units, vocab]: the best, or a draw at a temperature other than 1."""
+    if not params.speech_do_sample or params.speech_temperature == 1.0:
+        return logits.argmax(-1)
+    noise = gumbel(params.seed, 0, list(range(len(logits))), logits.shape[1], logits.device)
+    return (logits / params.speech_temperature + noise).argmax(-1)
 
 
 def _default_slots(config: ModelConfig, options: EngineConfig, device: torch.device, element_size: int) -> int:

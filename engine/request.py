@@ -31,14 +31,27 @@ class Stage(enum.Enum):
 
 @dataclass(frozen=True)
 class DecodingParams:
-    """How to choose the text. Names and defaults are transformers' (greedy; the checkpoint's `max_new_tokens`).
+    """How to choose the text, and the units of speech. Names and defaults are transformers'.
 
-    num_beams: hypotheses kept at each step; 1 is greedy.
+    num_beams: hypotheses kept at each step; 1 is greedy, or plain sampling with `do_sample`.
     max_new_tokens: limit on generated tokens, eos included; None takes the checkpoint's (256 for v2-large).
+    soft_max_length: (a, b) lowers that limit to a · (length of the encoder's output) + b.
     min_new_tokens: eos may not be chosen before this many tokens were generated.
     length_penalty: a finished hypothesis scores `sum(log p) / length ** length_penalty`.
     early_stopping: True stops at `num_beams` finished hypotheses; False when the best running one cannot win at
         its present length; "never" when it cannot win at any length.
+    repetition_penalty: the score of a token that was generated before is multiplied by it if negative, else divided.
+    no_repeat_ngram_size: no n tokens in a row occur twice; 0 is off.
+    bad_words_ids: token sequences that may not be completed. suppress_tokens: tokens that are never chosen.
+    block_unk: the unknown token is never chosen.
+    do_sample: draw instead of taking the best; with beams, draw the candidates of each step. `temperature`, `top_k`
+        (0 is off) and `top_p` shape the distribution. The same `seed` gives the same draw in any batch.
+    num_return_sequences: hypotheses in `Result.n_best`: of the beams, or independent draws.
+    return_token_logprobs: fill `token_logprobs`, the log-probability of each token under the model itself.
+    vocoder_durations: let the vocoder's own predictor stretch the units, as transformers does; the original project
+        does not, because the T2U model has given them their durations already.
+    speaker_per_language: where a request names no voice, take the target language's in place of voice 0.
+    speech_do_sample, speech_temperature: draw the units; as in transformers, only at a temperature other than 1.
 
     Raises UsageError for a value out of range.
     """
@@ -48,20 +61,69 @@ class DecodingParams:
     min_new_tokens: int = 0
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    bad_words_ids: tuple[tuple[int, ...], ...] | None = None
+    suppress_tokens: tuple[int, ...] | None = None
+    block_unk: bool = False
+    num_return_sequences: int = 1
+    seed: int = 0
+    return_token_logprobs: bool = False
+    soft_max_length: tuple[float, int] | None = None
+    vocoder_durations: bool = True
+    speaker_per_language: bool = False
+    speech_do_sample: bool = False
+    speech_temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("bad_words_ids", "suppress_tokens", "soft_max_length"):
+            object.__setattr__(self, name, _tuples(name, getattr(self, name)))  # lists are welcome
         _check_int("num_beams", self.num_beams, low=1, high=MAX_BEAMS)
         if self.max_new_tokens is not None:
             _check_int("max_new_tokens", self.max_new_tokens, low=1)
-        _check_int("min_new_tokens", self.min_new_tokens, low=0)
-        if isinstance(self.length_penalty, bool) or not isinstance(self.length_penalty, int | float):
-            raise UsageError(f"length_penalty must be a number, not {self.length_penalty!r}")
-        if not -100.0 < self.length_penalty < 100.0:
-            raise UsageError(f"length_penalty must be finite and within ±100, not {self.length_penalty!r}")
+        for name in ("min_new_tokens", "top_k", "no_repeat_ngram_size", "seed"):
+            _check_int(name, getattr(self, name), low=0)
+        _check_int("num_return_sequences", self.num_return_sequences, low=1, high=MAX_BEAMS)
+        for name, low, high in _RANGES:
+            _check_number(name, getattr(self, name), low, high)
         if self.early_stopping not in (True, False, "never"):
             raise UsageError(f'early_stopping must be True, False or "never", not {self.early_stopping!r}')
+        if self.num_return_sequences > self.num_beams and not (self.do_sample and self.num_beams == 1):
+            raise UsageError(
+                f"num_return_sequences={self.num_return_sequences} needs at least as many beams (num_beams is "
+                f"{self.num_beams}), or do_sample with one beam"
+            )
+
+    @classmethod
+    def meta(cls, **changes: Any) -> DecodingParams:
+        """What the original project's `m4t_predict` does: beam 5, a limit of 200 tokens more than the encoder's output,
+        no vocoder durations, each language's own voice. Each is a field; `changes` override them."""
+        preset: dict[str, Any] = {
+            "num_beams": 5,
+            "soft_max_length": (1, 200),
+            "max_new_tokens": 1024,
+            "vocoder_durations": False,
+            "speaker_per_language": True,
+        }
+        return cls(**preset | changes)
+
+    @property
+    def draws(self) -> int:
+        """Independent searches of a request: several only when sequences are drawn without beams."""
+        return self.num_return_sequences if self.do_sample and self.num_beams == 1 else 1
 
 
+_RANGES = (
+    ("length_penalty", -100.0, 100.0),
+    ("temperature", 1e-4, 1e4),
+    ("speech_temperature", 1e-4, 1e4),
+    ("top_p", 1e-9, 1.0),
+    ("repetition_penalty", 1e-3, 1e3),
+)
 MAX_BEAMS = 64
 
 
@@ -71,6 +133,33 @@ def _check_int(name: str, value: object, low: int, high: int | None = None) -> N
     if value < low or (high is not None and value > high):
         limit = f"at least {low}" if high is None else f"between {low} and {high}"
         raise UsageError(f"{name} must be {limit}, not {value}")
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise UsageError(f"{name} must be a number between {low:g} and {high:g}, not {value!r}")
+
+
+def _tuples(name: str, value: Any) -> Any:
+    """A list of token ids, of lists of them, or (a, b), as tuples: parameters are hashable and do not change."""
+    if value is None:
+        return None
+    try:
+        frozen = tuple(tuple(inner) if isinstance(inner, list | tuple) else inner for inner in value)
+        hash(frozen)
+    except TypeError:
+        raise UsageError(f"{name} must be a list, not {value!r}") from None
+    numbers = [entry for inner in frozen for entry in (inner if isinstance(inner, tuple) else (inner,))]
+    nested = all(isinstance(inner, tuple) and inner for inner in frozen) and len(frozen) > 0
+    if name == "soft_max_length":
+        ok = len(frozen) == 2 and all(isinstance(n, int | float) and 0 <= n < 1e6 for n in frozen)
+    else:
+        ok = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers)
+        ok = ok and nested == (name == "bad_words_ids") and len(frozen) > 0
+    if not ok:
+        expected = {"soft_max_length": "(a, b)", "bad_words_ids": "[[12, 7], [9]]", "suppress_tokens": "[12, 9]"}[name]
+        raise UsageError(f"{name} must look like {expected}, not {value!r}")
+    return frozen
 
 
 @dataclass
@@ -133,14 +222,29 @@ class Request:
 
 
 @dataclass
+class Hypothesis:
+    """One answer. Fields mean what they mean in `Result`, which repeats those of the best one."""
+
+    text: str
+    tokens: list[int]
+    score: float
+    finish_reason: FinishReason
+    token_logprobs: list[float] | None = None
+    units: np.ndarray | None = None
+    audio: np.ndarray | None = None
+
+
+@dataclass
 class Result:
     """What became of one request.
 
     tokens: generated ids after the two prompt ids, eos included when the hypothesis ended with one.
     score: `sum(log p) / length ** length_penalty` of the hypothesis.
+    token_logprobs: log-probability of each token, if asked for.
     units: ids 0 to 9,999 of the vocoder's units, before its durations; None for text tasks.
     audio: float32 [samples] at `sampling_rate`, None for text tasks.
     finish_reason: "eos", "length" (the limit was reached), "error" or "cancelled".
+    n_best: `num_return_sequences` hypotheses, best first; the first one is the result's own.
     timings: seconds by stage: queued, encode, decode, speak, total. Requests share passes, so results overlap in time.
     """
 
@@ -150,10 +254,12 @@ class Result:
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     score: float = float("nan")
+    token_logprobs: list[float] | None = None
     units: np.ndarray | None = None
     audio: np.ndarray | None = None
     sampling_rate: int | None = None
     finish_reason: FinishReason = "eos"
+    n_best: list[Hypothesis] = field(default_factory=list)
     error: str | None = None
     warnings: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)

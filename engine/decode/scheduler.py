@@ -14,6 +14,14 @@ from seamless_engine.request import DecodingParams, Request, Result, Stage
 _ids = itertools.count()
 
 
+@dataclass(frozen=True)
+class Voice:
+    """Rows of the vocoder's language and speaker tables."""
+
+    language: int
+    speaker: int
+
+
 @dataclass(eq=False)
 class Job:
     """A request inside the engine, with what it holds. `serial` is never reused."""
@@ -26,18 +34,27 @@ class Job:
     source_length: int  # encodings
     max_new_tokens: int
     language_id: int
-    voice_id: int | None  # row of the vocoder's language table, for speech output
+    voice: Voice | None  # for speech output
     started: float
     serial: int = field(default_factory=lambda: next(_ids))
     stage: Stage = Stage.WAITING
     position: int = 0  # positions read so far, the same for all beams
-    rows: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)  # num_beams rows for each independent draw
+    searching: list[int] = field(default_factory=list)  # draws whose search is not over
     cross_slots: Any = None  # int32 [source_length]
-    speech: Any = None  # what the speech pass needs of the hypothesis
+    speech: Any = None  # what the speech pass needs of the hypotheses
+
+    def __post_init__(self) -> None:
+        self.searching = list(range(self.params.draws))
 
     @property
-    def num_beams(self) -> int:
-        return self.params.num_beams
+    def num_rows(self) -> int:
+        return self.params.draws * self.params.num_beams
+
+    @property
+    def generated(self) -> int:
+        """Tokens chosen before this step's."""
+        return max(self.position - PROMPT_LENGTH, 0)
 
     @property
     def max_length(self) -> int:
@@ -45,7 +62,7 @@ class Job:
 
     @property
     def blocks_needed(self) -> int:
-        return blocks_needed(self.source_length, self.num_beams, self.max_new_tokens)
+        return blocks_needed(self.source_length, self.num_rows, self.max_new_tokens)
 
 
 class Scheduler:
@@ -70,12 +87,12 @@ class Scheduler:
 
     def submit(self, job: Job) -> None:
         """Raises CapacityError for a request that would not fit even alone."""
-        if job.num_beams > self.blocks.num_rows:
-            raise CapacityError(f"num_beams={job.num_beams} needs EngineConfig.max_rows of at least that many")
+        if job.num_rows > self.blocks.num_rows:
+            raise CapacityError(f"{job.num_rows} beams or draws need EngineConfig.max_rows of at least that many")
         if job.blocks_needed > self.blocks.num_blocks:
             raise CapacityError(
                 f"the request needs {job.blocks_needed} blocks of 16 slots ({job.source_length} encodings, "
-                f"{job.num_beams} beams of up to {job.max_length} tokens), the pool has {self.blocks.num_blocks}: "
+                f"{job.num_rows} rows of up to {job.max_length} tokens), the pool has {self.blocks.num_blocks}: "
                 "lower num_beams or max_new_tokens, or raise EngineConfig.num_slots"
             )
         self.waiting.append(job)
@@ -88,9 +105,9 @@ class Scheduler:
             job = self.waiting[0]
             if admitted and rows + job.source_rows > self.encode_rows:
                 break
-            if not self.blocks.can_reserve(job.blocks_needed, job.num_beams):
+            if not self.blocks.can_reserve(job.blocks_needed, job.num_rows):
                 break
-            blocks, job.rows = self.blocks.reserve(job.serial, job.blocks_needed, job.num_beams)
+            blocks, job.rows = self.blocks.reserve(job.serial, job.blocks_needed, job.num_rows)
             job.stage = Stage.DECODING
             rows += job.source_rows
             admitted.append((self.waiting.popleft(), blocks))

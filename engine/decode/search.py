@@ -27,6 +27,20 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """The best next tokens of every beam, all [n, beams, 2·beams]; −inf keys where a beam is inert.
+
+    key: what candidates are ranked by (with noise, when drawing). value: what the hypothesis is scored by.
+    log_prob: the model's own.
+    """
+
+    tokens: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    log_prob: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Finished:
     """The best finished hypotheses of n requests, best first; empty slots score NEVER."""
 
@@ -36,40 +50,34 @@ class Finished:
 
 @dataclass(frozen=True)
 class Outcome:
-    """running: parents and tokens int64, scores float32, all [n, beams]. finished: the new slots, and where each came
-    from: `origin` int64 [n, beams] is an old slot below `beams`, else beams + parent; `last_token` is valid for the
-    latter. over bool [n]: the request is done. broken bool [n]: its model produced a NaN."""
+    """running: parents, tokens (int64), scores and log-probabilities of the tokens, all [n, beams]. finished: the new
+    slots, and where each came from: `origin` int64 [n, beams] is an old slot below `beams`, else beams + parent;
+    `last_token` and `last_log_prob` are valid for the latter. over bool [n]: the request is done. broken bool [n]: its
+    model produced a NaN."""
 
     parent: torch.Tensor
     token: torch.Tensor
     score: torch.Tensor
+    log_prob: torch.Tensor
     finished: Finished
     origin: torch.Tensor
     last_token: torch.Tensor
+    last_log_prob: torch.Tensor
     over: torch.Tensor
     broken: torch.Tensor
 
 
-def advance(
-    running_score: torch.Tensor,
-    log_probs: torch.Tensor,
-    tokens: torch.Tensor,
-    finished: Finished,
-    rules: Rules,
-) -> Outcome:
-    """running_score [n, beams]; candidates of each beam: log_probs and tokens [n, beams, 2·beams], −inf where inert.
-
-    Beam b of request i is inert from num_beams[i] on, and all but the first are before the first choice.
-    """
-    n, beams, width = log_probs.shape
-    device = log_probs.device
-    broken = log_probs.isnan().any(-1).any(-1)
+def advance(running_score: torch.Tensor, candidates: Candidates, finished: Finished, rules: Rules) -> Outcome:
+    """running_score float32 [n, beams]. Beam b of request i is inert from num_beams[i] on, and all but the first are
+    before the first choice."""
+    beams = running_score.shape[1]
+    device = running_score.device
+    broken = candidates.value.isnan().any(-1).any(-1)
     live = torch.arange(beams, device=device) < rules.num_beams[:, None]  # [n, beams]
 
-    score, parent, token = _rank(running_score, log_probs, tokens)  # [n, beams · width], best first
+    score, parent, token, log_prob = _rank(running_score, candidates, rules)  # [n, 2·beams], best first
     kept = torch.arange(2 * beams, device=device) < 2 * rules.num_beams[:, None]
-    score = score[:, : 2 * beams].masked_fill(~kept, -torch.inf)
-    parent, token = parent[:, : 2 * beams], token[:, : 2 * beams]
+    score = score.masked_fill(~kept, -torch.inf)
     stops = (token == rules.eos) | rules.last_step[:, None]
 
     # Only the best num_beams candidates may finish; the rest exist so that enough beams go on.
@@ -85,8 +93,11 @@ def advance(
     last_token = token.gather(1, candidate)
 
     going = score + stops.float() * NEVER
-    going, order = torch.sort(going, dim=1, descending=True, stable=True)
-    going, order = going[:, :beams].masked_fill(~live, -torch.inf), order[:, :beams]
+    # Beams go on by score; a single hypothesis goes on with what it chose, or drew.
+    chosen = stops.float() * NEVER - torch.arange(2 * beams, device=device)
+    order = torch.where(rules.num_beams[:, None] > 1, going, chosen).sort(dim=1, descending=True, stable=True).indices
+    order = order[:, :beams]
+    going = going.gather(1, order).masked_fill(~live, -torch.inf)
 
     full = (occupied | ~live).all(1)
     worst = done_score.masked_fill(~live, torch.inf).amin(1)
@@ -98,20 +109,30 @@ def advance(
         parent=parent.gather(1, order),
         token=token.gather(1, order),
         score=going,
+        log_prob=log_prob.gather(1, order),
         finished=Finished(done_score, occupied),
         origin=origin,
         last_token=last_token,
+        last_log_prob=log_prob.gather(1, candidate),
         over=over,
         broken=broken,
     )
 
 
-def _rank(
-    running_score: torch.Tensor, log_probs: torch.Tensor, tokens: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores, parents and tokens of all candidates of a request, [n, beams · width], in the total order."""
-    n, beams, width = log_probs.shape
-    tokens, order = tokens.sort(dim=2)
-    score = running_score[:, :, None] + log_probs.gather(2, order)
-    score, order = torch.sort(score.flatten(1), dim=1, descending=True, stable=True)
-    return score, order // width, tokens.flatten(1).gather(1, order)
+def _rank(running_score: torch.Tensor, candidates: Candidates, rules: Rules) -> tuple[torch.Tensor, ...]:
+    """Scores, parents, tokens and log-probabilities of the best 2·beams candidates of a request, in the total order."""
+    n, beams, width = candidates.tokens.shape
+    tokens, order = candidates.tokens.sort(dim=2)
+    # A single hypothesis is ranked by its keys alone: adding its score could only round two of them together.
+    base = torch.where(rules.num_beams[:, None] > 1, running_score, 0.0)
+    key = base[:, :, None] + candidates.key.gather(2, order)
+    best = torch.sort(key.flatten(1), dim=1, descending=True, stable=True).indices[:, : 2 * beams]
+    score = running_score[:, :, None] + candidates.value.gather(2, order)
+    log_prob = candidates.log_prob.gather(2, order)
+    parent = best // width
+    return (
+        score.flatten(1).gather(1, best),
+        parent,
+        tokens.flatten(1).gather(1, best),
+        log_prob.flatten(1).gather(1, best),
+    )

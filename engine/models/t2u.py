@@ -23,9 +23,9 @@ from seamless_kernels.upsample import upsample
 
 @dataclass(frozen=True)
 class Units:
-    """ids int64 [total] of the T2U vocabulary (offset not removed), durations int64 [characters], their segments."""
+    """logits float32 [total, vocab] over the T2U vocabulary and their segments; durations int64 [characters]."""
 
-    ids: torch.Tensor
+    logits: torch.Tensor
     cu_seqlens: torch.Tensor
     durations: torch.Tensor
 
@@ -71,8 +71,7 @@ class TextToUnit:
         x = x + self._position(self.unit_alpha, cu_frames, len(x))
         for layer in self.layers:
             x = layer(x, cu_frames)
-        logits = linear(self.norm(x).float(), self.head)
-        return Units(logits.argmax(-1), cu_frames, durations)
+        return Units(linear(self.norm(x).float(), self.head), cu_frames, durations)
 
     def _position(self, alpha: torch.Tensor, cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
         first = self.positions.padding_idx + 1

@@ -28,13 +28,21 @@ class Vocoder:
         self.conv_post = generator.conv("conv_post", torch.float32)
 
     def __call__(
-        self, units: torch.Tensor, cu_seqlens: torch.Tensor, languages: torch.Tensor, speakers: torch.Tensor
+        self,
+        units: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        languages: torch.Tensor,
+        speakers: torch.Tensor,
+        stretch: torch.Tensor,
     ) -> list[torch.Tensor]:
-        """units int64 [total], languages and speakers int64 [n] → n waveforms, float32 [samples]."""
+        """units int64 [total], languages and speakers int64 [n] → n waveforms, float32 [samples].
+
+        stretch bool [n]: whether a clip's units last as long as the predictor here says, or one frame each.
+        """
         x = self.unit_embedding[units]
-        durations = self.durations(x, cu_seqlens)
         per_segment = cu_seqlens.diff().long()
         segments = torch.repeat_interleave(torch.arange(len(per_segment), device=x.device), per_segment)
+        durations = torch.where(stretch[segments], self.durations(x, cu_seqlens), 1)
         frames = torch.zeros_like(per_segment).index_add_(0, segments, durations)
         cu_frames = cumulative(frames)
         total = int(cu_frames[-1])

@@ -8,7 +8,7 @@ import zlib
 import pytest
 import torch
 
-from seamless_engine.decode.search import NEVER, Finished, Rules, advance
+from seamless_engine.decode.search import NEVER, Candidates, Finished, Rules, advance
 from seamless_engine.request import DecodingParams
 from support.plain_search import Hypothesis, beam_search
 from tolerance import SCORE_ATOL
@@ -63,9 +63,8 @@ def search_together(models: list[ToyModel], params: list[DecodingParams]) -> lis
             best_norm=torch.tensor(best_norm),
             last_step=torch.tensor([step >= limit for limit in limits]),
         )
-        outcome = advance(
-            score[live], log_probs, tokens, Finished(finished.score[live], finished.occupied[live]), rules
-        )
+        before_step = Finished(finished.score[live], finished.occupied[live])
+        outcome = advance(score[live], Candidates(tokens, log_probs, log_probs, log_probs), before_step, rules)
         score[live] = outcome.score
         finished.score[live], finished.occupied[live] = outcome.finished.score, outcome.finished.occupied
         still = []
@@ -142,6 +141,6 @@ def test_nan_breaks_the_request_that_has_it() -> None:
         last_step=torch.zeros(3, dtype=torch.bool),
     )
     empty = Finished(torch.full((3, 2), NEVER), torch.zeros(3, 2, dtype=torch.bool))
-    outcome = advance(torch.zeros(3, 2), log_probs, tokens, empty, rules)
+    outcome = advance(torch.zeros(3, 2), Candidates(tokens, log_probs, log_probs, log_probs), empty, rules)
     assert outcome.broken.tolist() == [False, True, False]
     assert outcome.score[0].isfinite().all()

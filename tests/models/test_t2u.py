@@ -30,7 +30,7 @@ def test_packed_sentences(checkpoint: Callable[[int], Path], seed: int) -> None:
     with torch.inference_mode():
         units = runner.t2u(torch.cat(states), cu, cu.diff(), torch.cat(chars), torch.cat(counts))
         sizes = units.cu_seqlens.diff().tolist()
-        for i, mine in enumerate(units.ids.split(sizes)):
+        for i, mine in enumerate(units.logits.argmax(-1).split(sizes)):
             logits = load(folder).model.t2u_model(
                 inputs_embeds=states[i][None],
                 char_input_ids=chars[i][None],

@@ -28,9 +28,11 @@ def test_packed_clips_with_mixed_voices(checkpoint: Callable[[int], Path], seed:
     languages = torch.randint(config.vocoder_num_langs, (5,), generator=generator)
     speakers = torch.randint(config.vocoder_num_spkrs, (5,), generator=generator)
     with torch.inference_mode():
-        waves = vocoder(torch.cat(clips), bounds(lengths), languages, speakers)
+        waves = vocoder(torch.cat(clips), bounds(lengths), languages, speakers, torch.ones(5, dtype=torch.bool))
         for i, wave in enumerate(waves):
             reference, _ = load(folder).model.vocoder(clips[i][None], speakers[i].view(1, 1), languages[i].view(1, 1))
             assert_waveform_close(wave, reference[0])
-            alone = vocoder(clips[i], bounds([lengths[i]]), languages[i : i + 1], speakers[i : i + 1])[0]
+            alone = vocoder(
+                clips[i], bounds([lengths[i]]), languages[i : i + 1], speakers[i : i + 1], torch.tensor([True])
+            )[0]
             assert torch.equal(wave, alone)

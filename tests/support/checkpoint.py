@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
 
 from seamless_engine.config import ModelConfig
 from seamless_engine.random_checkpoint import write_checkpoint
@@ -127,3 +132,12 @@ def write_tiny(folder: str | os.PathLike[str], seed: int, **options: Any) -> Pat
     """Write `tiny(seed)`; `options` are fields of config.json or arguments of `write_checkpoint`."""
     fields = {name: options.pop(name) for name in _CONFIG_FIELDS & options.keys()}
     return write_checkpoint(folder, tiny(seed) | fields, seed=seed, **options)
+
+
+def write_changed(source: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    """A copy of a checkpoint of one file in the new `folder`, after `change` has had its tensors by name."""
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    return folder

@@ -181,8 +181,33 @@ class _RecordingModel(SeamlessM4Tv2Model):
         return result
 
 
+# Parameters that transformers does not have, or has on the speech side; references are for their defaults.
+_NOT_TEXT = (
+    "block_unk",
+    "seed",
+    "return_token_logprobs",
+    "soft_max_length",
+    "vocoder_durations",
+    "speaker_per_language",
+    "speech_do_sample",
+    "speech_temperature",
+)
+
+
 def _text_arguments(params: DecodingParams) -> dict[str, Any]:
-    return {f"text_{name}": value for name, value in dataclasses.asdict(params).items() if value is not None}
+    for name in _NOT_TEXT:
+        assert getattr(params, name) == getattr(GREEDY, name), f"transformers has no {name}"
+    arguments = {
+        f"text_{name}": [list(inner) if isinstance(inner, tuple) else inner for inner in value]
+        if isinstance(value, tuple)
+        else value
+        for name, value in dataclasses.asdict(params).items()
+        if value is not None and name not in _NOT_TEXT
+    }
+    if not params.do_sample:
+        for name in ("temperature", "top_k", "top_p"):
+            del arguments[f"text_{name}"]
+    return arguments
 
 
 def _smallest_gap(scores: torch.Tensor) -> float:

@@ -33,6 +33,11 @@ def random_request(rng: random.Random, languages: list[str]) -> Request:
         max_new_tokens=rng.choice([3, 8, 20]),
         length_penalty=rng.choice([0.0, 0.6, 1.0, 2.0]),
         early_stopping=rng.choice([False, True, "never"]),
+        min_new_tokens=rng.choice([0, 0, 0, 3]),
+        repetition_penalty=rng.choice([1.0, 1.0, 1.3]),
+        no_repeat_ngram_size=rng.choice([0, 0, 0, 1, 2]),
+        bad_words_ids=rng.choice([None, None, ((40,), (12, 13), (3,))]),
+        suppress_tokens=rng.choice([None, None, (50, 51, 52)]),
     )
     target = rng.choice(languages)
     voice = rng.randrange(2) if task in SPEECH_OUT else None
