@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -13,18 +14,19 @@ import torch
 from seamless_engine.audio import load_audio
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.decode.scheduler import Job, Scheduler, Voice
-from seamless_engine.errors import CapacityError, InputError, NumericalError, UsageError
+from seamless_engine.errors import CapacityError, InputError, NumericalError, SeamlessError, UsageError
 from seamless_engine.languages import Languages
 from seamless_engine.loader import find_checkpoint
 from seamless_engine.model_runner import ModelRunner
 from seamless_engine.recovery import isolate
-from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Request, Result, Task
+from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Hypothesis, Request, Result, Task
 from seamless_engine.tokenizer import Tokenizer
 from seamless_kernels.dispatch import backend_for
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _FRAME, _HOP = 400, 160  # samples of a feature frame and between two of them
 _ADVICE = "check its input, and the weights with Engine.from_pretrained(..., check_weights=True)"
+_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -95,7 +97,7 @@ class Engine:
         """
         listed = list(requests)
         for request in listed:
-            self._check(request)
+            self._check(request, request.params or params or DecodingParams())
         results: dict[int, Result] = {}
         for index, result in self._run(enumerate(listed), params or DecodingParams()):
             results[index] = result
@@ -126,7 +128,7 @@ class Engine:
                     index, request = drawn
                     result = Result(request.id if request.id is not None else index, request.task, request.tgt_lang)
                     try:
-                        self._check(request)
+                        self._check(request, request.params or params)
                         job = self._prepare(request, request.params or params, result)
                         scheduler.submit(job)
                         indices[job.serial] = index
@@ -193,6 +195,8 @@ class Engine:
             setattr(result, entry.name, getattr(result.n_best[0], entry.name))
         if any(h.audio is not None and not np.isfinite(h.audio).all() for h in result.n_best):
             error = NumericalError(f"the speech of this request is not finite; {_ADVICE}")
+        if error is None and not result.n_best:
+            error = InputError("the decoding parameters leave nothing to choose: suppress, ban or penalise less")
         if error is not None:
             result.audio, result.units, result.n_best = None, None, []
             _failed(result, error)
@@ -200,7 +204,7 @@ class Engine:
             result.sampling_rate = self.config.sampling_rate
         return job
 
-    def _check(self, request: Request) -> None:
+    def _check(self, request: Request, params: DecodingParams) -> None:
         """Raises UsageError if this engine cannot answer such a request at all."""
         if request.task not in self.tasks:
             raise UsageError(f"{request.task} was not loaded: this engine was made for tasks {', '.join(self.tasks)}")
@@ -210,6 +214,13 @@ class Engine:
         if request.speaker_id is not None and request.speaker_id >= self.config.vocoder_num_spkrs:
             raise UsageError(
                 f"speaker_id {request.speaker_id}: this checkpoint has 0 to {self.config.vocoder_num_spkrs - 1}"
+            )
+        words = [params.suppress_tokens or (), *(params.bad_words_ids or ())]
+        largest = max((token for word in words for token in word), default=0)
+        if largest >= self.config.vocab_size:
+            raise UsageError(
+                f"suppress_tokens or bad_words_ids name token {largest}: this checkpoint has 0 to "
+                f"{self.config.vocab_size - 1}"
             )
 
     def _prepare(self, request: Request, params: DecodingParams, result: Result) -> Job:
@@ -259,6 +270,8 @@ class Engine:
 
 
 def _failed(result: Result, error: Exception) -> Result:
+    if not isinstance(error, SeamlessError):
+        _log.error("request %s failed in a way that was not foreseen", result.id, exc_info=error)
     result.finish_reason = "error"
     result.error = f"{type(error).__name__}: {error}"
     return result
@@ -289,6 +302,8 @@ def _device(device: str | torch.device) -> torch.device:
         raise UsageError(str(error)) from None
     if where.type not in ("cpu", "cuda") or (where.type == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"device {str(where)!r} is not available here: use 'cpu' or, with an NVIDIA card, 'cuda'")
+    if where.type == "cuda" and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        raise UsageError("TRITON_INTERPRET=1 runs kernels in an interpreter on the CPU: unset it to use the GPU")
     return where
 
 

@@ -26,7 +26,11 @@ _BLOCK = 32768  # elements; torch never splits fewer over threads
 def pack_weight(weight: torch.Tensor) -> torch.Tensor:
     """`weight` [out, in] in the layout in which `linear` reads it fastest on its device. Done once, at load."""
     if backend_for(weight, IMPLS) == "onednn" and _onednn_takes(weight):
-        return torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+        key = _unit_key(packed)
+        if key not in _units:
+            _units[key] = 1 if _rows_are_independent(packed) else _ROWS
+        return packed
     return weight.contiguous()
 
 
@@ -54,7 +58,8 @@ def reference(
     scale: float = 1.0,
 ) -> torch.Tensor:
     rows = x.shape[0]
-    y = F.linear(_pad_rows(x, weight), weight, bias)
+    # so that rows × columns is a multiple of 32, two vector registers
+    y = F.linear(_pad_rows(x, _ROWS * (1 + weight.shape[0] % 2)), weight, bias)
     if activation is not None:
         y = _activate(y, activation)
     return _add_residual(y[:rows], residual, scale)
@@ -72,7 +77,8 @@ def _onednn(
     """The same product by oneDNN on a weight that was re-ordered at load; ReLU and SiLU run inside it."""
     rows = x.shape[0]
     inside = {"relu": "relu", "silu": "swish"}.get(activation or "", "none")
-    y = torch.ops.mkldnn._linear_pointwise(_pad_rows(x, weight), weight, bias, inside, [], "")
+    unit = _ROWS if activation == "glu" else _units.get(_unit_key(weight), _ROWS)
+    y = torch.ops.mkldnn._linear_pointwise(_pad_rows(x, unit), weight, bias, inside, [], "")
     if activation == "glu":
         y = _activate(y, activation)
     return _add_residual(y[:rows], residual, scale)
@@ -81,8 +87,26 @@ def _onednn(
 IMPLS = {"torch": reference, "onednn": _onednn}
 
 
-def _pad_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    unit = _ROWS * (1 + weight.shape[0] % 2)  # so that rows × columns is a multiple of 32, two vector registers
+# Rows that a product of a shape needs at least to give the bits that it gives with many, with a number of threads.
+_units: dict[tuple[object, ...], int] = {}
+
+
+def _unit_key(weight: torch.Tensor) -> tuple[object, ...]:
+    return (*weight.shape, weight.dtype, torch.get_num_threads())
+
+
+def _rows_are_independent(packed: torch.Tensor) -> bool:
+    """Whether few rows give the bits of many: true of most shapes; oneDNN splits the reduction of the long ones."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(48, packed.shape[1], generator=generator).to(packed.dtype)
+    many = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    return all(
+        torch.equal(torch.ops.mkldnn._linear_pointwise(x[:rows], packed, None, "none", [], ""), many[:rows])
+        for rows in (1, 2, 3, 4, 5, 7, 8, 11, 15, 17, 31, 33, 47)
+    )
+
+
+def _pad_rows(x: torch.Tensor, unit: int) -> torch.Tensor:
     missing = -x.shape[0] % unit
     return F.pad(x, (0, 0, 0, missing)) if missing else x.contiguous()
 

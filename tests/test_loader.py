@@ -217,6 +217,17 @@ def test_missing_and_pickled_checkpoints_say_what_to_do(plain: Path, tmp_path: P
         Engine.from_pretrained(tmp_path, device="cpu")
 
 
+def test_a_hub_id_in_the_cache_is_found_offline(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "models--someone--tiny"
+    shutil.copytree(plain, model / "snapshots" / "0123abcd")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("0123abcd")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert find_checkpoint("someone/tiny") == model / "snapshots" / "0123abcd"
+
+
 def test_a_hub_id_offline_says_where_it_looked() -> None:
     with pytest.raises(CheckpointError, match="HF_HOME"):
         find_checkpoint("nobody/has-this-model")

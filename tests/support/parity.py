@@ -12,7 +12,7 @@ from seamless_engine import DecodingParams, Request, Result
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS
 from support.audio import clip_of_samples
 from support.oracle import Oracle
-from tolerance import MARGIN, SCORE_ATOL, WAVEFORM_ATOL
+from tolerance import MARGIN, SCORE_ATOL, SCORE_RTOL, WAVEFORM_ATOL
 
 TEXTS = (
     "Good morning! How are you today?",
@@ -87,7 +87,7 @@ def agreement(result: Result, request: Request, oracle: Oracle) -> Agreement:
     if result.tokens != reference.tokens:
         return Agreement(tokens=False, excused=reference.margin < MARGIN)
     if reference.score is not None:
-        assert result.score == pytest.approx(reference.score, abs=SCORE_ATOL)
+        assert result.score == pytest.approx(reference.score, abs=SCORE_ATOL, rel=SCORE_RTOL)
     if request.task not in SPEECH_OUT:
         return Agreement(tokens=True)
     speech = oracle.speech(request, params)
