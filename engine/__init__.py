@@ -13,7 +13,7 @@ from seamless_engine.errors import (
     UnknownLanguageError,
     UsageError,
 )
-from seamless_engine.request import DecodingParams, Request, Result
+from seamless_engine.request import DecodingParams, Hypothesis, Request, Result
 
 if TYPE_CHECKING:
     from seamless_engine.engine import Engine
@@ -25,6 +25,7 @@ __all__ = [
     "DecodingParams",
     "Engine",
     "EngineConfig",
+    "Hypothesis",
     "InputError",
     "NumericalError",
     "Request",

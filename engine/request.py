@@ -90,7 +90,10 @@ class DecodingParams:
         _check_int("num_return_sequences", self.num_return_sequences, low=1, high=MAX_BEAMS)
         for name, low, high in _RANGES:
             _check_number(name, getattr(self, name), low, high)
-        if self.early_stopping not in (True, False, "never"):
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise UsageError(f'early_stopping must be True, False or "never", not {self.early_stopping!r}')
         if self.num_return_sequences > self.num_beams and not (self.do_sample and self.num_beams == 1):
             raise UsageError(
@@ -117,6 +120,7 @@ class DecodingParams:
         return self.num_return_sequences if self.do_sample and self.num_beams == 1 else 1
 
 
+_SWITCHES = "do_sample block_unk return_token_logprobs vocoder_durations speaker_per_language speech_do_sample".split()
 _RANGES = (
     ("length_penalty", -100.0, 100.0),
     ("temperature", 1e-4, 1e4),
@@ -244,7 +248,8 @@ class Result:
     units: ids 0 to 9,999 of the vocoder's units, before its durations; None for text tasks.
     audio: float32 [samples] at `sampling_rate`, None for text tasks.
     finish_reason: "eos", "length" (the limit was reached), "error" or "cancelled".
-    n_best: `num_return_sequences` hypotheses, best first; the first one is the result's own.
+    n_best: `num_return_sequences` hypotheses: the best of the beams, best first, or the draws as they were drawn. The
+        first one is the result's own.
     timings: seconds by stage: queued, encode, decode, speak, total. Requests share passes, so results overlap in time.
     """
 
