@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from seamless_engine.errors import CheckpointError, SeamlessError, UsageError
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Request
@@ -38,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(INTERRUPTED, "interrupted")
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        from seamless_engine.recovery import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
         return _fail(OUT_OF_MEMORY, f"out of memory: {error}")
 
@@ -53,7 +58,7 @@ def translate(args: argparse.Namespace) -> int:
             raise UsageError(f"--output_path: the folder {output.parent} does not exist")
     elif output is not None:
         raise UsageError(f"--output_path is where speech goes; {args.task} produces text, on stdout")
-    chosen = {name: getattr(args, name) for name in _DECODING if getattr(args, name) is not None}
+    chosen = {name: value for name, value in vars(args).items() if name in _DECODING}
     listens = args.task in SPEECH_IN
     request = Request(
         args.task,
@@ -62,18 +67,22 @@ def translate(args: argparse.Namespace) -> int:
         text=None if listens else _text(args.input),
         src_lang=args.src_lang,
         speaker_id=args.speaker_id,
-        params=DecodingParams(**chosen),
+        params=DecodingParams.meta(**chosen) if args.meta else DecodingParams(**chosen),
     )
     from seamless_engine import Engine  # here, since it imports torch, which takes seconds
 
     _log.info("loading %s", args.model)
-    engine = Engine.from_pretrained(args.model, tasks=(args.task,), device=args.device, dtype=args.dtype)
+    engine = Engine.from_pretrained(
+        args.model, tasks=(args.task,), device=args.device, dtype=args.dtype, check_weights=args.check_weights
+    )
     result = engine.generate([request])[0]
     for warning in result.warnings:
         _log.warning("warning: %s", warning)
     if result.error is not None:
-        return _fail(SOME_FAILED, result.error)
-    print(result.text)
+        too_large = result.error.startswith("CapacityError: out of memory")
+        return _fail(OUT_OF_MEMORY if too_large else SOME_FAILED, result.error)
+    for hypothesis in result.n_best:
+        print(hypothesis.text)
     if output is not None and result.audio is not None and result.sampling_rate is not None:
         from seamless_engine.audio import write_wav
 
@@ -105,20 +114,17 @@ def env(args: argparse.Namespace) -> int:
     return OK
 
 
-def _early_stopping(text: str) -> bool | str:
-    values: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
-    if text.lower() not in values:
-        raise argparse.ArgumentTypeError("use true, false or never")
-    return values[text.lower()]
+_DECODING = {option.name: option.default for option in dataclasses.fields(DecodingParams)}
 
 
-_DECODING = {
-    "num_beams": int,
-    "max_new_tokens": int,
-    "min_new_tokens": int,
-    "length_penalty": float,
-    "early_stopping": _early_stopping,
-}
+def _value(text: str) -> Any:
+    """A number, true, false, none or a list; anything else as it is, for DecodingParams to judge."""
+    if text.lower() in ("true", "false", "none"):
+        text = text.capitalize()
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -138,8 +144,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--speaker_id", type=int, help="voice of the speech output")
     command.add_argument("--device", default="auto", help="auto (the default), cpu, cuda, cuda:1, ...")
     command.add_argument("--dtype", default="auto", help="auto (the default), float32, float16 or bfloat16")
-    for name, kind in _DECODING.items():
-        command.add_argument(f"--{name}", type=kind, help="as in transformers' generate()")
+    command.add_argument(
+        "--check_weights", action="store_true", help="refuse a checkpoint with NaN or infinite weights"
+    )
+    group = command.add_argument_group(
+        "decoding", "Named as in transformers' generate(); values like 5, 0.7, true, [12, 9], [[12, 7], [9]]."
+    )
+    group.add_argument(
+        "--meta", action="store_true", help="the original project's choices; single options override them"
+    )
+    for name, default in _DECODING.items():
+        group.add_argument(
+            f"--{name}", type=_value, default=argparse.SUPPRESS, metavar="VALUE", help=f"default: {default}"
+        )
 
     command = commands.add_parser("languages", help="languages of a checkpoint", description=languages.__doc__)
     command.set_defaults(run=languages)
@@ -175,12 +192,6 @@ def _audio(given: str) -> str | bytes:
 
 def _text(given: str) -> str:
     return sys.stdin.read().strip() if given == "-" else given
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch's own class for a GPU, a plain RuntimeError from its allocator on a CPU
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "DefaultCPUAllocator" in str(error)
 
 
 def _fail(code: int, message: object) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +14,13 @@ import torch
 from seamless_engine.audio import load_audio
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.decode.scheduler import Job, Scheduler, Voice
-from seamless_engine.errors import CapacityError, InputError, NumericalError, SeamlessError, UsageError
+from seamless_engine.errors import CapacityError, InputError, NumericalError, UsageError
+from seamless_engine.forward import forced_logits
 from seamless_engine.languages import Languages
 from seamless_engine.loader import find_checkpoint
 from seamless_engine.model_runner import ModelRunner
-from seamless_engine.recovery import isolate
+from seamless_engine.prepared import Features, Tokens
+from seamless_engine.recovery import isolate, settled
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Hypothesis, Request, Result, Task
 from seamless_engine.tokenizer import Tokenizer
 from seamless_kernels.dispatch import backend_for
@@ -26,7 +28,6 @@ from seamless_kernels.dispatch import backend_for
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _FRAME, _HOP = 400, 160  # samples of a feature frame and between two of them
 _ADVICE = "check its input, and the weights with Engine.from_pretrained(..., check_weights=True)"
-_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -78,6 +79,11 @@ class Engine:
         return self._runner.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self._runner.decoder.embedding.dtype
+
+    @property
     def weight_bytes(self) -> dict[str, int]:
         """Bytes of weights that were loaded, by module."""
         return dict(self._runner.weight_bytes)
@@ -89,6 +95,10 @@ class Engine:
     def memory(self) -> dict[str, int]:
         """Bytes by holder: weights of each module, the key/value pool, the decoding buffers."""
         return self._runner.memory()
+
+    def forced_logits(self, source: Features | Tokens, tokens: Sequence[int]) -> torch.Tensor:
+        """float32 [len(tokens), vocab]: what the decoder expects after each of the tokens it is made to read."""
+        return forced_logits(self._runner, source, tokens)
 
     def generate(self, requests: Iterable[Request], params: DecodingParams | None = None) -> list[Result]:
         """Answer all requests; results in input order, one each. A request that fails has `error` set.
@@ -133,7 +143,7 @@ class Engine:
                         scheduler.submit(job)
                         indices[job.serial] = index
                     except Exception as error:  # whatever it is, only this request has it
-                        yield index, _failed(result, error)
+                        yield index, _failed(result, settled(error))
                 if not scheduler.busy:
                     return
                 for job in self._step(scheduler):
@@ -227,14 +237,7 @@ class Engine:
         """The front end of one request. Raises InputError for audio or text that cannot be processed."""
         started = time.perf_counter()
         result.tgt_lang = self._languages.resolve(request.task, request.tgt_lang)
-        if request.task in SPEECH_IN:
-            source = load_audio(request.audio, request.sampling_rate, max_seconds=self.options.max_audio_seconds)
-            frames = 1 + (len(source) - _FRAME) // _HOP
-            rows, length = -(-frames // 2), frames // 2 // self.config.adaptor_stride + 1
-        else:
-            assert request.text is not None and request.src_lang is not None
-            source = self._tokenizer.encode(request.text, request.src_lang)
-            rows = length = len(source)
+        source, rows, length = self._source(request)
         if length > self.options.max_source_tokens:
             limit = self.options.max_source_tokens
             unit = "encodings" if request.task in SPEECH_IN else "tokens"
@@ -262,6 +265,23 @@ class Engine:
             started=started,
         )
 
+    def _source(self, request: Request) -> tuple[Any, int, int]:
+        """What the encoder reads, how many rows that is, and how many encodings it becomes."""
+        if request.task in SPEECH_IN:
+            if isinstance(request.audio, Features):
+                source, rows, valid = request.audio, len(request.audio.rows), request.audio.valid
+            else:
+                source = load_audio(request.audio, request.sampling_rate, max_seconds=self.options.max_audio_seconds)
+                frames = 1 + (len(source) - _FRAME) // _HOP
+                rows, valid = -(-frames // 2), frames // 2
+            return source, rows, valid // self.config.adaptor_stride + 1
+        if isinstance(request.text, Tokens):
+            ids = request.text.ids
+        else:
+            assert request.text is not None and request.src_lang is not None
+            ids = self._tokenizer.encode(request.text, request.src_lang)
+        return ids, len(ids), len(ids)
+
     def _voice(self, request: Request, params: DecodingParams, language: str) -> Voice:
         speaker = request.speaker_id
         if speaker is None:
@@ -270,8 +290,6 @@ class Engine:
 
 
 def _failed(result: Result, error: Exception) -> Result:
-    if not isinstance(error, SeamlessError):
-        _log.error("request %s failed in a way that was not foreseen", result.id, exc_info=error)
     result.finish_reason = "error"
     result.error = f"{type(error).__name__}: {error}"
     return result

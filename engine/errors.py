@@ -26,7 +26,7 @@ class AudioError(InputError):
 
 
 class CapacityError(InputError):
-    """The request can never fit the pools of this engine; names the setting to raise."""
+    """The request can never fit the pools or the memory of this engine; says what to change."""
 
 
 class NumericalError(SeamlessError):

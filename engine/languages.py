@@ -10,18 +10,18 @@ from seamless_engine.config import ModelConfig
 from seamless_engine.errors import CheckpointError, UnknownLanguageError, UsageError
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS
 
-# The checkpoint's code, then ISO 639-1 and 639-2 codes and other common spellings that stand for it.
+# The checkpoint's code, then ISO 639-1 and 639-2 codes, country codes that are taken for them, and other spellings.
 _OTHER_SPELLINGS = """
 afr af | amh am | arb ar ara | ary | arz | asm as | azj az aze | bel be | ben bn | bos bs | bul bg | cat ca | ceb
-ces cs cze | ckb | cmn zh zho chi zh_hans zho_hans cmn_hans
-cmn_Hant zh_hant zho_hant zh_tw zh_hk zh_mo | cym cy wel | dan da | deu de ger | ell el gre | eng en | est et ekk
-eus eu baq | fin fi | fra fr fre | fuv ff ful | gaz om orm | gle ga | glg gl | guj gu | heb he iw | hin hi | hrv hr
-hun hu | hye hy arm | ibo ig | ind id | isl is ice | ita it | jav jv jw | jpn ja jp | kan kn | kat ka geo | kaz kk
-khk mn mon | khm km | kir ky | kor ko | lao lo | lit lt | lug lg | luo | lvs lv lav | mai | mal ml | mar mr
-mkd mk mac | mlt mt | mni | mya my bur | nld nl dut | nno nn | nob nb no nor | npi ne nep | nya ny | ory or ori | pan pa
-pbt ps pus | pes fa fas per | pol pl | por pt | ron ro rum | rus ru | sat | slk sk slo | slv sl | sna sn | snd sd
-som so | spa es | srp sr | swe sv | swh sw swa | tam ta | tel te | tgk tg | tgl tl fil | tha th | tur tr | ukr uk ua
-urd ur | uzn uz uzb | vie vi | yor yo | yue | zlm ms msa may zsm | zul zu
+ces cs cze cz | ckb | cmn zh zho chi zh_hans zho_hans cmn_hans cn | cmn_Hant zh_hant zho_hant zh_tw zh_hk zh_mo
+cym cy wel | dan da dk | deu de ger | ell el gre gr | eng en | est et ekk | eus eu baq | fin fi | fra fr fre
+fuv ff ful | gaz om orm | gle ga | glg gl | guj gu | heb he iw | hin hi | hrv hr | hun hu | hye hy arm | ibo ig | ind id
+isl is ice | ita it | jav jv jw | jpn ja jp | kan kn | kat ka geo | kaz kk | khk mn mon | khm km | kir ky | kor ko
+lao lo | lit lt | lug lg | luo | lvs lv lav | mai | mal ml | mar mr | mkd mk mac | mlt mt | mni | mya my bur
+nld nl dut | nno nn | nob nb no nor | npi ne nep | nya ny | ory or ori | pan pa | pbt ps pus | pes fa fas per | pol pl
+por pt | ron ro rum | rus ru | sat | slk sk slo | slv sl | sna sn | snd sd | som so | spa es | srp sr | swe sv
+swh sw swa | tam ta | tel te | tgk tg | tgl tl fil | tha th | tur tr | ukr uk ua | urd ur | uzn uz uzb | vie vi vn
+yor yo | yue | zlm ms msa may zsm | zul zu
 """
 # First entry of "multispkr" for each language in the original project's public card vocoder_v2.yaml.
 _FIRST_SPEAKERS = """

@@ -64,11 +64,13 @@ class Checkpoint:
     """The tensors of a folder that some modules need, checked and ready to be read one by one.
 
     bytes_read: by module, as they lie on the device after `weights` delivered them.
+    not_finite: names of the tensors with a NaN or an infinity, of those that `weights` delivered and checked.
     """
 
     folder: Path
     sources: dict[str, _Source]
     bytes_read: dict[str, int] = field(default_factory=dict)
+    not_finite: list[str] = field(default_factory=list)
     _files: dict[Path, Any] = field(default_factory=dict)
 
     @classmethod
@@ -76,14 +78,26 @@ class Checkpoint:
         """Raises CheckpointError that names every missing, unexpected or wrongly shaped tensor."""
         return cls(folder, _match(folder, _headers(folder), config, tuple(modules)))
 
-    def weights(self, device: torch.device, dtype: torch.dtype) -> Weights:
+    def weights(self, device: torch.device, dtype: torch.dtype, check: bool = False) -> Weights:
+        """`check` notes tensors that are not finite in `dtype`, whose range may be narrower than the file's."""
+
         def read(name: str, override: torch.dtype | None) -> torch.Tensor:
             tensor = self.sources[name].read(self._file).to(device=device, dtype=override or dtype, copy=True)
             module = name.split(".")[0]
             self.bytes_read[module] = self.bytes_read.get(module, 0) + tensor.nbytes
+            if check and not tensor.isfinite().all():
+                self.not_finite.append(name)
             return tensor
 
         return Weights(read)
+
+    def require_finite(self) -> None:
+        """Raises CheckpointError that names the tensors of `not_finite`; for when all weights were read."""
+        if self.not_finite:
+            raise CheckpointError(
+                f"{self.folder} has NaN or infinite values in {_listed(self.not_finite)}. Fetch the checkpoint again, "
+                "or load it in float32 if its numbers are only too large for a narrower dtype"
+            )
 
     def _file(self, path: Path) -> Any:
         if path not in self._files:
@@ -183,11 +197,14 @@ def _match(
     unexpected = [name for name in stored if name not in accounted and not name.endswith(_DERIVED)]
     problems += [f"{name} is unexpected" for name in sorted(unexpected)]
     if problems:
-        shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
         missing = {name.split(".")[0] for name in tensor_shapes(config, modules) if name not in sources}
         hint = f" (for a checkpoint without {', '.join(sorted(missing))}, name the tasks to load)" if missing else ""
-        raise CheckpointError(f"{folder} does not fit its config.json: {shown}{hint}")
+        raise CheckpointError(f"{folder} does not fit its config.json: {_listed(problems)}{hint}")
     return sources
+
+
+def _listed(problems: list[str]) -> str:
+    return "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
 
 
 def _spellings(name: str, convolutions: set[str]) -> list[tuple[str, ...]]:

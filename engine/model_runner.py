@@ -26,6 +26,7 @@ from seamless_engine.models.t2u import TextToUnit
 from seamless_engine.models.text_decoder import KVPool, TextDecoder
 from seamless_engine.models.text_encoder import TextEncoder
 from seamless_engine.models.vocoder import Vocoder
+from seamless_engine.prepared import Features
 from seamless_engine.request import SPEECH_OUT, DecodingParams, Hypothesis, Task
 from seamless_kernels.fbank import fbank
 
@@ -86,12 +87,11 @@ class ModelRunner:
         for job, blocks in admitted:
             self.buffers.admit(job, blocks)
         jobs = [job for job, _ in admitted if job.source is not None]  # the others were done before a part failed
-        speech = [job for job in jobs if isinstance(job.source, torch.Tensor)]
-        text = [job for job in jobs if not isinstance(job.source, torch.Tensor)]
-        if speech:
-            self._store(speech, self._encode_speech(speech))
-        if text:
-            self._store(text, self._encode_text(text))
+        kinds = {torch.Tensor: self._encode_speech, Features: self._encode_features, list: self._encode_text}
+        for kind, encode in kinds.items():
+            alike = [job for job in jobs if isinstance(job.source, kind)]
+            if alike:
+                self._store(alike, encode(alike))
 
     def _encode_speech(self, jobs: list[Job]) -> torch.Tensor:
         assert self.speech_encoder is not None
@@ -99,6 +99,13 @@ class ModelRunner:
         waveform = torch.cat([job.source for job in jobs]).to(self.device)
         features, cu_seqlens, valid = fbank(waveform, [0, *itertools.accumulate(lengths)])
         return self.speech_encoder(features, cu_seqlens, valid)[0]
+
+    def _encode_features(self, jobs: list[Job]) -> torch.Tensor:
+        assert self.speech_encoder is not None
+        rows = torch.cat([job.source.rows for job in jobs]).to(self.device)
+        cu_seqlens = cumulative(torch.tensor([len(job.source.rows) for job in jobs], device=self.device))
+        valid = torch.tensor([job.source.valid for job in jobs], dtype=torch.int32, device=self.device)
+        return self.speech_encoder(rows, cu_seqlens, valid)[0]
 
     def _encode_text(self, jobs: list[Job]) -> torch.Tensor:
         assert self.text_encoder is not None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from seamless_engine.errors import UsageError
+from seamless_engine.prepared import Tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -186,7 +187,7 @@ class Request:
     tgt_lang: str
     audio: Any = field(default=None, kw_only=True)
     sampling_rate: int | None = field(default=None, kw_only=True)
-    text: str | None = field(default=None, kw_only=True)
+    text: str | Tokens | None = field(default=None, kw_only=True)
     src_lang: str | None = field(default=None, kw_only=True)
     speaker_id: int | None = field(default=None, kw_only=True)
     params: DecodingParams | None = field(default=None, kw_only=True)
@@ -219,6 +220,8 @@ class Request:
     def _check_text(self, task: str) -> None:
         if self.text is None:
             raise UsageError(f"{task} needs text" + (", not audio" if self.audio is not None else ""))
+        if isinstance(self.text, Tokens):
+            return
         if not isinstance(self.text, str):
             raise UsageError(f"text must be a string, not {type(self.text).__name__}")
         if not isinstance(self.src_lang, str) or not self.src_lang:

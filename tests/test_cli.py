@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 
-from seamless_engine import Engine, Request
+from seamless_engine import DecodingParams, Engine, Request, Result
 from seamless_engine.cli import main
+from seamless_engine.model_runner import ModelRunner
 from seamless_engine.request import TASKS
+from support.checkpoint import write_changed
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 MODEL = ["--model", str(DEMO / "checkpoint")]
@@ -67,6 +70,41 @@ def test_decoding_flags_reach_the_search(capsys: pytest.CaptureFixture[str]):
     assert len(capsys.readouterr().out.split()) < len("six hundred and forty-two".split())
 
 
+@pytest.mark.parametrize(
+    ("flags", "params"),
+    [
+        ("", DecodingParams()),
+        ("--num_beams 4 --do_sample true --top_p=.7", DecodingParams(num_beams=4, do_sample=True, top_p=0.7)),
+        ("--early_stopping never --block_unk True", DecodingParams(early_stopping="never", block_unk=True)),
+        ("--early-stopping false --vocoder-durations False", DecodingParams(vocoder_durations=False)),
+        ("--suppress_tokens [12,9]", DecodingParams(suppress_tokens=(12, 9))),
+        ("--bad_words_ids [[7],[8,6]]", DecodingParams(bad_words_ids=((7,), (8, 6)))),
+        ("--length_penalty -1 --max_new_tokens none", DecodingParams(length_penalty=-1)),
+        ("--meta", DecodingParams.meta()),
+        ("--meta --num_beams 2", DecodingParams.meta(num_beams=2)),
+    ],
+)
+def test_decoding_flags_are_the_fields_of_decoding_params(
+    flags: str, params: DecodingParams, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[Request] = []
+
+    def generate(engine: Engine, requests: list[Request]) -> list[Result]:
+        asked.extend(requests)
+        return [Result(0, "t2tt", "eng")]
+
+    monkeypatch.setattr(Engine, "generate", generate)
+    assert main(["translate", TEXT, *T2TT, *flags.split()]) == 0
+    assert asked[0].params == params
+
+
+def test_every_sequence_that_was_asked_for_has_a_line(engine: Engine, capsys: pytest.CaptureFixture[str]):
+    params = DecodingParams(num_beams=3, num_return_sequences=3)
+    [result] = engine.generate([Request("t2tt", "eng", text=TEXT, src_lang="fra")], params)
+    assert main(["translate", TEXT, *T2TT, "--num_beams", "3", "--num_return_sequences", "3"]) == 0
+    assert capsys.readouterr().out.splitlines() == [hypothesis.text for hypothesis in result.n_best]
+
+
 def test_languages_prints_one_line_per_task(engine: Engine, capsys: pytest.CaptureFixture[str]):
     assert main(["languages", *MODEL]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -96,7 +134,10 @@ def test_version_states_both_licences(capsys: pytest.CaptureFixture[str]):
         ["translate", TEXT, *T2TT, "--output_path", "out.wav"],
         ["translate", CLIP, "--task", "s2st", "--tgt_lang", "fra", "--output_path", "no/such/folder/out.wav", *MODEL],
         ["translate", TEXT, *T2TT, "--num_beams", "0"],
+        ["translate", TEXT, *T2TT, "--num_beams", "2.0"],
         ["translate", TEXT, *T2TT, "--early_stopping", "perhaps"],
+        ["translate", TEXT, *T2TT, "--do_sample", "perhaps"],
+        ["translate", TEXT, *T2TT, "--suppress_tokens", "[1,"],
         ["translate", TEXT, "--task", "summarise", "--tgt_lang", "eng", *MODEL],
         ["translate"],
         [],
@@ -115,6 +156,26 @@ def test_failed_item_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "empty.wav").touch()
     assert main(["translate", str(tmp_path / "empty.wav"), "--task", "asr", "--tgt_lang", "eng", *MODEL]) == 1
     assert capsys.readouterr().out == ""
+
+
+def test_an_item_that_does_not_fit_the_memory_exits_with_4(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fail(*args: object):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(ModelRunner, "encode", fail)
+    assert main(["translate", TEXT, *T2TT]) == 4
+    assert "out of memory for this request alone" in capsys.readouterr().err
+
+
+def test_bad_weights_exit_with_3_when_they_are_looked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def ruin(tensors: dict[str, torch.Tensor]):
+        tensors["text_encoder.layer_norm.bias"][0] = torch.nan
+
+    model = ["--model", str(write_changed(DEMO / "checkpoint", tmp_path / "bad", ruin))]
+    assert main(["translate", TEXT, *T2TT[:-2], *model, "--check_weights"]) == 3
+    assert "text_encoder.layer_norm.bias" in capsys.readouterr().err
 
 
 def test_missing_model_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

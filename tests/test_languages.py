@@ -68,6 +68,7 @@ def test_a_code_of_the_checkpoint_stands_for_itself_in_any_case(code):
         *zip("th tr uk ur uz vi yo ms zu".split(), "tha tur ukr urd uzn vie yor zlm zul".split(), strict=True),
         *zip("zsm msa zho ger fre swa fas ara aze lav mon nor".split(), """
         zlm zlm cmn deu fra swh pes arb azj lvs khk nob""".split(), strict=True),
+        *zip("cn cz dk gr jp vn".split(), "cmn ces dan ell jpn vie".split(), strict=True),
         *zip("en-US pt_BR zh-CN zh-TW zh-Hant zho_Hant zh-Hans es-MX".split(), """
         eng por cmn cmn_Hant cmn_Hant cmn_Hant cmn spa""".split(), strict=True),
     ],

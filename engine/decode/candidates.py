@@ -83,4 +83,5 @@ def _fill(
     found.key[at] = keys.gather(1, tokens)
     found.log_prob[at] = log_probs.gather(1, tokens)
     # A single hypothesis is scored by the model's own probabilities, a beam by those it was searched with.
-    found.value[at] = (log_probs if single else scores).gather(1, tokens)
+    value = (log_probs if single else scores).gather(1, tokens)
+    found.value[at] = value.masked_fill(found.key[at] == -torch.inf, -torch.inf)

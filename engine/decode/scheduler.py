@@ -29,7 +29,7 @@ class Job:
     request: Request
     params: DecodingParams
     result: Result
-    source: Any  # waveform float32 [samples] or token ids
+    source: Any  # waveform float32 [samples], Features, or token ids
     source_rows: int  # packed rows of its encoder pass
     source_length: int  # encodings
     max_new_tokens: int

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from seamless_engine.config import TransformerDims
+from seamless_engine.errors import NumericalError
 from seamless_kernels.attention import attention
 from seamless_kernels.conv1d import conv1d, pack_conv_weight
 from seamless_kernels.layer_norm import layer_norm
@@ -157,12 +158,14 @@ class VariancePredictor:
         self.proj = weights.linear("proj", dtype=torch.float32)
 
     def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-        """x [total, dim] → whole numbers of frames, int64 [total], at least 1."""
+        """x [total, dim] → whole numbers of frames, int64 [total], at least 1. Raises NumericalError."""
         x = self.norm1(self.conv1(x.float(), cu_seqlens).relu_())
         x = self.norm2(self.conv2(x, cu_seqlens).relu_())
         log_duration = self.proj(x)[:, 0]
+        if log_duration.isnan().any():
+            raise NumericalError("the durations of this request are NaN; check the weights")
         # In float64 a vectorised expm1 and a scalar one round to the same whole number (half to even).
-        return torch.expm1(log_duration.double()).round().nan_to_num(nan=1.0).clamp(1, MAX_DURATION).long()
+        return torch.expm1(log_duration.double()).round().clamp(1, MAX_DURATION).long()
 
 
 MAX_DURATION = 1 << 16  # frames; what an untrained predictor may ask for, not what it may allocate

@@ -258,7 +258,7 @@ def test_meta_is_its_parts(checkpoint: Callable[[int], Path]) -> None:
         {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"length_penalty": float("inf")},
         {"early_stopping": "always"}, {"bad_words_ids": [1, 2]}, {"bad_words_ids": [[]]}, {"suppress_tokens": [[1]]},
         {"suppress_tokens": 5}, {"num_return_sequences": 2}, {"num_return_sequences": 3, "num_beams": 2},
-        {"repetition_penalty": 0.0}, {"soft_max_length": (1,)}, {"seed": -1},
+        {"repetition_penalty": 0.0}, {"soft_max_length": (1,)}, {"seed": -1}, {"do_sample": "no"},
     ],
     ids=str,
 )  # fmt: skip

@@ -1,0 +1,90 @@
+"""The README and the pages of docs/ do what they say: their code runs, their links lead somewhere, their maps are whole."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import seamless_engine
+import seamless_engine.hf
+from seamless_engine import errors
+from support.snippets import PAGES, ROOT, blocks, run
+
+DOCS = ROOT / "docs"
+FOLDERS = {"engine": ROOT / "engine", "kernels": ROOT / "kernels"}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory that has demo/, as a checkout does, and where files may be written."""
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("checkout")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_runs_and_prints_what_is_shown_below_it(page: Path):
+    for shown, printed in run(page):
+        assert printed == shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path):
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", prose(page))
+    for target in targets:
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_every_page_is_in_the_index():
+    named = {line for block in blocks(DOCS / "index.md") if block.kind == "{toctree}" for line in block.content.split()}
+    assert {page.stem for page in PAGES if page.parent == DOCS} <= named | {"index"}
+
+
+def test_the_reference_has_every_public_name():
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)$", page, flags=re.MULTILINE))
+    for module in (seamless_engine, seamless_engine.hf):
+        assert {f"{module.__name__}.{name}" for name in module.__all__} <= documented
+
+
+def test_the_map_of_the_code_has_every_module():
+    drawn = re.findall(r"^\| `([\w/]+\.py)` \|", (DOCS / "structure.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    modules = [
+        path.relative_to(ROOT).as_posix()
+        for folder in FOLDERS.values()
+        for path in folder.rglob("*.py")
+        if path.name not in ("__init__.py", "__main__.py")
+    ]
+    assert sorted(drawn) == sorted(modules)
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_code():
+    said = "\n".join(message for folder in FOLDERS.values() for path in folder.rglob("*.py") for message in texts(path))
+    quoted = re.findall(r"^\| `([^`]+)` \|", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(quoted) > 20
+    for message in quoted:
+        assert message.strip("… ") in said, message
+
+
+def test_the_troubleshooting_page_knows_every_kind_of_error():
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    kinds = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert all(f"`{kind}`" in page for kind in kinds)
+
+
+def prose(page: Path) -> str:
+    """The page without its code."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def texts(path: Path) -> Iterator[str]:
+    """String constants of a file, `…` in place of what an f-string fills in."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value

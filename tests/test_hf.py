@@ -1,0 +1,400 @@
+"""The drop-in classes: loading, forward, the pipeline, transformers' own examples and the table of arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import GenerationConfig, GenerationMixin, PretrainedConfig
+
+from seamless_engine import CheckpointError, EngineConfig, UsageError, hf
+from seamless_engine.audio import write_wav
+from seamless_engine.hf.arguments import KNOWN
+from support.audio import clip, clip_of_frames
+from support.hf import SPOKEN, ours, speech, text, theirs
+from support.parity import TEXTS
+from tolerance import assert_model_close
+
+Checkpoint = Callable[..., Path]
+CLASSES = (
+    "SeamlessM4Tv2Model",
+    "SeamlessM4Tv2ForSpeechToText",
+    "SeamlessM4Tv2ForTextToText",
+    "SeamlessM4Tv2ForSpeechToSpeech",
+    "SeamlessM4Tv2ForTextToSpeech",
+)
+PAGE = Path(__file__).parents[1] / "docs" / "transformers-arguments.md"
+ROWS = re.findall(r"^\| `(\w+)` \| (.*?) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+ASR = "automatic-speech-recognition"
+
+
+def test_transformers_is_not_imported() -> None:
+    program = "import sys, seamless_engine.hf; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_loads_the_modules_it_needs_and_no_others(checkpoint: Checkpoint, name: str) -> None:
+    folder = checkpoint(0)
+    modules = {child for child, _ in theirs(name, folder).named_children()} - {"lm_head"}
+    assert set(ours(name, folder).engine.weight_bytes) == modules
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_the_checkpoint_chooses_the_dtype_unless_told_otherwise(checkpoint: Checkpoint, stored: torch.dtype) -> None:
+    folder = checkpoint(0, dtype=stored)
+    load = functools.partial(hf.SeamlessM4Tv2ForTextToText.from_pretrained, folder, device="cpu")
+    reference = functools.partial(transformers.SeamlessM4Tv2ForTextToText.from_pretrained, folder)
+    assert load().dtype == load(dtype="auto").dtype == reference().dtype == stored
+    assert load(torch_dtype=torch.float16).dtype == reference(dtype=torch.float16).dtype == torch.float16
+    assert load(dtype="float32").dtype == torch.float32
+
+
+def test_device_arguments_of_every_spelling_mean_the_same(checkpoint: Checkpoint) -> None:
+    load: Any = functools.partial(hf.SeamlessM4Tv2ForTextToText.from_pretrained, checkpoint(0))
+    for arguments in ({"device": "cpu"}, {"device_map": "cpu"}, {"device_map": {"": torch.device("cpu")}}):
+        model = load(**arguments, attn_implementation="sdpa", low_cpu_mem_usage=True, options=EngineConfig(max_rows=4))
+        assert model.device == torch.device("cpu")
+        assert model.engine.options.max_rows == 4
+    with pytest.raises(UsageError, match="not both"):
+        load(device="cpu", device_map="cpu")
+    with pytest.raises(UsageError, match="one device"):
+        load(device_map={"text_encoder": 0, "text_decoder": "cpu"})
+
+
+def test_a_loaded_model_does_not_move(checkpoint: Checkpoint) -> None:
+    model = ours("SeamlessM4Tv2ForTextToText", checkpoint(0))
+    assert model.eval().to("cpu").to(torch.float32).to(device="cpu", dtype=torch.float32) is model
+    for move in (lambda: model.to("cuda"), model.cuda, lambda: model.to("cpu", torch.float16), model.half):
+        with pytest.raises(UsageError, match=r"load it again with from_pretrained\(..., (device|dtype)="):
+            move()
+
+
+@pytest.mark.parametrize("name", ["quantization_config", "revision", "config", "token", "attn_implementation"])
+def test_arguments_of_from_pretrained_without_a_counterpart_are_refused(checkpoint: Checkpoint, name: str) -> None:
+    arguments: dict[str, Any] = {name: "flex_attention"}
+    with pytest.raises(UsageError, match=name):
+        hf.SeamlessM4Tv2ForTextToText.from_pretrained(checkpoint(0), **arguments)
+
+
+def test_the_configuration_is_that_of_the_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = checkpoint(1)
+    config = ours("SeamlessM4Tv2ForTextToText", folder).config
+    reference: PretrainedConfig = theirs("SeamlessM4Tv2ForTextToText", folder).config
+    assert config == hf.SeamlessM4Tv2Config.from_pretrained(folder)
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config.to_dict().items() >= stored.items()
+    for name in ("hidden_size", "vocoder_num_spkrs", "num_hidden_layers", "num_attention_heads", "is_encoder_decoder"):
+        assert getattr(config, name) == getattr(reference, name)
+    assert hf.SeamlessM4Tv2Config().vocab_size == transformers.SeamlessM4Tv2Config().vocab_size
+    with pytest.raises(AttributeError, match="no_such_field"):
+        config.no_such_field  # noqa: B018
+    with pytest.raises(UsageError, match="cannot be set"):
+        config.hidden_size = 8
+    with pytest.raises(CheckpointError):
+        hf.SeamlessM4Tv2Config.from_pretrained(tmp_path)
+
+
+def test_the_language_maps_are_those_of_transformers(checkpoint: Checkpoint) -> None:
+    folder = checkpoint(0)
+    found = ours("SeamlessM4Tv2Model", folder).generation_config
+    expected = theirs("SeamlessM4Tv2Model", folder).generation_config
+    for name in ("text_decoder_lang_to_code_id", "t2u_lang_code_to_id", "vocoder_lang_code_to_id", "max_new_tokens"):
+        assert getattr(found, name) == getattr(expected, name)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_forward_gives_the_logits_of_transformers(checkpoint: Checkpoint, name: str) -> None:
+    folder = checkpoint(2)
+    decoder_ids = torch.tensor([[3, 330, 40, 50, 60], [3, 331, 70, 0, 80]])  # a pad in the middle takes no position
+    if "ForText" in name:
+        inputs, single = text(folder, *TEXTS[:2]), [text(folder, sentence) for sentence in TEXTS[:2]]
+    else:
+        clips = [clip_of_frames(1, 147), clip_of_frames(2, 90)]
+        inputs, single = speech(folder, *clips), [speech(folder, samples) for samples in clips]
+    found = ours(name, folder)(**inputs, decoder_input_ids=decoder_ids)
+    assert found.logits.shape == (2, 5, 337) and found.logits.dtype == torch.float32
+    assert not found.logits.is_inference()
+    for index, one in enumerate(single):
+        expected = theirs(name, folder)(**one, decoder_input_ids=decoder_ids[index : index + 1]).logits
+        assert_model_close(found.logits[index : index + 1], expected.detach())
+    assert found[0] is found["logits"] is found.logits
+
+
+def test_forward_leaves_the_pool_as_it_was(checkpoint: Checkpoint) -> None:
+    folder = checkpoint(0)
+    options = EngineConfig(num_slots=64, max_rows=2)
+    model: Any = hf.SeamlessM4Tv2ForTextToText.from_pretrained(folder, device="cpu", options=options)
+    inputs = text(folder, TEXTS[0])
+    before = model.generate(**inputs, tgt_lang=SPOKEN, max_new_tokens=20)
+    for _ in range(5):
+        model(**inputs, decoder_input_ids=before[:, :-1])
+    with pytest.raises(ValueError, match="blocks"):
+        model(**inputs, decoder_input_ids=torch.full((1, 60), 7))
+    assert torch.equal(model.generate(**inputs, tgt_lang=SPOKEN, max_new_tokens=20), before)
+
+
+def test_forward_predicts_what_generate_chooses(checkpoint: Checkpoint) -> None:
+    folder = checkpoint(1)
+    model = ours("SeamlessM4Tv2ForTextToText", folder)
+    inputs = text(folder, TEXTS[1])
+    sequences = model.generate(**inputs, tgt_lang=SPOKEN)
+    logits = model(**inputs, decoder_input_ids=sequences[:, :-1]).logits
+    assert torch.equal(logits.argmax(-1)[:, 1:], sequences[:, 2:])
+
+
+@pytest.mark.parametrize("name", ["labels", "past_key_values", "encoder_outputs", "output_attentions", "return_dict"])
+def test_forward_refuses_what_it_does_not_do(checkpoint: Checkpoint, name: str) -> None:
+    folder = checkpoint(0)
+    value = name != "return_dict"
+    with pytest.raises(UsageError, match=name):
+        ours("SeamlessM4Tv2ForTextToText", folder)(
+            **text(folder, TEXTS[0]), decoder_input_ids=torch.tensor([[3]]), **{name: value}
+        )
+
+
+# What can be given to an argument that is accepted.
+VALUES: dict[str, Any] = {
+    "attention_mask": torch.ones(1, 50, dtype=torch.int64),
+    "tgt_lang": "fra",
+    "speaker_id": 1,
+    "generate_speech": False,
+    "generation_config": GenerationConfig(num_beams=2),
+    "num_beams": 2,
+    "max_new_tokens": 5,
+    "min_new_tokens": 2,
+    "min_length": 4,
+    "max_length": 9,
+    "length_penalty": 0.5,
+    "early_stopping": "never",
+    "repetition_penalty": 1.5,
+    "no_repeat_ngram_size": 2,
+    "bad_words_ids": [[9, 8], [7]],
+    "suppress_tokens": [9, 8],
+    "temperature": 0.7,
+    "top_k": 5,
+    "top_p": 0.5,
+}
+OWN_IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": [3], "decoder_start_token_id": 3}
+
+
+@pytest.mark.filterwarnings("ignore:.*has no effect")
+@pytest.mark.parametrize(("name", "status"), ROWS)
+def test_the_table_of_arguments_is_right(checkpoint: Checkpoint, name: str, status: str) -> None:
+    folder = checkpoint(0)
+    model = ours("SeamlessM4Tv2ForSpeechToText" if name == "inputs" else "SeamlessM4Tv2Model", folder)
+    features = speech(folder, clip_of_frames(3, 100))["input_features"]
+    arguments: dict[str, Any] = {"input_features": features, "tgt_lang": SPOKEN}
+    if name in ("inputs", "input_ids"):
+        del arguments["input_features"]
+    if name == "decoder_input_ids":
+        del arguments["tgt_lang"]
+    if name == "num_return_sequences":
+        arguments["num_beams"] = 2
+    special = {
+        "inputs": features,
+        "input_features": features,
+        "input_ids": text(folder, TEXTS[0])["input_ids"],
+        "decoder_input_ids": torch.tensor([[3, model.generation_config.text_decoder_lang_to_code_id[SPOKEN]]]),
+        "num_return_sequences": 2,
+    }
+    if status == "refused":
+        with pytest.raises(UsageError, match=name):
+            model.generate(**arguments, **{name: 7})
+        neutral = OWN_IDS.get(name, getattr(GenerationConfig(), name, None))
+        model.generate(**arguments, **{name: neutral})
+        return
+    assert status in ("supported", "different", "no effect")
+    found = model.generate(**arguments | {name: special.get(name, VALUES.get(name, True))})
+    if status == "no effect":
+        assert torch.equal(found[0], model.generate(**arguments)[0])
+
+
+def test_the_table_lists_every_argument() -> None:
+    listed = [name for name, _ in ROWS]
+    assert len(listed) == len(set(listed))
+    owners: list[Any] = [*(getattr(transformers, name) for name in CLASSES), GenerationMixin]
+    named = {name for owner in owners for name in inspect.signature(owner.generate).parameters} - {"self", "kwargs"}
+    named |= {name for name in vars(GenerationConfig()) if not name.startswith("_")} - {"transformers_version"}
+    assert named | KNOWN <= set(listed)
+
+
+# transformers' documentation of the model, with arrays in place of its downloads.
+SPEECH_AND_TEXT = """
+import torch
+from transformers import AutoProcessor
+from {module} import SeamlessM4Tv2Model
+
+processor = AutoProcessor.from_pretrained(folder)
+model = SeamlessM4Tv2Model.from_pretrained(folder)
+
+text_inputs = processor(text="Hello, my dog is cute", src_lang="eng", return_tensors="pt")
+audio_inputs = processor(audio=audio, sampling_rate=16_000, return_tensors="pt")
+audio_array_from_text = model.generate(**text_inputs, tgt_lang="spa")[0].cpu().numpy().squeeze()
+audio_array_from_audio = model.generate(**audio_inputs, tgt_lang="spa", speaker_id=1)[0].cpu().numpy().squeeze()
+
+output_tokens = model.generate(**audio_inputs, tgt_lang="fra", generate_speech=False)
+translated_text_from_audio = processor.decode(output_tokens[0].tolist()[0], skip_special_tokens=True)
+output_tokens = model.generate(**text_inputs, tgt_lang="fra", generate_speech=False, text_num_beams=4)
+translated_text_from_text = processor.decode(output_tokens[0].tolist()[0], skip_special_tokens=True)
+
+both = model.generate(**audio_inputs, tgt_lang="fra", return_intermediate_token_ids=True)
+result = (
+    translated_text_from_audio,
+    translated_text_from_text,
+    processor.batch_decode(both.sequences, skip_special_tokens=True),
+    audio_array_from_text,
+    audio_array_from_audio,
+    both.waveform.numpy(),
+)
+"""
+DEDICATED = """
+import torch
+from transformers import AutoProcessor
+from {module} import SeamlessM4Tv2ForSpeechToText, SeamlessM4Tv2ForTextToSpeech
+
+processor = AutoProcessor.from_pretrained(folder)
+model = SeamlessM4Tv2ForSpeechToText.from_pretrained(folder, dtype="auto")
+inputs = processor(audio=audio, sampling_rate=16_000, return_tensors="pt")
+try:
+    model(**inputs).logits  # as on the page: the decoder has nothing to read
+    failed = False
+except ValueError:
+    failed = True
+decoder_input_ids = model.generate(**inputs, tgt_lang="fra")
+with torch.no_grad():
+    logits = model(**inputs, decoder_input_ids=decoder_input_ids).logits
+predicted_ids = torch.argmax(logits, dim=-1)
+model = SeamlessM4Tv2ForTextToSpeech.from_pretrained(folder)
+waveform, waveform_lengths = model.generate(
+    **processor(text="Good morning!", src_lang="eng", return_tensors="pt"), tgt_lang="fra"
+)
+result = (failed, processor.batch_decode(predicted_ids)[0], waveform_lengths.item(), waveform.numpy())
+"""
+
+
+@pytest.mark.parametrize("example", [SPEECH_AND_TEXT, DEDICATED], ids=["model", "dedicated"])
+def test_examples_of_transformers_give_the_same_after_changing_the_import(checkpoint: Checkpoint, example: str) -> None:
+    results = []
+    for module in ("transformers", "seamless_engine.hf"):
+        names: dict[str, Any] = {"folder": checkpoint(0), "audio": clip(7, 1.3)}
+        exec(example.format(module=module), names)
+        results.append(names["result"])
+    for expected, found in zip(*results, strict=True):
+        if isinstance(expected, np.ndarray):
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+        else:
+            assert found == expected
+
+
+def test_the_tips_of_transformers_page_work(checkpoint: Checkpoint) -> None:
+    folder = checkpoint(0)
+    model = ours("SeamlessM4Tv2Model", folder)
+    inputs = text(folder, TEXTS[0])
+    ids = inputs["input_ids"]
+    sampled = model.generate(input_ids=ids, tgt_lang=SPOKEN, text_num_beams=4, text_do_sample=True)
+    assert sampled[0].shape[0] == 1
+    model.generate(**inputs, tgt_lang=SPOKEN, speech_do_sample=True, speech_temperature=0.6)
+    voices = [model.generate(**inputs, tgt_lang=SPOKEN, speaker_id=speaker)[0] for speaker in (0, 1)]
+    assert not torch.equal(voices[0], voices[1])
+
+
+@pytest.fixture
+def asr(checkpoint: Checkpoint) -> Any:
+    return hf.pipeline(
+        ASR, model=ours("SeamlessM4Tv2ForSpeechToText", checkpoint(0)), generate_kwargs={"tgt_lang": SPOKEN}
+    )
+
+
+def test_the_pipeline_gives_the_text_of_transformers(checkpoint: Checkpoint) -> None:
+    folder = checkpoint(0)
+    clips = [clip(seed, 1.3) for seed in range(4, 8)]
+    kwargs: dict[str, Any] = {"generate_kwargs": {"tgt_lang": SPOKEN}}
+    reference: Any = transformers.pipeline(ASR, model=str(folder))
+    found = hf.pipeline(ASR, model=folder, device=-1)
+    expected = [reference(samples, **kwargs) for samples in clips]
+    assert found(clips, **kwargs, batch_size=2) == expected
+    assert found(clips[0], **kwargs) == expected[0]
+    assert len({entry["text"] for entry in expected}) > 1
+    greedy = reference(clips[0], generate_kwargs={"tgt_lang": SPOKEN, "num_beams": 1})
+    assert found(clips[0], tgt_lang=SPOKEN, num_beams=1) == greedy
+
+
+def test_the_pipeline_reads_clips_of_every_kind(asr: Any, tmp_path: Path) -> None:
+    samples = (np.round(clip(7, 1.3) * 2**15) / 2**15).astype(np.float32)  # what 16 bits can hold
+    expected = asr(samples)
+    assert expected["text"]
+    path = tmp_path / "clip.wav"
+    write_wav(path, samples, 16_000)
+    for audio in (
+        path,
+        str(path),
+        path.read_bytes(),
+        torch.from_numpy(samples),
+        {"raw": samples, "sampling_rate": 16_000},
+        {"array": samples, "sampling_rate": 16_000, "path": None},
+    ):
+        assert asr(audio) == expected
+    assert asr([path, samples]) == asr((path, samples)) == [expected, expected]
+    assert asr([]) == []
+    with served(tmp_path) as address:
+        assert asr(f"{address}/clip.wav") == expected
+        with pytest.raises(ValueError, match=r"missing\.wav"):
+            asr(f"{address}/missing.wav")
+
+
+def test_the_pipeline_refuses_what_it_does_not_do(checkpoint: Checkpoint, asr: Any) -> None:
+    folder = checkpoint(0)
+    with pytest.raises(UsageError, match="text-generation"):
+        hf.pipeline("text-generation", model=folder)
+    with pytest.raises(UsageError, match="model is missing"):
+        hf.pipeline(ASR)
+    with pytest.raises(UsageError, match="SeamlessM4Tv2ForSpeechToText"):
+        hf.pipeline(ASR, model=ours("SeamlessM4Tv2ForTextToText", folder))
+    with pytest.raises(UsageError, match="load it again"):
+        hf.pipeline(ASR, model=ours("SeamlessM4Tv2Model", folder), dtype=torch.float16)
+    with pytest.raises(UsageError, match="tgt_lang"):
+        hf.pipeline(ASR, model=ours("SeamlessM4Tv2Model", folder))(clip(1))
+    for arguments in (
+        {"return_timestamps": True},
+        {"chunk_length_s": 30},
+        {"num_beem": 2},
+        {"num_return_sequences": 2},
+    ):
+        with pytest.raises(UsageError, match=next(iter(arguments))):
+            asr(clip(1), **arguments)
+    with pytest.raises(UsageError, match="stride"):
+        asr({"raw": clip(1), "sampling_rate": 16_000, "stride": (1, 1)})
+    with pytest.raises(ValueError, match="clip 1: .*no samples"):
+        asr([clip(1), np.zeros(0, np.float32)])
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Address of a web server on this machine."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

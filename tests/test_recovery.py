@@ -1,0 +1,133 @@
+"""A pass that fails is halved: what fails alone has an error, everything else the result that it has anyway."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from seamless_engine import Engine, Request
+from seamless_engine.errors import CapacityError, NumericalError
+from seamless_engine.recovery import isolate
+from support.parity import TEXTS, random_request, same
+
+CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you asked for 9"
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError(CPU_MESSAGE),
+    RuntimeError("could not create a primitive"),  # oneDNN's
+    MemoryError(),
+]
+
+
+def failing(error: Exception, fails: Callable[[list[int]], bool]) -> tuple[Callable[[list[int]], None], list[int]]:
+    """A pass over numbers that raises for some batches, and the numbers that it finished."""
+    done: list[int] = []
+
+    def run(items: list[int]) -> None:
+        if fails(items):
+            raise error
+        done.extend(items)
+
+    return run, done
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=repr)
+@pytest.mark.parametrize("room", [1, 2, 3, 5, 8])
+def test_a_pass_that_is_too_large_is_done_in_parts(error: Exception, room: int) -> None:
+    run, done = failing(error, lambda items: len(items) > room)
+    assert isolate(run, list(range(8))) == []
+    assert done == list(range(8))
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=repr)
+def test_an_item_that_is_too_large_alone_says_so(error: Exception) -> None:
+    run, done = failing(error, lambda items: 5 in items)
+    [(item, reason)] = isolate(run, list(range(8)))
+    assert item == 5 and isinstance(reason, CapacityError) and "out of memory for this request alone" in str(reason)
+    assert done == [0, 1, 2, 3, 4, 6, 7]
+
+
+def test_several_guilty_items_are_found_each_with_its_own_error() -> None:
+    run, done = failing(NumericalError("not finite"), lambda items: bool({2, 3, 7} & set(items)))
+    assert [(item, type(reason)) for item, reason in isolate(run, list(range(8)))] == [
+        (2, NumericalError),
+        (3, NumericalError),
+        (7, NumericalError),
+    ]
+    assert done == [0, 1, 4, 5, 6]
+
+
+def test_an_error_that_nobody_foresaw_fails_one_request_and_is_logged_with_its_traceback(
+    checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
+    requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS]
+    expected = engine.generate(requests)
+    whole = engine._runner._encode_text
+
+    def stumble(jobs: list) -> torch.Tensor:
+        return whole(jobs) if all(job.request is not requests[1] for job in jobs) else [][0]
+
+    monkeypatch.setattr(engine._runner, "_encode_text", stumble)
+    with caplog.at_level(logging.ERROR):
+        results = engine.generate(requests)
+    assert results.pop(1).error == "IndexError: list index out of range" and "in stumble" in caplog.text
+    assert all(same(a, b) for a, b in zip(expected[:1] + expected[2:], results, strict=True))
+
+
+@pytest.mark.parametrize("error", [torch.AcceleratorError("an illegal memory access"), KeyboardInterrupt()], ids=repr)
+def test_a_broken_device_and_an_interruption_are_no_items_fault(error: Exception) -> None:
+    run, _ = failing(error, lambda items: True)
+    with pytest.raises(type(error)):
+        isolate(run, [0, 1])
+
+
+@pytest.mark.parametrize("stage", ["encode", "_encode_speech", "_encode_text", "speak"])
+@pytest.mark.parametrize("room", [1, 2])
+def test_a_batch_that_runs_out_of_memory_has_the_results_of_one_that_does_not(
+    checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, stage: str, room: int
+) -> None:
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu")
+    engine._speak_tokens = 10_000
+    requests = [random_request(random.Random(i), engine.languages("s2st")) for i in range(12)]
+    expected = engine.generate(requests)
+    whole = getattr(engine._runner, stage)
+
+    def small(jobs: list) -> torch.Tensor | None:
+        if len(jobs) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(jobs)
+
+    monkeypatch.setattr(engine._runner, stage, small)
+    assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
+    engine._runner.blocks.check_integrity()
+
+
+@pytest.mark.parametrize("stage", ["encode", "speak"])
+def test_a_request_that_does_not_fit_alone_fails_alone(
+    checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2st"])
+    engine._speak_tokens = 10_000
+    requests = [Request("t2st", "fra", text=text, src_lang="eng") for text in TEXTS]
+    expected = engine.generate(requests)
+    whole = getattr(engine._runner, stage)
+
+    def small(jobs: list) -> None:
+        if any((job[0] if stage == "encode" else job).request is requests[2] for job in jobs):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        whole(jobs)
+
+    monkeypatch.setattr(engine._runner, stage, small)
+    results = engine.generate(requests)
+    large = results.pop(2)
+    assert large.error is not None and large.error.startswith("CapacityError: out of memory for this request alone")
+    assert large.audio is None and large.text == (expected[2].text if stage == "speak" else "")
+    assert all(same(a, b) for a, b in zip(expected[:2] + expected[3:], results, strict=True))
+    engine._runner.blocks.check_integrity()
+    assert engine._runner.blocks.free_blocks == engine._runner.blocks.num_blocks
