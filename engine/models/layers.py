@@ -14,6 +14,7 @@ from seamless_kernels.attention import attention
 from seamless_kernels.conv1d import conv1d, pack_conv_weight
 from seamless_kernels.layer_norm import layer_norm
 from seamless_kernels.linear import Activation, linear, pack_weight
+from seamless_kernels.upsample import upsample
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,10 @@ class VariancePredictor:
         if log_duration.isnan().any():
             raise NumericalError("the durations of this request are NaN; check the weights")
         # In float64 a vectorised expm1 and a scalar one round to the same whole number (half to even).
-        return torch.expm1(log_duration.double()).round().clamp(1, MAX_DURATION).long()
+        return torch.expm1(log_duration.double()).round().clamp(1, MAX_FRAMES).long()
 
 
-MAX_DURATION = 1 << 16  # frames; what an untrained predictor may ask for, not what it may allocate
+MAX_FRAMES = 1 << 16  # of one clip, 22 minutes: a predictor that asks for more is broken
 
 
 class SinusoidalPositions:
@@ -207,3 +208,26 @@ def segment_positions(cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
 def cumulative(lengths: torch.Tensor) -> torch.Tensor:
     """cu_seqlens int32 [n + 1] of segment lengths [n]."""
     return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
+
+
+def segment_sums(values: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+    """Sums of values int64 [total] over each segment: int64 [n]."""
+    lengths = cu_seqlens.diff().long()
+    segments = torch.arange(len(lengths), device=lengths.device)
+    owner = torch.repeat_interleave(segments, lengths, output_size=len(values))
+    return torch.zeros_like(lengths).index_add_(0, owner, values)
+
+
+def stretch(
+    x: torch.Tensor, durations: torch.Tensor, cu_seqlens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x [total, dim] with row i repeated durations[i] times, the frames of each segment int64 [n], and cu_seqlens.
+
+    Raises NumericalError for a segment of more than MAX_FRAMES. Lengths are read back here, and only here.
+    """
+    frames = segment_sums(durations, cu_seqlens)
+    cu_frames = cumulative(frames)
+    longest, total = int(frames.max()), int(cu_frames[-1])
+    if longest > MAX_FRAMES:
+        raise NumericalError(f"the speech would take {longest} frames, more than {MAX_FRAMES}; check the weights")
+    return upsample(x, durations, total), frames, cu_frames

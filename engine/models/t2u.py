@@ -15,6 +15,8 @@ from seamless_engine.models.layers import (
     Weights,
     cumulative,
     segment_positions,
+    segment_sums,
+    stretch,
 )
 from seamless_kernels.layer_norm import add_layer_norm
 from seamless_kernels.linear import linear, pack_weight
@@ -58,16 +60,12 @@ class TextToUnit:
         `valid` int32 [n]: states that count as keys (all, but for pad tokens inside a hypothesis).
         """
         encoded = self.encoder(states, cu_seqlens, valid)
-        segments = _segment_ids(cu_seqlens, len(states))
-        chars = char_counts.new_zeros(len(valid)).index_add_(0, segments, char_counts)  # [n]
-        cu_chars = cumulative(chars)
+        cu_chars = cumulative(segment_sums(char_counts, cu_seqlens))
         x = upsample(encoded, char_counts, len(char_ids))
         x = self.char_embedding[char_ids] * self.scale + self._position(self.char_alpha, cu_chars, len(x)) + x
 
         durations = self.durations(x, cu_chars)
-        frames = durations.new_zeros(len(valid)).index_add_(0, _segment_ids(cu_chars, len(x)), durations)
-        cu_frames = cumulative(frames)
-        x = upsample(x, durations, int(cu_frames[-1]))
+        x, _, cu_frames = stretch(x, durations, cu_chars)
         x = x + self._position(self.unit_alpha, cu_frames, len(x))
         for layer in self.layers:
             x = layer(x, cu_frames)
@@ -94,8 +92,3 @@ class UnitLayer:
         h = self.conv2(self.conv1(x, cu_seqlens).relu_(), cu_seqlens)
         norm = self.conv_norm
         return add_layer_norm(h, norm.weight, norm.bias, norm.eps, residual=x)[0]
-
-
-def _segment_ids(cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
-    lengths = cu_seqlens.diff().long()
-    return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths, output_size=total)

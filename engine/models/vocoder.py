@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 
 from seamless_engine.config import ModelConfig
-from seamless_engine.models.layers import VariancePredictor, Weights, cumulative
+from seamless_engine.models.layers import VariancePredictor, Weights, stretch
 from seamless_kernels.conv_transpose1d import conv_transpose1d, pack_conv_transpose_weight
 from seamless_kernels.upsample import upsample
 
@@ -33,20 +33,18 @@ class Vocoder:
         cu_seqlens: torch.Tensor,
         languages: torch.Tensor,
         speakers: torch.Tensor,
-        stretch: torch.Tensor,
+        predicted: torch.Tensor,
     ) -> list[torch.Tensor]:
         """units int64 [total], languages and speakers int64 [n] → n waveforms, float32 [samples].
 
-        stretch bool [n]: whether a clip's units last as long as the predictor here says, or one frame each.
+        predicted bool [n]: whether a clip's units last as long as the predictor here says, or one frame each.
         """
         x = self.unit_embedding[units]
-        per_segment = cu_seqlens.diff().long()
-        segments = torch.repeat_interleave(torch.arange(len(per_segment), device=x.device), per_segment)
-        durations = torch.where(stretch[segments], self.durations(x, cu_seqlens), 1)
-        frames = torch.zeros_like(per_segment).index_add_(0, segments, durations)
-        cu_frames = cumulative(frames)
-        total = int(cu_frames[-1])
-        x = upsample(x, durations, total)
+        durations = torch.where(
+            upsample(predicted, cu_seqlens.diff().long(), len(units)), self.durations(x, cu_seqlens), 1
+        )
+        x, frames, cu_frames = stretch(x, durations, cu_seqlens)
+        total = len(x)
         language = upsample(self.language_embedding[languages], frames, total)
         speaker = upsample(self.speaker_embedding[speakers], frames, total)
         x = self.conv_pre(torch.cat([language, x, speaker], dim=1), cu_frames)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from seamless_engine import NumericalError
+from seamless_engine.models.layers import MAX_FRAMES
 from support.models import parts
 from support.oracle import load
 from support.packed import bounds
@@ -36,3 +38,14 @@ def test_packed_clips_with_mixed_voices(checkpoint: Callable[[int], Path], seed:
                 clips[i], bounds([lengths[i]]), languages[i : i + 1], speakers[i : i + 1], torch.tensor([True])
             )[0]
             assert torch.equal(wave, alone)
+
+
+def test_a_predictor_that_runs_away_is_an_error(
+    checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocoder = parts(checkpoint(0)).vocoder
+    assert vocoder is not None
+    monkeypatch.setattr(vocoder, "durations", lambda x, cu_seqlens: torch.full((len(x),), MAX_FRAMES))
+    one = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(NumericalError, match="frames"):
+        vocoder(torch.tensor([5, 6]), bounds([2]), one, one, torch.tensor([True]))
