@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Waiting threads sleep: when another process uses a core, torch's spinning ones make everything ten times slower.
 demo test test-all lint: export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python demo/run.py
@@ -32,8 +32,11 @@ lint: $(VENV)/.installed-lint
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.bench_engine --device cpu --against transformers
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+
 clean:
-	rm -rf $(VENV) .imports build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo/output
+	rm -rf $(VENV) .imports build dist docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis demo/output
 	find engine kernels tests benchmarks demo -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.torch:
@@ -45,6 +48,8 @@ $(VENV)/.installed: extras :=
 $(VENV)/.installed-test: extras := [test]
 $(VENV)/.installed-bench: extras := [test,bench]
 $(VENV)/.installed-lint: extras := [test,bench,lint]
-$(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-bench $(VENV)/.installed-lint: $(VENV)/.torch setup.py pyproject.toml
+$(VENV)/.installed-docs: extras := [docs]
+$(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-bench $(VENV)/.installed-lint $(VENV)/.installed-docs: \
+		$(VENV)/.torch setup.py pyproject.toml
 	$(PIP) install -e '.$(extras)'
 	touch $@

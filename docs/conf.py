@@ -14,6 +14,7 @@ html_theme = "furo"
 html_title = f"{project} {version}"
 html_copy_source = False
 html_show_copyright = False
+smartquotes = False  # "auto" in a docstring is a value
 
 myst_heading_anchors = 3
 default_role = "code"  # single backticks in docstrings

@@ -189,7 +189,7 @@ class EngineConfig:
     max_rows: hypotheses (requests × beams) decoded in one step.
     num_slots: positions in the key/value pool; None sizes it from `memory_fraction` of what is free.
     max_source_tokens, max_new_tokens: longest encoder output and generation that a request may ask for.
-    max_audio_seconds: longest clip that is decoded from a file.
+    max_audio_seconds: longest clip that is taken.
     encode_frames: packed rows (20 ms of audio, or a token) in one encoder pass.
     speak_tokens: text tokens in one speech pass (a token is about 14 units, 0.3 s of speech); None is 512 on a GPU and
         one request at a time on a CPU, whose caches hold the vocoder's tensors of one clip but not of several.

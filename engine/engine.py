@@ -59,7 +59,8 @@ class Engine:
 
         path: a folder, or a hub id (found in the cache when offline).
         tasks: loads only the modules that these need; None is all five.
-        device: "auto" is cuda where there is one, else cpu. dtype: "auto" is bfloat16 on cuda, float32 on a CPU.
+        device: "auto" is cuda where there is one, else cpu.
+        dtype: "auto" is bfloat16 on cuda, float32 on a CPU.
         check_weights: refuse a checkpoint that has NaN or infinite values, and name the tensors.
 
         Raises CheckpointError for a checkpoint that cannot be used, UsageError for an argument that cannot.
@@ -76,6 +77,7 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self._runner.device
 
     @property

@@ -6,7 +6,7 @@ class SeamlessError(Exception):
 
 
 class UsageError(SeamlessError, ValueError):
-    """The call is wrong whatever the model does: raised before any work starts."""
+    """The call is wrong whatever the model does. Raised before any work starts, where that can be seen so early."""
 
 
 class UnknownLanguageError(UsageError):

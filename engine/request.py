@@ -43,7 +43,8 @@ class DecodingParams:
         its present length; "never" when it cannot win at any length.
     repetition_penalty: the score of a token that was generated before is multiplied by it if negative, else divided.
     no_repeat_ngram_size: no n tokens in a row occur twice; 0 is off.
-    bad_words_ids: token sequences that may not be completed. suppress_tokens: tokens that are never chosen.
+    bad_words_ids: token sequences that may not be completed.
+    suppress_tokens: tokens that are never chosen.
     block_unk: the unknown token is never chosen.
     do_sample: draw instead of taking the best; with beams, draw the candidates of each step. `temperature`, `top_k`
         (0 is off) and `top_p` shape the distribution. The same `seed` gives the same draw in any batch.
@@ -245,14 +246,19 @@ class Hypothesis:
 class Result:
     """What became of one request.
 
+    id: the request's own, or its position in the input.
+    task, tgt_lang: as the request named them, in their usual spelling.
+    text: the answer in writing, for speech tasks too.
     tokens: generated ids after the two prompt ids, eos included when the hypothesis ended with one.
     score: `sum(log p) / length ** length_penalty` of the hypothesis.
     token_logprobs: log-probability of each token, if asked for.
     units: ids 0 to 9,999 of the vocoder's units, before its durations; None for text tasks.
-    audio: float32 [samples] at `sampling_rate`, None for text tasks.
+    audio: float32 [samples] at `sampling_rate` (16,000), both None for text tasks.
     finish_reason: "eos", "length" (the limit was reached), "error" or "cancelled".
     n_best: `num_return_sequences` hypotheses: the best of the beams, best first, or the draws as they were drawn. The
         first one is the result's own.
+    error: what went wrong, None if nothing did.
+    warnings: what the caller should know of an answer that was given all the same.
     timings: seconds by stage: queued, encode, decode, speak, total. Requests share passes, so results overlap in time.
     """
 

@@ -199,6 +199,7 @@ def test_a_prefixed_argument_wins(checkpoint: Checkpoint) -> None:
         model.generate(**inputs, speech_num_beams=4)
 
 
+@pytest.mark.filterwarnings("ignore:.*units that the vocoder does not have")
 def test_speech_is_drawn_without_the_text_and_only_at_another_temperature(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2ForTextToSpeech", folder)
@@ -325,8 +326,8 @@ def test_banned_words_equal_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint(1)
     name = "SeamlessM4Tv2ForTextToText"
     for inputs in inputs_of(name, folder):
-        first, second, third = theirs(name, folder).generate(**inputs, tgt_lang=SPOKEN)[0, 2:5].tolist()
-        for ban in ({"bad_words_ids": [[first, second], [third]]}, {"suppress_tokens": [second]}):
+        words = theirs(name, folder).generate(**inputs, tgt_lang=SPOKEN)[0, 2:].tolist()
+        for ban in ({"bad_words_ids": [words[:2], words[2:3] or [9]]}, {"suppress_tokens": words[:1]}):
             expected = theirs(name, folder).generate(**inputs, tgt_lang=SPOKEN, num_beams=2, **ban)
             assert torch.equal(ours(name, folder).generate(**inputs, tgt_lang=SPOKEN, num_beams=2, **ban), expected)
 

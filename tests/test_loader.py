@@ -217,9 +217,7 @@ def test_missing_and_pickled_checkpoints_say_what_to_do(plain: Path, tmp_path: P
         Engine.from_pretrained(tmp_path, device="cpu")
 
 
-def test_a_hub_id_in_the_cache_is_found_offline(
-    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_id_in_the_cache_is_found_offline(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tmp_path / "models--someone--tiny"
     shutil.copytree(plain, model / "snapshots" / "0123abcd")
     (model / "refs").mkdir()

@@ -25,6 +25,7 @@ SCRIPTS = [path for folder in ("tests", "benchmarks", "demo") for path in sorted
 LAYERS = {
     "seamless_kernels": 0,
     "seamless_engine.model_runner": 2,
+    "seamless_engine.forward": 2,
     "seamless_engine.engine": 3,
     "seamless_engine.async_engine": 3,
     "seamless_engine": 3,  # `from seamless_engine import Engine`
@@ -49,7 +50,7 @@ def module_name(path: Path) -> str:
 def layer(module: str) -> int:
     if module in LAYERS:
         return LAYERS[module]
-    for name in ("seamless_kernels", "seamless_engine.jobs"):
+    for name in ("seamless_kernels", "seamless_engine.hf", "seamless_engine.jobs"):
         if module.startswith(f"{name}."):
             return LAYERS[name]
     return BOTTOM

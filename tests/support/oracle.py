@@ -111,7 +111,7 @@ class Oracle:
         if request.task in SPEECH_IN:
             features, mask = self.features(request.audio)
             return {"input_features": features, "attention_mask": mask}
-        assert request.text is not None and request.src_lang is not None
+        assert isinstance(request.text, str) and request.src_lang is not None
         ids = torch.tensor([self.source_ids(request.text, request.src_lang)])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
