@@ -43,7 +43,8 @@ def test_ngrams_are_banned_as_in_transformers(size: int) -> None:
     for seed in range(20):
         history = torch.randint(0, 4, (3, 1 + seed), generator=torch.Generator().manual_seed(seed))
         scores = normal(3, 9, seed=seed)
-        expected = NoRepeatNGramLogitsProcessor(size)(history, scores.clone())
+        processor: Any = NoRepeatNGramLogitsProcessor(size)
+        expected = processor(history, scores.clone())
         assert torch.equal(with_bans(scores, DecodingParams(no_repeat_ngram_size=size), history), expected)
 
 
@@ -52,7 +53,8 @@ def test_bad_words_are_banned_as_in_transformers() -> None:
     for seed in range(20):
         history = torch.randint(0, 4, (3, 2 + seed % 5), generator=torch.Generator().manual_seed(seed))
         scores = normal(3, 9, seed=seed)
-        expected = NoBadWordsLogitsProcessor([list(word) for word in words], EOS)(history, scores.clone())
+        processor: Any = NoBadWordsLogitsProcessor([list(word) for word in words], EOS)
+        expected = processor(history, scores.clone())
         assert torch.equal(with_bans(scores, DecodingParams(bad_words_ids=words), history), expected)
 
 
@@ -67,7 +69,8 @@ def test_suppressed_unknown_and_early_eos_are_banned() -> None:
 def test_repetition_penalty_is_transformers() -> None:
     history = torch.randint(0, 30, (4, 12), generator=torch.Generator().manual_seed(1))
     scores = normal(4, 50)
-    expected = RepetitionPenaltyLogitsProcessor(1.7)(history, scores.clone())
+    processor: Any = RepetitionPenaltyLogitsProcessor(1.7)
+    expected = processor(history, scores.clone())
     assert torch.equal(penalise_repetition(scores, history, 1.7), expected)
 
 
