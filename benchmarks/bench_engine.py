@@ -2,7 +2,8 @@
 
     python -m benchmarks.bench_engine --device cpu --against transformers
 
-Every output has a forced length, so both sides do the same work. One warm-up call each, then the median of --repeats.
+Every output has a forced length, so both sides do the same work. Both answer one request to warm up; then the
+median of --repeats.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _compare(
     engine: Engine, theirs: Any, task: str, work: list[Item], beams: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     requests = [item.request(task, beams) for item in work]
-    engine.generate(requests)
+    engine.generate(requests[:1])
     ours: list[float] = []
     results: list[Result] = []
     for _ in range(options.repeats):
@@ -82,7 +83,7 @@ def _compare(
         "audio_out_s": round(audio_out, 1),
     }
     if theirs is not None:
-        theirs.generate(work, beams)
+        theirs.generate(work[:1], beams)
         seconds = [timed(lambda: theirs.generate(work, beams), options.device) for _ in range(options.repeats)]
         row["theirs_s"] = round(statistics.median(s for s, _ in seconds), 3)
         row["theirs_out_s"] = round(seconds[0][1], 1)
