@@ -169,6 +169,13 @@ class Engine:
                 yield self._delivered(job, error)
         if scheduler.decoding:
             yield from self._decode(scheduler)
+        elif scheduler.waiting and not scheduler.speaking and not admitted:
+            job = scheduler.waiting[0]
+            scheduler.drop(job)
+            error = CapacityError(
+                "another stream of this engine holds its rows or slots: read it to its end, or close it"
+            )
+            yield self._delivered(job, error)
         spoken = scheduler.next_speech()
         if spoken:
             begun = time.perf_counter()
