@@ -91,7 +91,7 @@ class Pretrained(abc.ABC):
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Nothing, where the model is there already; UsageError elsewhere, since device and dtype belong to loading."""
+        """Does nothing if the model is there already. Raises UsageError if not: device and dtype belong to loading."""
         for wanted in (*args, *(value for name, value in kwargs.items() if name in ("device", "dtype"))):
             check_unmoved(wanted, self.device, self.dtype)
         return self

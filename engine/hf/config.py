@@ -30,7 +30,12 @@ class SeamlessM4Tv2Config:
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> SeamlessM4Tv2Config:
-        """path: a folder or a hub id. Raises CheckpointError if its configuration cannot be used."""
+        """The configuration of a checkpoint.
+
+        path: a folder or a hub id.
+
+        Raises CheckpointError if it cannot be used.
+        """
         folder = find_checkpoint(path)
         ModelConfig.from_folder(folder)  # for its checks
         return cls(**json.loads((folder / "config.json").read_text(encoding="utf-8")))

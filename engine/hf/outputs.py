@@ -48,8 +48,10 @@ class GenerateOutput(_ModelOutput):
 class SpeechOutput(_ModelOutput):
     """Speech of R sequences with what it was made from; the counterpart of SeamlessM4Tv2GenerationOutput.
 
-    waveform: float32 [R, samples], padded with zeros; waveform_lengths: int64 [R], a scalar when R is 1.
-    sequences: as in `GenerateOutput`. unit_sequences: int64 [R, U], ids of the T2U model padded with t2u_pad_token_id.
+    waveform: float32 [R, samples], padded with zeros.
+    waveform_lengths: int64 [R], a scalar when R is 1.
+    sequences: as in `GenerateOutput`.
+    unit_sequences: int64 [R, U], ids of the T2U model padded with t2u_pad_token_id.
     """
 
     waveform: torch.Tensor

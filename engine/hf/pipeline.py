@@ -23,6 +23,7 @@ from seamless_kernels.fbank import SAMPLING_RATE
 _TASK = "automatic-speech-recognition"
 _DEFAULTS = {"num_beams": 5}  # of transformers' pipeline, unlike those of its generate()
 _TIMEOUT = 60.0  # seconds, for a host that does not answer
+_MAX_BYTES = 256 << 20  # of a file behind a URL
 
 
 def pipeline(
@@ -37,8 +38,10 @@ def pipeline(
 ) -> SpeechRecognitionPipeline:
     """A callable that turns clips into text.
 
-    task: "automatic-speech-recognition". model: a folder, a hub id, or a loaded model that reads speech.
-    dtype, torch_dtype, device, device_map: as in `from_pretrained`. arguments: as in a call, for every call.
+    task: "automatic-speech-recognition".
+    model: a folder, a hub id, or a loaded model that reads speech.
+    dtype, torch_dtype, device, device_map: as in `from_pretrained`.
+    arguments: as in a call, for every call.
 
     Raises UsageError for any other task and for arguments that have no counterpart.
     """
@@ -123,6 +126,9 @@ def _audio(clip: Any) -> dict[str, Any]:
 def _fetched(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
-            return response.read()
+            content = response.read(_MAX_BYTES + 1)
     except (urllib.error.URLError, TimeoutError) as error:
         raise AudioError(f"{url} cannot be fetched: {error}") from None
+    if len(content) > _MAX_BYTES:
+        raise AudioError(f"{url} has more than {_MAX_BYTES >> 20} MiB: fetch it yourself and give a path")
+    return content
