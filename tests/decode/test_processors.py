@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +184,32 @@ def test_sampling_follows_the_probabilities_of_transformers(checkpoint: Callable
     assert count[~likely].sum() == 0
     expected = probability[likely] * len(first)
     assert ((count[likely] - expected) ** 2 / expected).sum() < 2.5 * likely.sum() + 15
+
+
+def test_beam_sampling_draws_its_candidates_without_replacement(checkpoint: Callable[[int], Path]) -> None:
+    """Two beams and one token: the better of an ordered pair of draws is returned, and its chance can be enumerated."""
+    folder = checkpoint(2)
+    engine = Engine.from_pretrained(folder, device="cpu", tasks=["t2tt"])
+    params = DecodingParams(num_beams=2, do_sample=True, temperature=1.5, top_k=6, max_new_tokens=1)
+    draws = [dataclasses.replace(params, seed=seed) for seed in range(1200)]
+    requests = [Request("t2tt", "fra", text=TEXTS[2], src_lang="eng", params=draw) for draw in draws]
+    count = torch.bincount(torch.tensor([r.tokens[0] for r in engine.generate(requests)])).double()
+    oracle = load(folder)
+    ids = torch.tensor([oracle.source_ids(TEXTS[2], "eng")])
+    prompt = torch.tensor([[3, oracle.languages["fra"]]])
+    with torch.no_grad():
+        output = oracle.model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=prompt)
+    chance = warp(output.logits[:, -1].log_softmax(-1), params)[0].double().softmax(-1)
+    tokens = chance.nonzero()[:, 0].tolist()
+    expected = torch.zeros_like(chance)
+    for one, other in itertools.permutations(tokens, 2):
+        better = one if chance[one] > chance[other] else other
+        expected[better] += len(draws) * chance[one] * chance[other] / (1 - chance[one])
+    winners = [token for token in tokens if expected[token] > 0]  # all but the least likely
+    found, expected = torch.nn.functional.pad(count, (0, len(chance) - len(count)))[winners], expected[winners]
+    assert len(winners) == 5 and int(found.sum()) == len(draws)
+    # Five outcomes: Pearson's statistic exceeds 18.5 once in a thousand experiments.
+    assert ((found - expected) ** 2 / expected).sum() < 18.5
 
 
 class Forced(LogitsProcessor):
