@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--checkpoint", type=Path, help="folder to keep the random checkpoint in between runs")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/engine.json"))
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/engine-DEVICE.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         rows = run(options, bench_checkpoint(options.checkpoint or Path(scratch)))
@@ -39,7 +39,8 @@ def main() -> None:
     print("  ".join(f"{key}={value}" for key, value in facts.items()))
     columns = list(rows[0])
     print_table(columns, [[row[column] for column in columns] for row in rows])
-    write_json(options.json, {"machine": facts, "dims": DIMS, "dtype": options.dtype, "rows": rows})
+    target = options.json or Path(f"benchmarks/results/engine-{options.device}.json")
+    write_json(target, {"machine": facts, "dims": DIMS, "dtype": options.dtype, "rows": rows})
 
 
 def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
