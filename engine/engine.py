@@ -24,9 +24,9 @@ from seamless_engine.recovery import isolate, settled
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Hypothesis, Request, Result, Task
 from seamless_engine.tokenizer import Tokenizer
 from seamless_kernels.dispatch import backend_for
+from seamless_kernels.fbank import frame_count
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_FRAME, _HOP = 400, 160  # samples of a feature frame and between two of them
 _ADVICE = "check its input, and the weights with Engine.from_pretrained(..., check_weights=True)"
 
 
@@ -281,7 +281,7 @@ class Engine:
                 source, rows, valid = request.audio, len(request.audio.rows), request.audio.valid
             else:
                 source = load_audio(request.audio, request.sampling_rate, max_seconds=self.options.max_audio_seconds)
-                frames = 1 + (len(source) - _FRAME) // _HOP
+                frames = frame_count(len(source))
                 rows, valid = -(-frames // 2), frames // 2
             return source, rows, valid // self.config.adaptor_stride + 1
         if isinstance(request.text, Tokens):

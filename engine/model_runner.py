@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from seamless_engine.characters import CharacterTable
+from seamless_engine.characters import Characters, CharacterTable
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.decode.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager
 from seamless_engine.decode.buffers import DecodeBuffers
@@ -160,19 +160,23 @@ class ModelRunner:
         for job in jobs:
             for hypothesis, speech in zip(job.result.n_best, job.speech, strict=True):
                 hypothesis.units, hypothesis.audio = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-                lengths = torch.tensor([len(speech.tokens)], device=self.device)
-                if int(self._characters(speech.tokens, lengths)[1].sum()):
-                    spoken.append((job, hypothesis, speech))
+                characters = self._characters(speech.tokens)
+                if len(characters.char_ids):
+                    spoken.append((job, hypothesis, speech, characters))
         if spoken:
             self._speak(*zip(*spoken, strict=True))
 
     def _speak(
-        self, jobs: tuple[Job, ...], hypotheses: tuple[Hypothesis, ...], speech: tuple[SpeechInput, ...]
+        self,
+        jobs: tuple[Job, ...],
+        hypotheses: tuple[Hypothesis, ...],
+        speech: tuple[SpeechInput, ...],
+        characters: tuple[Characters, ...],
     ) -> None:
         assert self.t2u is not None and self.vocoder is not None
         tokens = torch.cat([part.tokens for part in speech])
         lengths = torch.tensor([len(part.tokens) for part in speech], device=self.device)
-        char_ids, counts = self._characters(tokens, lengths)
+        char_ids, counts = (torch.cat(parts) for parts in zip(*characters, strict=True))
         padding = (tokens == self.config.pad_token_id).long()
         valid = lengths - torch.stack([part.sum() for part in padding.split(lengths.tolist())])
         states = torch.cat([part.states for part in speech])
@@ -196,18 +200,15 @@ class ModelRunner:
             if bad.any():
                 job.result.warnings.append(f"{int(bad.sum())} units that the vocoder does not have were left silent")
 
-    def _characters(self, tokens: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Character ids, and their count at each decoder position: that of the state which predicts the token.
+    def _characters(self, tokens: torch.Tensor) -> Characters:
+        """Characters of a hypothesis, counted at each decoder position: that of the state which predicts the token.
 
         Position 0 reads eos and predicts the language; the last one predicts the token that is not spoken.
         """
         assert self.characters is not None
-        position = torch.cat([torch.arange(n, device=self.device) for n in lengths.tolist()])
-        body = position >= PROMPT_LENGTH
-        char_ids, counts = self.characters.expand(tokens[body], cumulative(lengths - PROMPT_LENGTH))
-        shifted = torch.zeros_like(tokens)
-        shifted[body.nonzero()[:, 0] - 1] = counts
-        return char_ids, shifted
+        body = tokens[PROMPT_LENGTH:]
+        char_ids, counts = self.characters.expand(body, torch.tensor([0, len(body)], device=self.device))
+        return Characters(char_ids, torch.nn.functional.pad(counts, (1, 1)))
 
     def _vocoder_ids(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """T2U ids → rows of the unit table. eos, and ids that the table does not have, count as padding."""

@@ -18,7 +18,6 @@ SPEECH_IN: frozenset[Task] = frozenset({"asr", "s2tt", "s2st"})
 SPEECH_OUT: frozenset[Task] = frozenset({"s2st", "t2st"})
 
 FinishReason = Literal["eos", "length", "error", "cancelled"]
-AudioLike = "str | os.PathLike[str] | bytes | IO[bytes] | np.ndarray | torch.Tensor | Mapping[str, Any]"
 
 
 class Stage(enum.Enum):

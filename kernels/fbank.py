@@ -35,6 +35,11 @@ _FLOOR = 1.192092955078125e-07
 _CPU_BLOCK, _GPU_BLOCK = 128, 4096  # frames; a CPU's block stays in its cache and in one thread
 
 
+def frame_count(samples: int) -> int:
+    """Feature frames of a clip of at least one frame's length."""
+    return 1 + (samples - _FRAME) // _HOP
+
+
 class FbankOutput(NamedTuple):
     """features float32 [rows, 80·stride] packed; cu_seqlens int32 [n + 1] of its rows, ⌈N/stride⌉ for a clip;
     valid int32 [n], the rows without a padded frame, ⌊N/stride⌋."""
@@ -83,7 +88,7 @@ def _frame_counts(bounds: list[int], samples: int) -> list[int]:
     for index, length in enumerate(lengths):
         if length < MIN_SAMPLES:
             raise ValueError(f"clip {index} has {length} samples; features need {MIN_SAMPLES} (35 ms at 16 kHz)")
-    return [1 + (length - _FRAME) // _HOP for length in lengths]
+    return [frame_count(length) for length in lengths]
 
 
 def _frame_starts(bounds: list[int], frames: list[int], device: torch.device) -> torch.Tensor:

@@ -25,11 +25,10 @@ from seamless_kernels.upsample import upsample
 
 @dataclass(frozen=True)
 class Units:
-    """logits float32 [total, vocab] over the T2U vocabulary and their segments; durations int64 [characters]."""
+    """logits float32 [total, vocab] over the T2U vocabulary, and their segments."""
 
     logits: torch.Tensor
     cu_seqlens: torch.Tensor
-    durations: torch.Tensor
 
 
 class TextToUnit:
@@ -69,7 +68,7 @@ class TextToUnit:
         x = x + self._position(self.unit_alpha, cu_frames, len(x))
         for layer in self.layers:
             x = layer(x, cu_frames)
-        return Units(linear(self.norm(x).float(), self.head), cu_frames, durations)
+        return Units(linear(self.norm(x).float(), self.head), cu_frames)
 
     def _position(self, alpha: torch.Tensor, cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
         first = self.positions.padding_idx + 1
