@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Waiting threads sleep: when another process uses a core, torch's spinning ones make everything ten times slower.
 demo test test-all lint: export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-all lint bench docs clean
+.PHONY: demo test test-all lint bench bench-gpu docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python demo/run.py
@@ -32,11 +32,17 @@ lint: $(VENV)/.installed-lint
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.bench_engine --device cpu --against transformers
 
+# The kernels on this machine's GPU; `make bench-gpu DEVICE=cpu QUICK=1` tries it without one.
+bench-gpu: DEVICE ?= cuda
+bench-gpu: OUT ?= benchmarks/results/kernels-$(DEVICE)
+bench-gpu: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.bench_gpu --device $(DEVICE) --out $(OUT) $(if $(QUICK),--quick)
+
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
 
 clean:
-	rm -rf $(VENV) .imports build dist docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis demo/output
+	rm -rf $(VENV) .imports build dist docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis demo/output kernels/*.so
 	find engine kernels tests benchmarks demo -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.torch:
@@ -50,6 +56,6 @@ $(VENV)/.installed-bench: extras := [test,bench]
 $(VENV)/.installed-lint: extras := [test,bench,lint]
 $(VENV)/.installed-docs: extras := [docs]
 $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-bench $(VENV)/.installed-lint $(VENV)/.installed-docs: \
-		$(VENV)/.torch setup.py pyproject.toml
+		$(VENV)/.torch setup.py pyproject.toml $(wildcard csrc/*)
 	$(PIP) install -e '.$(extras)'
 	touch $@

@@ -1,6 +1,96 @@
-"""Build: maps the folders engine/ and kernels/ to their import names. All metadata is in pyproject.toml."""
+"""Build: import names of engine/ and kernels/, and the native extensions of csrc/. All metadata is in pyproject.toml.
 
-from setuptools import find_packages, setup
+`seamless_kernels._csrc`, CPU kernels, is built where a C++ compiler with OpenMP works; `seamless_kernels._csrc_cuda`
+where nvcc is found. SEAMLESS_BUILD_CUDA=0 forbids the latter, 1 makes its failure an error. What was not built, torch
+does.
+"""
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from glob import glob
+
+import pybind11
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+from setuptools.modified import newer_group
+
+CUDA = {"0": False, "1": True}.get(os.environ.get("SEAMLESS_BUILD_CUDA", ""))  # None: where nvcc is found
+ARCHITECTURES = (80, 86, 89, 90)
+CUDA_SOURCES = sorted([*glob("csrc/*_cuda.cpp"), *glob("csrc/*.cu")])
+CPU_SOURCES = sorted(set(glob("csrc/*.cpp")) - set(CUDA_SOURCES))
+INCLUDE = [pybind11.get_include(), sysconfig.get_path("include")]
+
+
+def nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME")
+    return (home and shutil.which("nvcc", path=os.path.join(home, "bin"))) or shutil.which("nvcc")
+
+
+class Build(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        name = ext.name.rpartition(".")[2]
+        try:
+            if ext.sources == CUDA_SOURCES:
+                self._run_nvcc(ext)
+            else:
+                super().build_extension(ext)
+        except Exception as error:
+            if not ext.optional:
+                raise
+            for stale in (self.get_ext_fullpath(ext.name), *glob(f"kernels/{name}.*.so")):
+                if os.path.exists(stale):
+                    os.remove(stale)
+            self.warn(f"{name} was NOT built: torch does its work, more slowly. The reason: {error}")
+        else:
+            self.announce(f"{name} was built", level=2)
+
+    def _run_nvcc(self, ext: Extension) -> None:
+        """One library with code for every architecture and, for later ones, PTX of the last. cudart is linked in."""
+        compiler = nvcc()
+        if compiler is None:
+            raise CompileError("SEAMLESS_BUILD_CUDA=1, but there is no nvcc on the path or in CUDA_HOME/bin")
+        output = self.get_ext_fullpath(ext.name)
+        if not self.force and not newer_group([*ext.sources, *ext.depends], output):
+            return
+        os.makedirs(os.path.dirname(output), exist_ok=True)
+        targets = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in ARCHITECTURES]
+        targets.append("-gencode=arch=compute_{0},code=compute_{0}".format(ARCHITECTURES[-1]))
+        flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-cudart=static", "--threads=0"]
+        flags.append(f'-DTARGETS="{" ".join(f"sm_{sm}" for sm in ARCHITECTURES)} compute_{ARCHITECTURES[-1]}"')
+        include = [f"-I{path}" for path in INCLUDE]
+        command = [compiler, "-shared", *flags, *targets, *include, *ext.sources, "-o", output]
+        self.announce(" ".join(command), level=2)
+        try:
+            subprocess.run(command, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise CompileError(f"nvcc failed: {error}") from error
+
+
+extensions = [
+    Extension(
+        "seamless_kernels._csrc",
+        CPU_SOURCES,
+        depends=glob("csrc/*.h"),
+        include_dirs=INCLUDE,
+        extra_compile_args="-std=c++17 -O3 -g0 -fvisibility=hidden -fopenmp -Wall -Wextra -Wno-psabi".split(),
+        extra_link_args=["-fopenmp"],
+        language="c++",
+        optional=True,
+    )
+]
+if CUDA or (CUDA is None and nvcc()):
+    extensions.append(
+        Extension(
+            "seamless_kernels._csrc_cuda",
+            CUDA_SOURCES,
+            depends=glob("csrc/*.h"),
+            language="c++",
+            optional=not CUDA,
+        )
+    )
 
 # kernels/ has no __init__.py on purpose: a top-level package of that name breaks transformers and overwrites
 # Hugging Face's `kernels`. Hence the import names below, and modules rather than re-exports.
@@ -11,5 +101,7 @@ setup(
         *(f"seamless_engine.{name}" for name in find_packages("engine")),
         "seamless_kernels",
     ],
-    package_data={"seamless_engine": ["py.typed"], "seamless_kernels": ["py.typed"]},
+    package_data={"seamless_engine": ["py.typed"], "seamless_kernels": ["py.typed", "configs.json"]},
+    ext_modules=extensions,
+    cmdclass={"build_ext": Build},
 )

@@ -1,0 +1,45 @@
+// Compiles the file KERNEL once for every instruction set, each in a namespace of its own: avx512, avx2, plain.
+// The processor's is chosen at run time (isa.h). Vectors in the source rather than target_clones: GCC takes vectors
+// apart for the plain instruction set before it makes the clones. LANES is said here, because g++ reads the whole file
+// before it acts on a pragma: __AVX2__ and the like do not change within a file.
+#include <cstdint>
+
+#include "isa.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+namespace seamless {
+
+#ifdef SEAMLESS_X86
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#define LANES 16
+namespace avx512 {
+#include "simd.h"
+
+#include KERNEL
+}  // namespace avx512
+#undef LANES
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define LANES 8
+namespace avx2 {
+#include "simd.h"
+
+#include KERNEL
+}  // namespace avx2
+#undef LANES
+#pragma GCC pop_options
+#endif
+
+#define LANES 4
+namespace plain {
+#include "simd.h"
+
+#include KERNEL
+}  // namespace plain
+#undef LANES
+
+}  // namespace seamless

@@ -1,0 +1,294 @@
+"""The compiled CPU kernels: the same bits on any threads, every instruction set right, bad arguments refused."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seamless_kernels import native
+from seamless_kernels.paged_attention import cross_attention, self_attention
+from seamless_kernels.top_candidates import top_candidates
+from support.packed import bounds, normal
+from tolerance import assert_close_to_fp64
+
+assert native.csrc is not None, "csrc/ is not built: it needs g++ and `pip install -e .`"
+csrc = native.csrc
+pytestmark = pytest.mark.usefixtures("backend_is_native")
+
+
+@pytest.fixture
+def backend_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEAMLESS_BACKEND", "native")
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=csrc.instruction_sets())
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = csrc.instruction_set()
+    csrc.use_instruction_set(request.param)
+    yield request.param
+    csrc.use_instruction_set(before)
+
+
+def scene(lengths: list[int], heads: int, dim: int, slots: int = 2000) -> tuple[torch.Tensor, ...]:
+    """Pools, a table of random slots, wider than needed, and lengths."""
+    pools = normal(slots, heads, dim, seed=1), normal(slots, heads, dim, seed=2)
+    order = torch.randperm(slots, generator=torch.Generator().manual_seed(3)).int()
+    table = torch.full((len(lengths), max(lengths) + 2), -1, dtype=torch.int32)
+    for i, (length, own) in enumerate(zip(lengths, order[: sum(lengths)].split(lengths), strict=True)):
+        table[i, :length] = own
+    return *pools, table, torch.tensor(lengths, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("dim", [1, 7, 16, 20, 64, 100])
+def test_every_instruction_set_attends_right(dim: int, instruction_set: str) -> None:
+    lengths = [1, 3, 4, 5, 17, 64, 300]
+    k, v, table, sizes = scene(lengths, 3, dim)
+    q = normal(len(lengths), 3, dim)
+
+    def exact(dtype: torch.dtype) -> torch.Tensor:
+        out = []
+        for row, length in enumerate(lengths):
+            slots = table[row, :length].long()
+            score = torch.einsum("hd,lhd->hl", q[row].to(dtype), k[slots].to(dtype)) / math.sqrt(dim)
+            out.append(torch.einsum("hl,lhd->hd", score.softmax(-1), v[slots].to(dtype)))
+        return torch.stack(out)
+
+    assert_close_to_fp64(self_attention(q, k, v, table, sizes), exact(torch.float32), exact(torch.float64))
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("vocab", [1, 3, 4095, 4096, 4097, 20000])
+def test_every_instruction_set_ranks_right(vocab: int, scale: float, instruction_set: str) -> None:
+    logits = normal(3, vocab) * scale
+    count = min(vocab, 128)
+    log_probs, tokens = top_candidates(logits, count)
+    assert torch.equal(tokens, logits.sort(dim=-1, descending=True, stable=True).indices[:, :count])
+    exact = logits.double().log_softmax(-1).gather(1, tokens)
+    assert_close_to_fp64(log_probs, logits.log_softmax(-1).gather(1, tokens), exact)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_order_is_total_whatever_is_banned(data: st.DataObject) -> None:
+    values = st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 1.0, 2.0])
+    row = data.draw(st.lists(values, min_size=1, max_size=90))
+    banned = data.draw(st.lists(st.integers(-1, len(row) - 1), max_size=8))
+    count = data.draw(st.integers(1, len(row)))
+    _, tokens = top_candidates(torch.tensor([row]), count, torch.tensor([banned], dtype=torch.int64).view(1, -1))
+    kept = [-math.inf if token in banned else value for token, value in enumerate(row)]
+    assert tokens[0].tolist() == sorted(range(len(row)), key=lambda token: (-kept[token], token))[:count]
+
+
+def test_attention_has_the_same_bits_on_any_number_of_threads(threads: Callable[[int], None]) -> None:
+    k, v, table, sizes = scene([188, 40, 301], 16, 64)
+    q = normal(11, 16, 64)
+    rows = torch.tensor([0, 1, 2, 1, 0, 2, 2, 1, 0, 0, 2], dtype=torch.int32)
+    threads(1)
+    own, crossed = (
+        self_attention(q, k, v, table, sizes[rows], rows),
+        cross_attention(q, k, v, table, sizes, bounds([5, 1, 5])),
+    )
+    for count in (2, 3, 7):
+        threads(count)
+        assert torch.equal(self_attention(q, k, v, table, sizes[rows], rows), own)
+        assert torch.equal(cross_attention(q, k, v, table, sizes, bounds([5, 1, 5])), crossed)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_candidates_have_the_same_bits_on_any_number_of_threads(rows: int, threads: Callable[[int], None]) -> None:
+    logits = (normal(rows, 150_001) * 100).round() / 25  # many ties, in all parts of a row
+    banned = logits.argmax(-1, keepdim=True)
+    threads(1)
+    expected = top_candidates(logits, 20, banned)
+    for count in (2, 3, 7):
+        threads(count)
+        for one, other in zip(top_candidates(logits, 20, banned), expected, strict=True):
+            assert torch.equal(one, other)
+
+
+def test_a_row_has_the_same_bits_however_many_beams_share_its_keys(instruction_set: str) -> None:
+    k, v, table, sizes = scene([60, 7], 4, 64)
+    q = normal(9, 4, 64)
+    shared = cross_attention(q, k, v, table, sizes, bounds([6, 3]))
+    owner = torch.tensor([0] * 6 + [1] * 3, dtype=torch.int32)
+    assert torch.equal(shared, self_attention(q, k, v, table, sizes[owner], owner))
+    assert torch.equal(shared, self_attention(q, k, v, table[owner], sizes[owner]))
+
+
+def test_views_are_read_in_place() -> None:
+    k, v, table, sizes = scene([60, 7], 4, 64)
+    qkv, wide = normal(2, 3, 4, 64), torch.zeros(2, 300, dtype=torch.int32)
+    wide[:, : table.shape[1]] = table
+    out = self_attention(qkv[:, 1], k, v, wide[:, :60], sizes)
+    assert torch.equal(out, self_attention(qkv[:, 1].contiguous(), k, v, table, sizes))
+    logits = normal(3, 2, 500)
+    for one, other in zip(top_candidates(logits[:, 1], 4), top_candidates(logits[:, 1].contiguous(), 4), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_attention_shows_a_nan_and_an_infinity_in_their_rows_alone() -> None:
+    k, v, table, sizes = scene([9, 9, 9], 2, 16)
+    q = normal(3, 2, 16)
+    clean = self_attention(q, k, v, table, sizes)
+    k[table[0, 8], 1, 3] = math.nan
+    v[table[1, 4], 0, 5] = math.inf
+    out = self_attention(q, k, v, table, sizes)
+    assert out[0, 1].isnan().all() and torch.equal(out[0, 0], clean[0, 0])
+    assert out[1, 0, 5] == math.inf and torch.equal(out[1, 1], clean[1, 1])
+    assert torch.equal(out[2], clean[2])
+
+
+@pytest.mark.parametrize("vocab", [70, 9000])
+def test_rows_without_a_distribution_are_nan_and_name_real_tokens(vocab: int) -> None:
+    logits = normal(4, vocab)
+    logits[0] = -math.inf
+    logits[1] = math.nan
+    logits[2, vocab - 1] = math.inf
+    logits[3, 7] = math.nan
+    log_probs, tokens = top_candidates(logits, 40)
+    assert log_probs.isnan().any(-1).all()
+    assert all(len(set(row)) == 40 and set(row) <= set(range(vocab)) for row in tokens.tolist())
+
+
+def attention_arguments() -> dict[str, Any]:
+    k, v, table, sizes = (x.numpy() for x in scene([5, 2], 2, 16, slots=50))
+    return {"q": normal(2, 2, 16).numpy(), "k": k, "v": v, "table": table, "lengths": sizes} | {
+        "map": None,
+        "out": np.empty((2, 2, 16), dtype=np.float32),
+        "threads": 1,
+    }
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize("kind", ["self_attention", "cross_attention"])
+@pytest.mark.parametrize(
+    "changed,message",
+    [
+        ({"q": np.zeros((2, 2, 16))}, "q has dtype float64, expected float32"),
+        ({"q": np.zeros((2, 32), dtype=np.float32)}, r"q has shape \(2, 32\), expected \(any, any, any\)"),
+        ({"q": np.zeros((2, 2, 32), dtype=np.float32)[:, :, ::2]}, "q is not contiguous in a row"),
+        ({"q": np.zeros((2, 2, 0), dtype=np.float32)}, "heads of size 0"),
+        ({"k": np.zeros((50, 1, 16), dtype=np.float32)}, "k_pool has shape"),
+        ({"k": np.zeros((50, 2, 32), dtype=np.float32)[:, :, ::2]}, "k_pool is not contiguous"),
+        ({"v": np.zeros((49, 2, 16), dtype=np.float32)}, "v_pool has shape"),
+        ({"v": np.zeros((50, 2, 16), dtype=np.float16)}, "v_pool has dtype float16"),
+        ({"table": np.zeros((2, 7), dtype=np.int64)}, "slot_table has dtype int64"),
+        ({"table": np.full((2, 7), 50, dtype=np.int32)}, "slot that the pool does not have"),
+        ({"table": np.full((2, 7), -1, dtype=np.int32)}, "slot that the pool does not have"),
+        ({"lengths": np.array([5, 2, 1], dtype=np.int32)}, "lengths has shape"),
+        ({"lengths": np.array([0, 2], dtype=np.int32)}, "lengths must be 1"),
+        ({"lengths": np.array([5, 8], dtype=np.int32)}, "lengths must be 1"),
+        ({"out": np.empty((1, 2, 16), dtype=np.float32)}, "out has shape"),
+        ({"out": read_only(np.empty((2, 2, 16), dtype=np.float32))}, "out is read-only"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_attention_refuses_bad_arguments(kind: str, changed: dict[str, Any], message: str) -> None:
+    good = attention_arguments() | ({"map": bounds([1, 1]).numpy()} if kind == "cross_attention" else {})
+    getattr(csrc, kind)(*good.values())
+    with pytest.raises(ValueError, match=message):
+        getattr(csrc, kind)(*(good | changed).values())
+
+
+@pytest.mark.parametrize(
+    "kind,mapping,message",
+    [
+        ("self_attention", [0, 2], "rows names a row"),
+        ("self_attention", [-1, 0], "rows names a row"),
+        ("self_attention", [0], "rows has shape"),
+        ("cross_attention", [0, 2], "cu_rows has shape"),
+        ("cross_attention", [1, 1, 2], "cu_rows must go from 0"),
+        ("cross_attention", [0, 1, 3], "cu_rows must go from 0"),
+        ("cross_attention", [0, 2, 1], "cu_rows must not decrease"),
+    ],
+)
+def test_attention_refuses_bad_rows(kind: str, mapping: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        getattr(csrc, kind)(*(attention_arguments() | {"map": np.array(mapping, dtype=np.int32)}).values())
+
+
+def test_a_table_for_each_row_or_the_rows_are_needed() -> None:
+    good = attention_arguments()
+    with pytest.raises(ValueError, match="a line for each row"):
+        csrc.self_attention(*(good | {"table": np.zeros((3, 7), dtype=np.int32)}).values())
+
+
+@pytest.mark.parametrize(
+    "changed,message",
+    [
+        ({"logits": np.zeros((2, 9))}, "logits has dtype float64"),
+        ({"logits": np.zeros((2, 18), dtype=np.float32)[:, ::2]}, "logits is not contiguous in a row"),
+        ({"count": 0}, "count must be 1"),
+        ({"count": 10}, "count must be 1"),
+        ({"banned": np.zeros((2, 1), dtype=np.int32)}, "banned has dtype int32"),
+        ({"banned": np.zeros((1, 1), dtype=np.int64)}, "banned has shape"),
+        ({"banned": np.full((2, 1), 9)}, "banned names a token"),
+        ({"banned": np.full((2, 1), -2)}, "banned names a token"),
+        ({"log_probs": np.zeros((2, 4), dtype=np.float32)}, "log_probs has shape"),
+        ({"tokens": np.zeros((2, 3), dtype=np.int32)}, "tokens has dtype int32"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_candidates_refuse_bad_arguments(changed: dict[str, Any], message: str) -> None:
+    good = {"logits": np.zeros((2, 9), dtype=np.float32), "count": 3, "banned": np.full((2, 1), -1)} | {
+        "log_probs": np.empty((2, 3), dtype=np.float32),
+        "tokens": np.empty((2, 3), dtype=np.int64),
+        "threads": 1,
+    }
+    csrc.top_candidates(*good.values())
+    with pytest.raises(ValueError, match=message):
+        csrc.top_candidates(*(good | changed).values())
+
+
+def test_an_instruction_set_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="instruction set sve"):
+        csrc.use_instruction_set("sve")
+
+
+def test_threads_are_those_of_torch(threads: Callable[[int], None]) -> None:
+    """Another OpenMP library would bring another set of threads, for the same cores."""
+    logits = normal(9, 200_000)
+    threads(3)
+    logits.exp()
+    before = len(os.listdir("/proc/self/task"))
+    top_candidates(logits, 3)
+    assert len(os.listdir("/proc/self/task")) == before
+
+
+def test_torch_does_the_work_of_an_extension_that_is_not_built() -> None:
+    code = """
+import sys
+sys.modules["seamless_kernels._csrc"] = None  # as if there were no such file
+import torch
+from seamless_kernels import native, paged_attention, top_candidates
+from seamless_kernels.dispatch import backend_for
+assert native.csrc is None
+for module in (paged_attention, top_candidates):
+    assert backend_for(torch.zeros(1), module.IMPLS) == "torch", module
+print(top_candidates.top_candidates(torch.tensor([[1.0, 3.0, 2.0]]), 2)[1].tolist())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "SEAMLESS_BACKEND"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[[1, 2]]"
