@@ -14,7 +14,22 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers and huggingface_hub ar
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: kernels then run on CPU tensors
+
+from seamless_kernels import jit
 from support.checkpoint import write_tiny
+from support.packed import BACKENDS
+
+if jit.interpreted():
+    from support.interpreter import install
+
+    install()
+
+# What tests of the interpreter are about exists only there, and compiling for a GPU needs the compiler.
+collect_ignore = [] if jit.interpreted() else ["test_interpreter.py"]
+if not jit.available():
+    collect_ignore.append("aot")
 
 _OWN_PACKAGES = ("seamless_engine", "seamless_kernels")
 
@@ -28,6 +43,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return write_tiny(tmp_path_factory.mktemp("checkpoint"), seed, **options)
 
     return build
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test once for each implementation of an operation that the machine has; other ones by `indirect`."""
+    monkeypatch.setenv("SEAMLESS_BACKEND", request.param)
+    return request.param
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,17 +8,22 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from seamless_kernels import jit
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# Kernels are tested beside their references on the CPU, where the references are what the engine runs.
+BACKENDS = tuple(name for name in ("torch", "triton") if jit.available() or name == "torch")
 LENGTHS = ([1], [5], [16], [1, 1, 1], [3, 17, 64, 1, 31], [127, 2, 66, 73], [200, 63])
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def bounds(lengths: Sequence[int]) -> torch.Tensor:
     """cu_seqlens int32 [n + 1]."""
-    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=DEVICE)
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
 
 
 def per_segment(x: torch.Tensor, lengths: list[int], run: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

@@ -1,0 +1,127 @@
+"""Measure launch configurations of an operation on a GPU and put the best into kernels/configs.json.
+
+    python -m benchmarks.tune layer_norm [--dtype bfloat16] [--dry-run]
+
+The benchmark of the operation names what may be chosen: `TUNE = {"num_warps": (1, 2, 4), "ROWS": (8, 16)}`. An entry of
+the table serves any number of rows, so the choice is the one with the least sum, over the cases that use the entry, of
+time relative to the present choice. Tests of resources then want `python tests/aot/compile.py --op OP --write`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+
+from benchmarks.kernel_bench import Case, check_agreement
+from benchmarks.roofline import median_seconds
+from benchmarks.verify import verify
+from seamless_kernels import config
+
+Key = tuple[str, tuple[int, ...], torch.dtype, str]  # operation, dims, dtype, architecture
+
+
+@contextmanager
+def choosing(choose: Callable[[Key, dict[str, Any]], dict[str, Any]]) -> Iterator[None]:
+    """Kernels are launched with `choose(key, entry of the table)`."""
+    lookup = config._lookup
+    with mock.patch.object(config, "_lookup", lambda *key: choose(key, lookup(*key))):
+        yield
+
+
+def keys_of(op: str, case: Case) -> set[Key]:
+    """The entries of the operation that a case uses."""
+    used: set[Key] = set()
+
+    def note(key: Key, entry: dict[str, Any]) -> dict[str, Any]:
+        used.add(key)
+        return entry
+
+    with choosing(note):
+        next(iter(case.providers.values()))(*case.inputs())
+    return {key for key in used if key[0] == op}
+
+
+def seconds(case: Case, key: Key, change: dict[str, Any], device: torch.device) -> float:
+    """Time of a case with `change` in one entry; infinite where the kernel does not fit the GPU."""
+    ours, sets = next(iter(case.providers.values())), [case.inputs() for _ in range(4)]
+    expected = ours(*sets[0])
+    with choosing(lambda used, entry: entry | change if used == key else entry):
+        try:
+            check_agreement(expected, ours(*sets[0]), f"{case.name} with {change}")
+            return median_seconds(lambda i: ours(*sets[i % 4]), device)
+        except RuntimeError as reason:  # too many registers, too much shared memory
+            print(f"  {change}: {str(reason).splitlines()[0]}")
+            return math.inf
+
+
+def best(cases: list[Case], key: Key, choices: dict[str, tuple[int, ...]], device: torch.device) -> dict[str, int]:
+    """The change of an entry with the least relative time over `cases`."""
+    usual = [seconds(case, key, {}, device) for case in cases]
+    found: tuple[float, dict[str, int]] = (float(len(cases)), {})
+    for values in itertools.product(*choices.values()):
+        change = dict(zip(choices, values, strict=True))
+        relative = sum(seconds(case, key, change, device) / now for case, now in zip(cases, usual, strict=True))
+        print(f"  {change}: {relative / len(cases):.3f} of the present time", flush=True)
+        found = min(found, (relative, change), key=lambda pair: pair[0])
+    return found[1]
+
+
+def store(key: Key, change: dict[str, int]) -> None:
+    """Put a changed entry into the table, under its own dims and dtype."""
+    op, dims, dtype, arch = key
+    entry = config._lookup(*key) | change
+    del entry["enable_fp_fusion"]  # not the table's to say
+    table = json.loads(config.TABLE.read_text(encoding="utf-8"))
+    table[op].setdefault(arch, {}).setdefault("x".join(map(str, dims)), {})[str(dtype).removeprefix("torch.")] = entry
+    config.TABLE.write_text(text_of(table), encoding="utf-8")
+
+
+def text_of(table: dict[str, Any]) -> str:
+    """The table as JSON, a line for each entry of dims."""
+    ops = []
+    for op, by_arch in table.items():
+        archs = []
+        for arch, by_dims in by_arch.items():
+            lines = ",\n".join(f"   {json.dumps(dims)}: {json.dumps(entries)}" for dims, entries in by_dims.items())
+            archs.append(f"  {json.dumps(arch)}: {{\n{lines}\n  }}")
+        ops.append(f" {json.dumps(op)}: {{\n" + ",\n".join(archs) + "\n }")
+    return "{\n" + ",\n".join(ops) + "\n}\n"
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("op")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="bfloat16")
+    parser.add_argument("--dry-run", action="store_true", help="leave the table as it is")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("no GPU: configurations are measured on the one that they are for")
+    module = importlib.import_module(f"benchmarks.bench_{options.op}")
+    verify([options.op])
+    device = torch.device("cuda")
+    cases = list(module.cases(device, getattr(torch, options.dtype), False))
+    users: dict[Key, list[Case]] = defaultdict(list)
+    for case in cases:
+        for key in keys_of(options.op, case):
+            users[key].append(case)
+    for key, mine in users.items():
+        print(key)
+        change = best(mine, key, module.TUNE, device)
+        print(f"  best: {change or 'the present one'}")
+        if change and not options.dry_run:
+            store(key, change)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The interpreter that kernel tests run in finds what a GPU would not tell, and rounds bfloat16 as a GPU does.
+
+A bug is a kernel that copies `x` to `y`, both of 100 elements, in tiles of 32, and goes wrong in one way.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from seamless_kernels.jit import jit, tl
+from support.packed import normal
+
+SIZE, TILE = 100, 32
+PROGRAMS = 4
+
+
+@jit
+def correct(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i, mask=i < n), mask=i < n)
+
+
+@jit
+def load_without_mask(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i), mask=i < n)
+
+
+@jit
+def store_without_mask(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i, mask=i < n))
+
+
+@jit
+def one_element_before_the_start(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i - 1, mask=i < n), mask=i < n)
+
+
+@jit
+def entry_of_a_table_past_the_end(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    slot = tl.where(i == 40, n, i)
+    tl.store(y + i, tl.load(x + slot, mask=i < n), mask=i < n)
+
+
+@jit
+def sum_without_atomics(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y, tl.load(y) + tl.sum(tl.load(x + i, mask=i < n, other=0.0)))
+
+
+@jit
+def overlapping_tiles(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * (BLOCK - 1) + tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i, mask=i < n), mask=i < n)
+
+
+@jit
+def neighbours_in_place(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    after = tl.load(x + i + 1, mask=i + 1 < n, other=0.0)
+    tl.store(x + i, tl.load(x + i, mask=i < n) + after, mask=i < n)
+
+
+@jit
+def two_lanes_of_a_store_in_one_place(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i // 2 * 2, tl.load(x + i, mask=i < n), mask=i < n)
+
+
+@jit
+def offset_past_31_bits(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    far = (i + n) * 100_000_000
+    tl.store(y + i, tl.load(x + far % n, mask=i < n), mask=i < n)
+
+
+BUGS = [
+    (load_without_mask, "load by program (3, 0, 0): 28 of 32 active lanes out of bounds"),
+    (store_without_mask, "store by program (3, 0, 0): 28 of 32 active lanes out of bounds"),
+    (one_element_before_the_start, "load by program (0, 0, 0): 1 of 32 active lanes out of bounds"),
+    (entry_of_a_table_past_the_end, "load by program (1, 0, 0): 1 of 32 active lanes out of bounds"),
+    (sum_without_atomics, "race: load by program (1, 0, 0) of what another program stored"),
+    (overlapping_tiles, "race: store by program (1, 0, 0) to what another program stored"),
+    (neighbours_in_place, "race: store by program (1, 0, 0) to what another program loaded"),
+    (two_lanes_of_a_store_in_one_place, "race: store by program (0, 0, 0) of two values to one element"),
+    (offset_past_31_bits, "int32 overflow"),
+]
+
+
+def test_a_correct_kernel_runs() -> None:
+    x, y = normal(SIZE), torch.full((SIZE,), float("nan"))
+    correct[(PROGRAMS,)](x, y, SIZE, BLOCK=TILE)
+    assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("kernel,message", BUGS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_bug_is_found(kernel: Any, message: str) -> None:
+    with pytest.raises(Exception, match=re.escape(message)):
+        kernel[(PROGRAMS,)](normal(SIZE), torch.zeros(SIZE), SIZE, BLOCK=TILE)
+
+
+def test_the_gap_between_the_rows_of_a_view_is_out_of_bounds() -> None:
+    wide = normal(10, 20)
+    with pytest.raises(Exception, match=re.escape("load by program (0, 0, 0): 22 of 32 active lanes out of bounds")):
+        correct[(1,)](wide[:, :5], torch.zeros(SIZE), SIZE, BLOCK=TILE)
+
+
+@jit
+def arithmetic(a, b, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    x, y = tl.load(a + i), tl.load(b + i)
+    results = (x + y, x * y, x - y, tl.maximum(x, y), tl.where(x < y, x, y))
+    for place in range(5):
+        tl.store(out + place * BLOCK + i, results[place])
+
+
+def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
+    a, b = normal(1024, dtype=torch.bfloat16), normal(1024, dtype=torch.bfloat16, seed=1)
+    out = torch.zeros(5, 1024, dtype=torch.bfloat16)
+    arithmetic[(1,)](a, b, out, BLOCK=1024)
+    expected = (a + b, a * b, a - b, torch.maximum(a, b), torch.where(a < b, a, b))
+    assert torch.equal(out, torch.stack(expected))
+
+
+@jit
+def reductions(a, out, largest, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    i, j = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    x = tl.load(a + i[:, None] * COLUMNS + j[None, :])
+    tl.store(out + i, tl.max(x, axis=1))
+    tl.store(out + ROWS + i, tl.sum(x, axis=1))
+    tl.store(largest + i, tl.argmax(x, axis=1))
+    product = tl.dot(x, tl.trans(x))
+    tl.store(out + 2 * ROWS + i[:, None] * ROWS + i[None, :], product.to(tl.bfloat16))
+
+
+def test_bfloat16_reductions_and_products_are_in_float32() -> None:
+    a = normal(16, 32, dtype=torch.bfloat16)
+    out, largest = torch.zeros(18, 16, dtype=torch.bfloat16), torch.zeros(16, dtype=torch.int32)
+    reductions[(1,)](a, out, largest, ROWS=16, COLUMNS=32)
+    assert torch.equal(out[0], a.amax(1))
+    assert torch.equal(largest.long(), a.argmax(1))
+    torch.testing.assert_close(out[1], a.double().sum(1).bfloat16())
+    torch.testing.assert_close(out[2:], (a.double() @ a.double().T).bfloat16())
+
+
+@jit
+def narrowed(x, y, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i))
+
+
+def test_every_kind_of_float32_becomes_torchs_bfloat16() -> None:
+    between = torch.arange(1016, dtype=torch.int32) * 2**12 + 0x3F80_0000  # sixteenths of a step: halves and others
+    odd = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 3.4e38, 1e-40])
+    nan_in_the_low_bits = torch.tensor([0x7F80_0001], dtype=torch.int32).view(torch.float32)
+    x = torch.cat([between.view(torch.float32), odd, nan_in_the_low_bits])
+    y = torch.zeros(1024, dtype=torch.bfloat16)
+    narrowed[(1,)](x, y, BLOCK=1024)
+    torch.testing.assert_close(y, x.bfloat16(), rtol=0.0, atol=0.0, equal_nan=True)
