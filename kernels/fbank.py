@@ -11,6 +11,10 @@ complex64.
 
 A row does not depend on what else is in the batch: frames go through transform and product in blocks of one fixed
 shape, statistics are taken clip by clip.
+
+On a GPU the transform is torch's; what is in front of it is one kernel, and so are what follows it and, for all clips
+at once, the statistics. Their sums are float64 there: a bin that never changes has features 0, where the CPU has
+NumPy's rounding error of the mean, a last bit that the small deviation makes large.
 """
 
 from __future__ import annotations
@@ -24,7 +28,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from seamless_kernels.config import config_for
 from seamless_kernels.dispatch import backend_for
+from seamless_kernels.jit import jit, tl, triton
 
 SAMPLING_RATE = 16000
 NUM_MEL = 80
@@ -32,6 +38,7 @@ MIN_SAMPLES = 560  # two frames; the variance of one is undefined
 
 _FRAME, _HOP, _FFT = 400, 160, 512
 _FLOOR = 1.192092955078125e-07
+_MEL_GROUP = 16  # mel bins of a program that normalises
 _CPU_BLOCK, _GPU_BLOCK = 128, 4096  # frames; a CPU's block stays in its cache and in one thread
 
 
@@ -49,6 +56,159 @@ class FbankOutput(NamedTuple):
     valid: torch.Tensor
 
 
+def reference(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *, stride: int = 2) -> FbankOutput:
+    bounds: list[int] = torch.as_tensor(cu_samples).tolist()
+    frames = _frame_counts(bounds, waveform.shape[0])
+    log_mel = _log_mel(waveform, _frame_starts(bounds, frames, waveform.device))  # [frames, 80]
+    cu_rows, cu_seqlens, valid = _output_bounds(frames, stride, waveform.device)
+    features = torch.zeros(cu_rows[-1] * stride, NUM_MEL, device=waveform.device)
+    for row, clip in zip(cu_rows, log_mel.split(frames), strict=False):
+        mean, deviation = _statistics(clip)
+        features[row * stride :][: clip.shape[0]] = (clip - mean) / deviation
+    return FbankOutput(features.view(cu_rows[-1], stride * NUM_MEL), cu_seqlens, valid)
+
+
+@jit(do_not_specialize=["start_ptr", "count"])
+def _frame_kernel(
+    waveform_ptr,
+    start_ptr,
+    window_ptr,
+    y_ptr,  # float64 [frames, FFT]
+    count,
+    SAMPLES: tl.constexpr,
+    FFT: tl.constexpr,
+    FRAMES: tl.constexpr,
+):
+    """Pre-emphasised, windowed and padded frames; those from `count` on are zero."""
+    frame = tl.program_id(0) * FRAMES + tl.arange(0, FRAMES)
+    n = tl.arange(0, FFT)[None, :]
+    inside = (frame < count)[:, None] & (n < SAMPLES)
+    start = tl.load(start_ptr + frame, mask=frame < count, other=0)[:, None]
+    x = tl.load(waveform_ptr + start + n, mask=inside, other=0.0).to(tl.float64) * 32768.0
+    before = tl.load(waveform_ptr + start + n - 1, mask=inside & (n > 0), other=0.0).to(tl.float64) * 32768.0
+    mean = (tl.sum(x, 1) / SAMPLES)[:, None]
+    # the first sample has none before it, but meets a zero of the window
+    y = ((x - mean) - (before - mean) * 0.97) * tl.load(window_ptr + n, mask=n < SAMPLES, other=0.0)
+    tl.store(y_ptr + frame[:, None] * FFT + n, tl.where(inside & (n > 0), y, 0.0))
+
+
+@jit(do_not_specialize=["out_ptr", "count"])
+def _mel_kernel(
+    spectrum_ptr,  # float64 [frames, BINS, 2]
+    first_ptr,  # the first bin of each filter
+    filter_ptr,  # float64 [TAPS, MEL], from that bin on
+    out_ptr,  # float32 [count, MEL]
+    count,
+    BINS: tl.constexpr,
+    MEL: tl.constexpr,
+    TAPS: tl.constexpr,
+    FRAMES: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    frame = (tl.program_id(0) * FRAMES + tl.arange(0, FRAMES))[:, None]
+    mel = tl.arange(0, WIDTH)[None, :]
+    inside = (frame < count) & (mel < MEL)
+    first = tl.load(first_ptr + mel, mask=mel < MEL, other=0)
+    total = tl.zeros([FRAMES, WIDTH], tl.float64)
+    for tap in range(TAPS):
+        weight = tl.load(filter_ptr + tap * MEL + mel, mask=mel < MEL, other=0.0)
+        at = (frame * BINS + first + tap) * 2
+        read = inside & (weight > 0.0)
+        real = tl.load(spectrum_ptr + at, mask=read, other=0.0).to(tl.float32).to(tl.float64)
+        imaginary = tl.load(spectrum_ptr + at + 1, mask=read, other=0.0).to(tl.float32).to(tl.float64)
+        total += weight * (real * real + imaginary * imaginary)
+    out = tl.log(tl.maximum(total, 1.192092955078125e-07))
+    tl.store(out_ptr + frame * MEL + mel, out.to(tl.float32), mask=inside)
+
+
+@jit(do_not_specialize=["cu_frames_ptr", "cu_rows_ptr", "stride"])
+def _normalise_kernel(
+    log_mel_ptr,  # [frames, MEL]
+    cu_frames_ptr,
+    cu_rows_ptr,
+    out_ptr,  # [rows · stride, MEL]
+    stride,
+    MEL: tl.constexpr,
+    FRAMES: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    clip = tl.program_id(0)
+    mel = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)[None, :]
+    first = tl.load(cu_frames_ptr + clip)
+    count = tl.load(cu_frames_ptr + clip + 1) - first
+    row = tl.load(cu_rows_ptr + clip)
+    last = (tl.load(cu_rows_ptr + clip + 1) - row) * stride
+    log_mel_ptr += first.to(tl.int64) * MEL + mel
+    out_ptr += row.to(tl.int64) * stride * MEL + mel
+    total = tl.zeros([FRAMES, WIDTH], tl.float64)
+    for start in range(0, count, FRAMES):
+        frame = start + tl.arange(0, FRAMES)[:, None]
+        total += tl.load(log_mel_ptr + frame * MEL, mask=frame < count, other=0.0).to(tl.float64)
+    mean = (tl.sum(total, 0) / count).to(tl.float32)[None, :]
+    total = tl.zeros([FRAMES, WIDTH], tl.float64)
+    for start in range(0, count, FRAMES):
+        frame = start + tl.arange(0, FRAMES)[:, None]
+        x = tl.load(log_mel_ptr + frame * MEL, mask=frame < count, other=0.0)
+        difference = tl.where(frame < count, x - mean, 0.0).to(tl.float64)
+        total += difference * difference
+    variance = (tl.sum(total, 0) / (count - 1)).to(tl.float32)
+    deviation = tl.sqrt_rn(variance + 1e-7)[None, :]
+    for start in range(0, last, FRAMES):
+        frame = start + tl.arange(0, FRAMES)[:, None]
+        x = tl.load(log_mel_ptr + frame * MEL, mask=frame < count, other=0.0)
+        out = tl.where(frame < count, tl.div_rn(x - mean, tl.broadcast_to(deviation, [FRAMES, WIDTH])), 0.0)
+        tl.store(out_ptr + frame * MEL, out, mask=frame < last)
+
+
+def _triton(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *, stride: int = 2) -> FbankOutput:
+    bounds: list[int] = torch.as_tensor(cu_samples).tolist()
+    frames = _frame_counts(bounds, waveform.shape[0])
+    device, count = waveform.device, sum(frames)
+    starts = _frame_starts(bounds, frames, device)
+    window, _ = _tables(device)
+    first, taps = _narrow_filters(device)
+    config = config_for("fbank", (NUM_MEL,), torch.float32, device)
+    options = {"num_warps": config["num_warps"], "enable_fp_fusion": config["enable_fp_fusion"]}
+    size = _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
+    y = torch.empty(size, _FFT, dtype=torch.float64, device=device)
+    log_mel = torch.empty(count, NUM_MEL, device=device)
+    for done in range(0, count, size):
+        left = min(count - done, size)
+        grid = (triton.cdiv(size, config["FRAMES"]),)
+        _frame_kernel[grid](
+            waveform, starts[done:], window, y, left, SAMPLES=_FRAME, FFT=_FFT, FRAMES=config["FRAMES"], **options
+        )
+        spectrum = torch.view_as_real(torch.fft.rfft(y))
+        _mel_kernel[(triton.cdiv(left, config["MEL_FRAMES"]),)](
+            spectrum,
+            first,
+            taps,
+            log_mel[done:],
+            left,
+            BINS=_FFT // 2 + 1,
+            MEL=NUM_MEL,
+            TAPS=taps.shape[0],
+            FRAMES=config["MEL_FRAMES"],
+            WIDTH=triton.next_power_of_2(NUM_MEL),
+            **options,
+        )
+    cu_rows, cu_seqlens, valid = _output_bounds(frames, stride, device)
+    features = torch.empty(cu_rows[-1], stride * NUM_MEL, device=device)
+    cu_frames = torch.tensor([0, *itertools.accumulate(frames)], dtype=torch.int32, device=device)
+    _normalise_kernel[(len(frames), NUM_MEL // _MEL_GROUP)](
+        log_mel,
+        cu_frames,
+        cu_seqlens,
+        features,
+        stride,
+        MEL=NUM_MEL,
+        FRAMES=config["CLIP_FRAMES"],
+        WIDTH=_MEL_GROUP,
+        **options,
+    )
+    return FbankOutput(features, cu_seqlens, valid)
+
+
 def fbank(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *, stride: int = 2) -> FbankOutput:
     """Features of n mono clips at 16 kHz in [-1, 1].
 
@@ -59,26 +219,7 @@ def fbank(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *, s
     return IMPLS[backend_for(waveform, IMPLS)](waveform, cu_samples, stride=stride)
 
 
-def reference(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *, stride: int = 2) -> FbankOutput:
-    bounds: list[int] = torch.as_tensor(cu_samples).tolist()
-    frames = _frame_counts(bounds, waveform.shape[0])
-    device = waveform.device
-    log_mel = _log_mel(waveform, _frame_starts(bounds, frames, device))  # [frames, 80]
-
-    rows = [-(-count // stride) for count in frames]
-    cu_rows = [0, *itertools.accumulate(rows)]
-    features = torch.zeros(cu_rows[-1] * stride, NUM_MEL, device=device)
-    for row, clip in zip(cu_rows, log_mel.split(frames), strict=False):
-        mean, deviation = _statistics(clip)
-        features[row * stride :][: clip.shape[0]] = (clip - mean) / deviation
-    return FbankOutput(
-        features.view(cu_rows[-1], stride * NUM_MEL),
-        torch.tensor(cu_rows, dtype=torch.int32, device=device),
-        torch.tensor([count // stride for count in frames], dtype=torch.int32, device=device),
-    )
-
-
-IMPLS = {"torch": reference}
+IMPLS = {"torch": reference, "triton": _triton}
 
 
 def _frame_counts(bounds: list[int], samples: int) -> list[int]:
@@ -97,6 +238,15 @@ def _frame_starts(bounds: list[int], frames: list[int], device: torch.device) ->
     first_frame = counts.cumsum(0) - counts
     offset = torch.tensor(bounds[:-1]) - _HOP * first_frame
     return (torch.arange(int(counts.sum())) * _HOP + offset.repeat_interleave(counts)).to(device)
+
+
+def _output_bounds(
+    frames: list[int], stride: int, device: torch.device
+) -> tuple[list[int], torch.Tensor, torch.Tensor]:
+    """Where the rows of each clip begin, on the host and on the device, and how many have no padded frame."""
+    cu_rows = [0, *itertools.accumulate(-(-count // stride) for count in frames)]
+    valid = torch.tensor([count // stride for count in frames], dtype=torch.int32, device=device)
+    return cu_rows, torch.tensor(cu_rows, dtype=torch.int32, device=device), valid
 
 
 def _log_mel(waveform: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
@@ -134,6 +284,17 @@ def _tables(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Povey window [400] and mel filters [257, 80], float64."""
     window = np.hanning(_FRAME) ** 0.85
     return torch.from_numpy(window).to(device), torch.from_numpy(mel_filters()).to(device)
+
+
+@functools.cache
+def _narrow_filters(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """First bin int32 [80] of each mel filter, and its values from there on, float64 [widest, 80]."""
+    filters = mel_filters()
+    first = (filters > 0).argmax(axis=0)
+    widest = int((filters > 0).sum(axis=0).max())
+    rows = np.minimum(first + np.arange(widest)[:, None], len(filters) - 1)
+    taps = np.take_along_axis(filters, rows, axis=0)
+    return torch.from_numpy(first.astype(np.int32)).to(device), torch.from_numpy(taps).to(device)
 
 
 def mel_filters() -> np.ndarray:

@@ -3,49 +3,28 @@
     x [rows, in], W [out, in], b [out]  →  y [rows, out];  act: none, ReLU, SiLU, or GLU, which halves `out`:
     GLU(a | g) = a · sigmoid(g), the two halves of the columns.
 
-A row of the result does not depend on how many rows are computed with it. On a CPU that holds when rows come in
-multiples of 16 (other products are split along the reduction, or end in another kernel) and when activations run over
-whole vector registers in one thread (the tail of a tensor goes through another `exp`): hence padding and blocks.
+A row of the result does not depend on how many rows are computed with it: `linear_cpu` says how that is on a CPU.
+
+On a GPU an element is a chain of matrix instructions along `in`, 16 products each, in float32; or several chains of
+CHUNK products, added in their order. Dims and dtype decide which. The number of rows decides what shares a program: the
+tile, and whether the chunks of a tile are summed in one program or by one each. docs/kernels.md has the reasons.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from seamless_kernels.config import config_for
 from seamless_kernels.dispatch import backend_for
+from seamless_kernels.jit import jit, tl, triton
+from seamless_kernels.linear_cpu import ROWS, Activation, finish, pack, pad_rows, product
 
-Activation = Literal["relu", "silu", "glu"]
-
-_ROWS = 16
-_BLOCK = 32768  # elements; torch never splits fewer over threads
-
-
-def pack_weight(weight: torch.Tensor) -> torch.Tensor:
-    """`weight` [out, in] in the layout in which `linear` reads it fastest on its device. Done once, at load."""
-    if backend_for(weight, IMPLS) == "onednn" and _onednn_takes(weight):
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
-        key = _unit_key(packed)
-        if key not in _units:
-            _units[key] = 1 if _rows_are_independent(packed) else _ROWS
-        return packed
-    return weight.contiguous()
-
-
-def linear(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    *,
-    activation: Activation | None = None,
-    residual: torch.Tensor | None = None,
-    scale: float = 1.0,
-) -> torch.Tensor:
-    """residual + scale · activation(x · Wᵀ + bias), [rows, out] in x's dtype; `weight` as `pack_weight` left it."""
-    name = "onednn" if weight.is_mkldnn else backend_for(x, {"torch": reference})
-    return IMPLS[name](x, weight, bias, activation=activation, residual=residual, scale=scale)
+_TILE = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")  # a tile of the table
+_BAND = 16
+_SUM_BLOCK = 256
 
 
 def reference(
@@ -56,16 +35,170 @@ def reference(
     activation: Activation | None = None,
     residual: torch.Tensor | None = None,
     scale: float = 1.0,
+    out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     rows = x.shape[0]
+    if out_dtype is not None and out_dtype != x.dtype:
+        x, weight, bias = x.to(out_dtype), weight.to(out_dtype), None if bias is None else bias.to(out_dtype)
     # so that rows × columns is a multiple of 32, two vector registers
-    y = F.linear(_pad_rows(x, _ROWS * (1 + weight.shape[0] % 2)), weight, bias)
-    if activation is not None:
-        y = _activate(y, activation)
-    return _add_residual(y[:rows], residual, scale)
+    y = F.linear(pad_rows(x, ROWS * (1 + weight.shape[0] % 2)), weight, bias)
+    return finish(y, rows, activation, residual, scale)
 
 
-def _onednn(
+@jit(do_not_specialize=["rows"])
+def _product_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    residual_ptr,
+    y_ptr,  # the result; where chunks are SPLIT, their sums [chunks, rows, columns]
+    rows,
+    columns,
+    inner,
+    x_stride,
+    residual_stride,
+    scale,
+    ACTIVATION: tl.constexpr,
+    CHUNK: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BAND: tl.constexpr,
+):
+    GLU: tl.constexpr = ACTIVATION == "glu"
+    WIDTH: tl.constexpr = BLOCK_N // 2 if GLU else BLOCK_N
+    tiles_n = tl.cdiv(columns, BLOCK_N)
+    # programs that run at the same time cover a square of the result: a band of BAND tiles, rows first
+    band, place = tl.program_id(0) // (BAND * tiles_n), tl.program_id(0) % (BAND * tiles_n)
+    height = tl.minimum(tl.cdiv(rows, BLOCK_M) - band * BAND, BAND)
+    tile_m, tile_n = band * BAND + place % height, place // height
+
+    above = (tile_m * BLOCK_M).to(tl.int64)
+    row = tl.arange(0, BLOCK_M)
+    real = row < rows - tile_m * BLOCK_M
+    ordinal = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    column = tl.minimum(ordinal, columns - 1)
+    if GLU:  # the halves alternate, so that a value and its gate are neighbours in a thread's registers
+        column = column // 2 + column % 2 * (columns // 2)
+    k = tl.arange(0, BLOCK_K)
+    x_ptrs = x_ptr + above * x_stride + row[:, None] * x_stride + k[None, :]
+    weight_ptrs = weight_ptr + column.to(tl.int64)[:, None] * inner + k[None, :]
+
+    if SPLIT:
+        chunk = tl.program_id(1)
+        first, last = chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, inner)
+        total = _chain(x_ptrs, weight_ptrs, real, k, first, last, BLOCK_M, BLOCK_N, BLOCK_K)
+        y_ptrs = y_ptr + (chunk * rows + above) * columns + row[:, None] * columns + column[None, :]
+        tl.store(y_ptrs, total, mask=real[:, None] & (ordinal < columns)[None, :])
+        return
+
+    if CHUNK:
+        total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        for first in range(0, inner, CHUNK):
+            last = tl.minimum(first + CHUNK, inner)
+            total += _chain(x_ptrs, weight_ptrs, real, k, first, last, BLOCK_M, BLOCK_N, BLOCK_K)
+    else:
+        total = _chain(x_ptrs, weight_ptrs, real, k, 0, inner, BLOCK_M, BLOCK_N, BLOCK_K)
+    if bias_ptr is not None:
+        total += tl.load(bias_ptr + column).to(tl.float32)[None, :]
+    if GLU:
+        value, gate = tl.split(tl.reshape(total, [BLOCK_M, WIDTH, 2]))
+        total = value / (1.0 + tl.exp(-gate))
+
+    width = columns // 2 if GLU else columns
+    y_ptrs = y_ptr + above * width + row[:, None] * width
+    if residual_ptr is not None:
+        residual_ptr += above * residual_stride + row[:, None] * residual_stride
+    # the largest tile goes out by halves: its sums and its residual together do not fit into the registers
+    if BLOCK_M * WIDTH > 128 * 128:
+        left, right = tl.split(tl.permute(tl.reshape(total, [BLOCK_M, 2, WIDTH // 2]), [0, 2, 1]))
+        out = (tile_n * WIDTH + tl.arange(0, WIDTH // 2))[None, :]
+        _finish(left, residual_ptr, y_ptrs, out, real[:, None] & (out < width), scale, ACTIVATION)
+        out += WIDTH // 2
+        _finish(right, residual_ptr, y_ptrs, out, real[:, None] & (out < width), scale, ACTIVATION)
+    else:
+        out = (tile_n * WIDTH + tl.arange(0, WIDTH))[None, :]
+        _finish(total, residual_ptr, y_ptrs, out, real[:, None] & (out < width), scale, ACTIVATION)
+
+
+@jit
+def _chain(
+    x_ptrs,
+    weight_ptrs,
+    real,
+    k,
+    first,
+    last,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """x · Wᵀ over first … last − 1 of the reduction, float32 [BLOCK_M, BLOCK_N]."""
+    total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for start in range(first, last, BLOCK_K):
+        inside = (start + k < last)[None, :]
+        x = tl.load(x_ptrs + start, mask=real[:, None] & inside, other=0.0)
+        weight = tl.load(weight_ptrs + start, mask=inside, other=0.0)
+        total = tl.dot(x, tl.trans(weight), total, input_precision="ieee")
+    return total
+
+
+@jit
+def _finish(value, residual_ptr, y_ptr, out, mask, scale, ACTIVATION: tl.constexpr):
+    if ACTIVATION == "relu":
+        value = tl.where(value < 0.0, 0.0, value)  # a NaN stays
+    elif ACTIVATION == "silu":
+        value = value / (1.0 + tl.exp(-value))
+    if residual_ptr is not None:
+        residual = tl.load(residual_ptr + out, mask=mask, other=0.0).to(tl.float32)
+        value = tl.fma(value, scale, residual)  # said, not left to the compiler: both kernels must round alike
+    else:
+        value = value * scale
+    tl.store(y_ptr + out, value.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@jit(do_not_specialize=["rows"])
+def _sum_kernel(
+    sums_ptr,  # [CHUNKS, rows, columns]
+    bias_ptr,
+    residual_ptr,
+    y_ptr,
+    rows,
+    columns,
+    residual_stride,
+    scale,
+    ACTIVATION: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    GLU: tl.constexpr = ACTIVATION == "glu"
+    width = columns // 2 if GLU else columns
+    row = tl.program_id(0).to(tl.int64)
+    out = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = out < width
+    step = rows.to(tl.int64) * columns
+    sums_ptr += row * columns
+    total = _sum(sums_ptr, bias_ptr, out, step, mask, CHUNKS, BLOCK)
+    if GLU:
+        gate = _sum(sums_ptr, bias_ptr, width + out, step, mask, CHUNKS, BLOCK)
+        total = total / (1.0 + tl.exp(-gate))
+    if residual_ptr is not None:
+        residual_ptr += row * residual_stride
+    _finish(total, residual_ptr, y_ptr + row * width, out, mask, scale, ACTIVATION)
+
+
+@jit
+def _sum(sums_ptr, bias_ptr, column, step, mask, CHUNKS: tl.constexpr, BLOCK: tl.constexpr):
+    total = tl.zeros([BLOCK], tl.float32)
+    for chunk in range(CHUNKS):
+        total += tl.load(sums_ptr + chunk * step + column, mask=mask, other=0.0)
+    if bias_ptr is not None:
+        total += tl.load(bias_ptr + column, mask=mask, other=0.0).to(tl.float32)
+    return total
+
+
+def _triton(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
@@ -73,66 +206,101 @@ def _onednn(
     activation: Activation | None = None,
     residual: torch.Tensor | None = None,
     scale: float = 1.0,
+    out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """The same product by oneDNN on a weight that was re-ordered at load; ReLU and SiLU run inside it."""
-    rows = x.shape[0]
-    inside = {"relu": "relu", "silu": "swish"}.get(activation or "", "none")
-    unit = _ROWS if activation == "glu" else _units.get(_unit_key(weight), _ROWS)
-    y = torch.ops.mkldnn._linear_pointwise(_pad_rows(x, unit), weight, bias, inside, [], "")
-    if activation == "glu":
-        y = _activate(y, activation)
-    return _add_residual(y[:rows], residual, scale)
-
-
-IMPLS = {"torch": reference, "onednn": _onednn}
-
-
-# Rows that a product of a shape needs at least to give the bits that it gives with many, with a number of threads.
-_units: dict[tuple[object, ...], int] = {}
-
-
-def _unit_key(weight: torch.Tensor) -> tuple[object, ...]:
-    return (*weight.shape, weight.dtype, torch.get_num_threads())
-
-
-def _rows_are_independent(packed: torch.Tensor) -> bool:
-    """Whether few rows give the bits of many: true of most shapes; oneDNN splits the reduction of the long ones."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(48, packed.shape[1], generator=generator).to(packed.dtype)
-    many = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
-    return all(
-        torch.equal(torch.ops.mkldnn._linear_pointwise(x[:rows], packed, None, "none", [], ""), many[:rows])
-        for rows in (1, 2, 3, 4, 5, 7, 8, 11, 15, 17, 31, 33, 47)
+    rows, (columns, inner) = x.shape[0], weight.shape
+    width = columns // 2 if activation == "glu" else columns
+    y = torch.empty(rows, width, dtype=out_dtype or x.dtype, device=x.device)
+    if not rows:
+        return y
+    x, residual = _dense(x), None if residual is None else _dense(residual)
+    config = config_for("linear", (columns, inner), x.dtype, x.device)
+    chunk = config["CHUNK"] if inner > config["CHUNK"] else 0
+    chunks = triton.cdiv(inner, chunk) if chunk else 1
+    tile, split = _schedule(rows, columns, chunks, config)
+    tiles = triton.cdiv(rows, tile["BLOCK_M"]) * triton.cdiv(columns, tile["BLOCK_N"])
+    sums = torch.empty(chunks, rows, columns, device=x.device) if split else y
+    residual_stride = 0 if residual is None else residual.stride(0)
+    _product_kernel[(tiles, chunks if split else 1)](
+        x,
+        weight,
+        bias,
+        residual,
+        sums,
+        rows,
+        columns,
+        inner,
+        x.stride(0),
+        residual_stride,
+        scale,
+        ACTIVATION=activation,
+        CHUNK=chunk,
+        SPLIT=split,
+        BAND=_BAND,
+        enable_fp_fusion=config["enable_fp_fusion"],
+        **tile,
     )
+    if split:
+        _sum_kernel[(rows, triton.cdiv(width, _SUM_BLOCK))](
+            sums,
+            bias,
+            residual,
+            y,
+            rows,
+            columns,
+            residual_stride,
+            scale,
+            ACTIVATION=activation,
+            CHUNKS=chunks,
+            BLOCK=_SUM_BLOCK,
+            num_warps=_SUM_BLOCK // 128,
+            enable_fp_fusion=config["enable_fp_fusion"],
+        )
+    return y
 
 
-def _pad_rows(x: torch.Tensor, unit: int) -> torch.Tensor:
-    missing = -x.shape[0] % unit
-    return F.pad(x, (0, 0, 0, missing)) if missing else x.contiguous()
+def _dense(x: torch.Tensor) -> torch.Tensor:
+    """x with a stride of 1 along its columns; rows may be any distance apart."""
+    return x if x.stride(1) == 1 else x.contiguous()
 
 
-def _activate(y: torch.Tensor, activation: Activation) -> torch.Tensor:
-    if activation == "relu":
-        return y.relu_()
-    out = torch.empty(
-        y.shape[0], y.shape[1] // 2 if activation == "glu" else y.shape[1], dtype=y.dtype, device=y.device
-    )
-    step = max(_BLOCK // y.shape[1] // 32, 1) * 32 if y.device.type == "cpu" else max(y.shape[0], 1)
-    for start in range(0, y.shape[0], step):
-        block = y[start : start + step]
-        out[start : start + step] = F.glu(block, dim=-1) if activation == "glu" else F.silu(block)
-    return out
+def _schedule(rows: int, columns: int, chunks: int, config: dict[str, Any]) -> tuple[dict[str, int], bool]:
+    """The tile, and whether each chunk of it is a program: the largest tile that gives the GPU enough programs."""
+    tile: dict[str, int] = {}
+    for sizes in config["TILES"]:
+        tile = dict(zip(_TILE, sizes, strict=True))
+        tiles = triton.cdiv(rows, tile["BLOCK_M"]) * triton.cdiv(columns, tile["BLOCK_N"])
+        for split in (False, True) if chunks > 1 else (False,):
+            if tile["BLOCK_M"] <= max(rows, 64) and tiles * (chunks if split else 1) >= config["PROGRAMS"]:
+                return tile, split
+    return tile, chunks > 1
 
 
-def _add_residual(y: torch.Tensor, residual: torch.Tensor | None, scale: float) -> torch.Tensor:
-    if scale != 1.0:
-        y = y * scale
-    return y if residual is None else residual + y
+def pack_weight(weight: torch.Tensor) -> torch.Tensor:
+    """`weight` [out, in] in the layout in which `linear` reads it fastest on its device. Done once, at load."""
+    return pack(weight) if backend_for(weight, IMPLS) == "onednn" else weight.contiguous()
 
 
-def _onednn_takes(weight: torch.Tensor) -> bool:
-    if not torch.backends.mkldnn.is_available():
-        return False
-    if weight.dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return weight.dtype == torch.float32
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    activation: Activation | None = None,
+    residual: torch.Tensor | None = None,
+    scale: float = 1.0,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """residual + scale · activation(x · Wᵀ + bias), [rows, out] in x's dtype or in a wider `out_dtype`.
+
+    `weight` is as `pack_weight` left it. What is wider than x was never rounded to x's dtype on the way.
+    """
+    wide = out_dtype is not None and out_dtype != x.dtype
+    if weight.is_mkldnn and not wide:
+        return product(x, weight, bias, activation=activation, residual=residual, scale=scale)
+    weight = weight.to_dense() if weight.is_mkldnn else weight
+    call = IMPLS[backend_for(x, {"torch": reference, "triton": _triton})]
+    return call(x, weight, bias, activation=activation, residual=residual, scale=scale, out_dtype=out_dtype)
+
+
+IMPLS = {"torch": reference, "onednn": product, "triton": _triton}

@@ -7,38 +7,112 @@ import math
 import pytest
 import torch
 
+from seamless_kernels import config
 from seamless_kernels.attention import attention
-from support.packed import DTYPES, LENGTHS, assert_segments_independent, bounds, normal
+from support.packed import DEVICE, DTYPES, assert_segments_independent, bounds, normal
 from tolerance import assert_close_to_fp64
 
+LENGTHS = ([1], [2, 17], [63, 64, 65, 66], [127, 1, 128, 129, 130], [201, 3])
 
-def exact(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int], valid: list[int], dtype: torch.dtype
-) -> torch.Tensor:  # noqa: E501
-    out, start = [], 0
-    for length, keys in zip(lengths, valid, strict=True):
-        mine = [t[start : start + length].to(dtype).transpose(0, 1) for t in (q, k, v)]
-        score = mine[0] @ mine[1][:, :keys].transpose(1, 2) / math.sqrt(q.shape[-1])
-        out.append((score.softmax(-1) @ mine[2][:, :keys]).transpose(0, 1))
-        start += length
+
+def exact(qkv: torch.Tensor, lengths: list[int], valid: list[int], dtype: torch.dtype) -> torch.Tensor:
+    """qkv [total, 3, heads, d] → [total, heads, d], from the definition."""
+    out = []
+    for mine, keys in zip(qkv.to(dtype).split(lengths), valid, strict=True):
+        q, k, v = mine.permute(1, 2, 0, 3)  # [heads, rows, d]
+        score = q @ k[:, :keys].transpose(1, 2) / math.sqrt(q.shape[-1])
+        out.append((score.softmax(-1) @ v[:, :keys]).transpose(0, 1))
     return torch.cat(out)
 
 
+def check(lengths: list[int], valid: list[int] | None, heads: int, dim: int, dtype: torch.dtype) -> None:
+    qkv = normal(sum(lengths), 3, heads, dim, dtype=dtype)
+    counts = None if valid is None else torch.tensor(valid, dtype=torch.int32, device=DEVICE)
+    q, k, v = qkv.unbind(1)
+    out = attention(q, k, v, bounds(lengths), counts)
+    keys = valid or lengths
+    assert_close_to_fp64(out, exact(qkv, lengths, keys, dtype), exact(qkv, lengths, keys, torch.float64))
+
+
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-@pytest.mark.parametrize("heads,dim", [(2, 64), (3, 16)])
-def test_error_is_at_most_twice_torch(lengths: list[int], heads: int, dim: int, dtype: torch.dtype) -> None:
-    q, k, v = (normal(sum(lengths), heads, dim, dtype=dtype, seed=i) for i in range(3))
-    for valid in (lengths, [max(n - 1, 1) for n in lengths]):
-        out = attention(q, k, v, bounds(lengths), torch.tensor(valid, dtype=torch.int32))
-        truth = exact(q, k, v, lengths, valid, torch.float64)
-        assert_close_to_fp64(out, exact(q, k, v, lengths, valid, dtype), truth)
+def test_error_is_at_most_twice_torch(lengths: list[int], dtype: torch.dtype) -> None:
+    check(lengths, None, 2, 64, dtype)
 
 
-def test_segments_are_independent() -> None:
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("dim", [16, 24, 32, 128])
+def test_other_head_dims(dim: int) -> None:
+    check([3, 17, 64, 1, 31], None, 3, dim, torch.float32)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("missing", [1, 40])
+def test_rows_from_valid_on_are_queries_and_no_keys(missing: int) -> None:
+    lengths = [1, 2, 66, 41, 128]
+    check(lengths, [max(n - missing, 1) for n in lengths], 2, 16, torch.float32)
+
+
+@pytest.mark.usefixtures("backend")
+def test_no_keys_give_zeros() -> None:
+    q, k, v = normal(5, 3, 2, 16).unbind(1)
+    out = attention(q, k, v, bounds([3, 2]), torch.tensor([0, 2], dtype=torch.int32, device=DEVICE))
+    assert torch.equal(out[:3], torch.zeros_like(q[:3]))
+    assert torch.equal(out[3:], attention(q[3:], k[3:], v[3:], bounds([2])))
+
+
+@pytest.mark.usefixtures("backend")
+def test_what_is_no_key_may_be_nan() -> None:
+    lengths, valid = [70, 1, 34], [65, 1, 32]
+    q, k, v = normal(sum(lengths), 3, 2, 16).unbind(1)
+    counts = torch.tensor(valid, dtype=torch.int32, device=DEVICE)
+    clean = attention(q, k, v, bounds(lengths), counts)
+    k, v, start = k.clone(), v.clone(), 0
+    for length, keys in zip(lengths, valid, strict=True):
+        k[start + keys : start + length] = v[start + keys : start + length] = float("nan")
+        start += length
+    assert torch.equal(attention(q, k, v, bounds(lengths), counts), clean)
+
+
+@pytest.mark.usefixtures("backend")
+def test_rows_and_heads_may_be_any_distance_apart() -> None:
+    lengths = [33, 5]
+    qkv = normal(sum(lengths), 3, 2, 16)
+    q, k, v = qkv.transpose(0, 1).contiguous()
+    plain = attention(q, k, v, bounds(lengths))
+    heads_first = qkv.permute(1, 2, 0, 3).contiguous().transpose(1, 2)
+    columns_apart = qkv.permute(1, 0, 3, 2).contiguous().transpose(2, 3)
+    for q, k, v in (qkv.unbind(1), heads_first, columns_apart):
+        out = attention(q, k, v, bounds(lengths))
+        assert out.is_contiguous() and torch.equal(out, plain)
+
+
+@pytest.mark.usefixtures("backend")
+def test_nothing_gives_nothing() -> None:
+    q = normal(0, 2, 16)
+    assert attention(q, q, q, bounds([])).shape == attention(q, q, q, bounds([0, 0])).shape == (0, 2, 16)
+
+
+@pytest.mark.usefixtures("backend")
+def test_segments_may_be_empty_and_many() -> None:
+    check([5, *[0] * 300, 34, 0], None, 1, 16, torch.float32)
+
+
+@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_tile_sizes_of_gpus(arch: str, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "architecture", lambda _: arch)
+    check([150, 1, 64, 65], [149, 1, 63, 65], 1, 64, dtype)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_segments_are_independent(dtype: torch.dtype) -> None:
     def run(segments: list[torch.Tensor], _: list[int]) -> list[torch.Tensor]:
         q, k, v = torch.cat(segments).unbind(1)
         lengths = [len(s) for s in segments]
         return list(attention(q, k, v, bounds(lengths)).split(lengths))
 
-    assert_segments_independent(run, [normal(n, 3, 4, 64, seed=n) for n in (1, 2, 17, 33, 64, 100, 7)])
+    assert_segments_independent(run, [normal(n, 3, 2, 64, seed=n, dtype=dtype) for n in (1, 2, 17, 33, 64, 100, 7)])

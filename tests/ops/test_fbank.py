@@ -7,9 +7,12 @@ import pytest
 import torch
 from transformers import SeamlessM4TFeatureExtractor
 
-from seamless_kernels.fbank import MIN_SAMPLES, FbankOutput, fbank, mel_filters
+from seamless_kernels import fbank as module
+from seamless_kernels.fbank import MIN_SAMPLES, FbankOutput, fbank, frame_count, mel_filters
+from support.packed import DEVICE
 from tolerance import FEATURE_ATOL
 
+pytestmark = pytest.mark.usefixtures("backend")
 EXTRACTOR = SeamlessM4TFeatureExtractor()
 
 
@@ -27,7 +30,17 @@ def speechlike(samples: int) -> torch.Tensor:
 
 def pack(clips: list[torch.Tensor]) -> FbankOutput:
     bounds = np.cumsum([0, *map(len, clips)])
-    return fbank(torch.cat(clips), torch.from_numpy(bounds))
+    return fbank(torch.cat(clips).to(DEVICE), torch.from_numpy(bounds))
+
+
+def last_bit_of_the_mean(clip: torch.Tensor) -> torch.Tensor:
+    """What it amounts to in the features of each bin, [160]: a lot where the bin hardly varies.
+
+    Only on a CPU does torch add in NumPy's order.
+    """
+    starts = 160 * torch.arange(frame_count(len(clip)))
+    mean, deviation = module._statistics(module._log_mel(clip, starts))
+    return (torch.finfo(torch.float32).eps * mean.abs() / deviation).repeat(2)
 
 
 def test_the_golden_chirp_has_its_published_features():
@@ -38,18 +51,21 @@ def test_the_golden_chirp_has_its_published_features():
     assert (features.shape, cu_seqlens.tolist(), valid.tolist()) == ((24, 160), [0, 24], [24])
     expected_first = torch.tensor([1.907355, 3.2169402, 3.5671854, 3.3784132])
     expected_tenth = torch.tensor([0.39843097, 0.11245105, -0.28864247, -0.6062163])
+    features = features.cpu()
     torch.testing.assert_close(features[0, :4], expected_first, atol=FEATURE_ATOL, rtol=0)
     torch.testing.assert_close(features[10, 80:84], expected_tenth, atol=FEATURE_ATOL, rtol=0)
 
 
 @pytest.mark.parametrize("samples", [560, 719, 720, 880, 16000, 16160, 33333, 70001])
 @pytest.mark.parametrize("signal", [noise, speechlike, torch.zeros])
-def test_features_equal_transformers(samples, signal):
+def test_features_equal_transformers(samples, signal, backend):
     clip = signal(samples)
     expected = EXTRACTOR(clip.numpy(), sampling_rate=16000, return_tensors="pt")
     features, _, valid = pack([clip])
     assert int(valid) == int(expected["attention_mask"].sum())
-    torch.testing.assert_close(features, expected["input_features"][0], atol=FEATURE_ATOL, rtol=0)
+    error = (features.cpu() - expected["input_features"][0]).abs()
+    numpys_order = backend == "torch" and DEVICE.type == "cpu"
+    assert (error <= FEATURE_ATOL + (0.0 if numpys_order else last_bit_of_the_mean(clip))).all(), error.max()
 
 
 def test_the_mel_filters_are_triangles_in_mel():
@@ -64,10 +80,10 @@ def test_the_mel_filters_are_triangles_in_mel():
     assert not filters[[0, 256]].any() and filters.any(axis=0).all()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_clip_has_the_same_features_alone_and_in_any_batch(seed):
     generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(MIN_SAMPLES, 40000, (12,), generator=generator).tolist()
+    lengths = torch.randint(MIN_SAMPLES, 40000, (6,), generator=generator).tolist()
     clips = [noise(length, seed + i) for i, length in enumerate([MIN_SAMPLES, 719, *lengths])]
     features, cu_seqlens, valid = pack(clips)
     order = torch.randperm(len(clips), generator=generator).tolist()
@@ -95,7 +111,7 @@ def test_samples_after_the_last_whole_frame_do_not_count():
 
 
 def test_bounds_may_be_a_list():
-    clip = noise(4000)
+    clip = noise(4000).to(DEVICE)
     assert torch.equal(fbank(clip, [0, 1000, 4000]).features, pack([clip[:1000], clip[1000:]]).features)
 
 

@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 import torch
 
+from seamless_kernels import paged_attention
 from seamless_kernels.kv_cache import store_kv
+from seamless_kernels.native import csrc
 from seamless_kernels.paged_attention import cross_attention, self_attention
-from support.packed import DTYPES, bounds, normal
+from support.packed import BACKENDS, DEVICE, DTYPES, bounds, normal
 from tolerance import assert_close_to_fp64
 
-SLOTS = 600
+NATIVE = ("native",) if csrc and DEVICE.type == "cpu" else ()
+pytestmark = [
+    pytest.mark.usefixtures("backend"),
+    pytest.mark.parametrize("backend", (*BACKENDS, *NATIVE), indirect=True),
+]
+SLOTS = 1500
+NOWHERE = 2**30  # entries of a table past a length
+Pools = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def place(
-    lengths: list[int], dtype: torch.dtype, heads: int, dim: int, seed: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Keys and values of every table at random slots of a pool that is NaN elsewhere; the padded slot table."""
+def place(lengths: Sequence[int], dtype: torch.dtype, heads: int, dim: int, seed: int, slack: int = 3) -> Pools:
+    """Keys and values of every table at random slots of pools that are NaN elsewhere; the slot table."""
     rng = random.Random(seed)
-    k_pool = torch.full((SLOTS, heads, dim), torch.nan, dtype=dtype)
-    v_pool = k_pool.clone()
-    table = torch.full((len(lengths), max(lengths) + 3), 2**30, dtype=torch.int32)
+    # A layer of many: the slots of a pool lie inside a larger tensor.
+    pools = torch.full((2, 2, SLOTS, heads, dim), torch.nan, dtype=dtype, device=DEVICE)
+    k_pool, v_pool = pools[0, 1], pools[1, 1]
+    table = torch.full((len(lengths), max(lengths) + slack), NOWHERE, dtype=torch.int32, device=DEVICE)
     free = rng.sample(range(SLOTS), SLOTS)
     for i, length in enumerate(lengths):
-        slots = torch.tensor([free.pop() for _ in range(length)])
+        slots = torch.tensor([free.pop() for _ in range(length)], device=DEVICE)
         k, v = (normal(length, heads, dim, dtype=dtype, seed=100 * i + part) for part in (1, 2))
         store_kv(k, v, k_pool, v_pool, slots)
         table[i, :length] = slots
     return k_pool, v_pool, table
 
 
-def exact(
-    q: torch.Tensor,
-    table_of: list[int],
-    lengths: list[int],
-    pools: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    dtype: torch.dtype,
-) -> torch.Tensor:  # noqa: E501
+def int32(values: Sequence[int]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int32, device=DEVICE)
+
+
+def exact(q: torch.Tensor, tables: Sequence[int], lengths: Sequence[int], pools: Pools, dtype: torch.dtype):
+    """By einsum in `dtype`; row r reads line tables[r] of the table."""
     k_pool, v_pool, table = pools
     out = []
-    for row, t in enumerate(table_of):
+    for row, t in enumerate(tables):
         slots = table[t, : lengths[t]].long()
         k, v = k_pool[slots].to(dtype), v_pool[slots].to(dtype)
         score = torch.einsum("hd,lhd->hl", q[row].to(dtype), k) / math.sqrt(q.shape[-1])
@@ -50,44 +59,136 @@ def exact(
     return torch.stack(out)
 
 
+def assert_close(out: torch.Tensor, q: torch.Tensor, tables: Sequence[int], lengths: Sequence[int], pools: Pools):
+    truth = exact(q, tables, lengths, pools, torch.float64)
+    assert_close_to_fp64(out, exact(q, tables, lengths, pools, q.dtype), truth)
+
+
+def queries(rows: int, heads: int, dim: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """As a fused projection leaves them: a third of a wider tensor."""
+    return normal(rows, 3, heads, dim, dtype=dtype)[:, 0]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("heads,dim", [(2, 64), (3, 16)])
+@pytest.mark.parametrize("heads,dim", [(2, 64), (3, 16), (4, 20)])
 def test_self_attention_error_is_at_most_twice_torch(heads: int, dim: int, dtype: torch.dtype) -> None:
-    lengths = [1, 2, 7, 7, 16, 33, 100, 7]
+    lengths = [1, 2, 15, 16, 17, 100, 7]
     pools = place(lengths, dtype, heads, dim, seed=1)
-    q = normal(len(lengths), heads, dim, dtype=dtype)
-    out = self_attention(q, *pools, torch.tensor(lengths, dtype=torch.int32))
-    rows = list(range(len(lengths)))
-    truth = exact(q, rows, lengths, pools, torch.float64)
-    assert_close_to_fp64(out, exact(q, rows, lengths, pools, dtype), truth)
+    q = queries(len(lengths), heads, dim, dtype)
+    assert_close(self_attention(q, *pools, int32(lengths)), q, range(len(lengths)), lengths, pools)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_cross_attention_error_is_at_most_twice_torch(dtype: torch.dtype) -> None:
     lengths, rows = [1, 63, 7, 188], [5, 1, 2, 3]
     pools = place(lengths, dtype, 2, 64, seed=2)
-    q = normal(sum(rows), 2, 64, dtype=dtype)
-    out = cross_attention(q, *pools, torch.tensor(lengths, dtype=torch.int32), bounds(rows))
-    table_of = [t for t, count in enumerate(rows) for _ in range(count)]
-    truth = exact(q, table_of, lengths, pools, torch.float64)
-    assert_close_to_fp64(out, exact(q, table_of, lengths, pools, dtype), truth)
+    q = queries(sum(rows), 2, 64, dtype)
+    out = cross_attention(q, *pools, int32(lengths), bounds(rows))
+    assert_close(out, q, [t for t, count in enumerate(rows) for _ in range(count)], lengths, pools)
 
 
-@pytest.mark.parametrize("heads,dim", [(2, 16), (8, 64), (4, 20)])
+@pytest.mark.parametrize("length", [255, 256, 257, 600])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_long_contexts(length: int, dtype: torch.dtype) -> None:
+    lengths = [length, 3]
+    pools = place(lengths, dtype, 2, 64, seed=3)
+    q = queries(2, 2, 64, dtype)
+    assert_close(self_attention(q, *pools, int32(lengths)), q, range(2), lengths, pools)
+    assert_close(cross_attention(q, *pools, int32(lengths), bounds([1, 1])), q, range(2), lengths, pools)
+
+
+def test_a_row_of_a_request_does_not_feel_its_beams(backend: str) -> None:
+    lengths = [40, 21, 33]
+    pools = place(lengths, torch.float32, 2, 64, seed=4)
+    q = queries(64, 2, 64)
+
+    def alone(row: int, table: int, beams: int) -> torch.Tensor:
+        rows = [0, 0, 0]
+        # A product of torch has other bits for another number of beams: there, only other requests must not be felt.
+        rows[table] = beams if backend == "torch" else 1
+        first = 0 if backend == "torch" else row
+        return cross_attention(q[first : first + rows[table]], *pools, int32(lengths), bounds(rows))[row - first]
+
+    for beams in range(1, 9):
+        out = cross_attention(q[:beams].repeat(3, 1, 1), *pools, int32(lengths), bounds([beams] * 3))
+        for table, row in itertools.product(range(3), {0, beams // 2, beams - 1}):
+            assert torch.equal(out[table * beams + row], alone(row, table, beams))
+    out = cross_attention(q, *pools, int32(lengths), bounds([0, 64, 0]))
+    assert all(torch.equal(out[row], alone(row, 1, 64)) for row in (0, 15, 16, 40, 63))
+    assert_close(out, q, [1] * 64, lengths, pools)
+
+
+def test_requests_without_rows_are_not_looked_at() -> None:
+    lengths = [9, 20, 5]
+    k_pool, v_pool, table = place(lengths, torch.float32, 2, 16, seed=5)
+    q = queries(5, 2, 16)
+    plain = cross_attention(q, k_pool, v_pool, table, int32(lengths), bounds([2, 1, 2]))
+    inert = torch.full_like(table[:1], NOWHERE)
+    padded = torch.cat([inert, table[:2], inert, table[2:], inert, inert])
+    poisoned = int32([NOWHERE, 9, 20, 0, 5, NOWHERE, -1])
+    assert torch.equal(cross_attention(q, k_pool, v_pool, padded, poisoned, bounds([0, 2, 1, 0, 2, 0, 0])), plain)
+
+
+def test_rows_may_read_any_line_of_a_larger_table() -> None:
+    lengths = [9, 20, 5, 31]
+    k_pool, v_pool, table = place(lengths, torch.float32, 2, 64, seed=6)
+    q, lines = queries(6, 2, 64), [3, 0, 0, 2, 1, 3]
+    chosen = int32([lengths[line] for line in lines])
+    gathered = self_attention(q, k_pool, v_pool, table[lines].contiguous(), chosen)
+    assert torch.equal(self_attention(q, k_pool, v_pool, table, chosen, int32(lines)), gathered)
+
+
+def test_no_rows_give_no_rows() -> None:
+    k_pool, v_pool, table = place([3], torch.float32, 2, 16, seed=7)
+    nobody = normal(0, 2, 16)
+    assert self_attention(nobody, k_pool, v_pool, table[:0], int32([])).shape == nobody.shape
+    assert cross_attention(nobody, k_pool, v_pool, table, int32([3]), bounds([0])).shape == nobody.shape
+
+
+def test_nan_in_a_query_stays_in_its_row() -> None:
+    lengths = [30, 30]
+    pools = place(lengths, torch.float32, 2, 64, seed=8)
+    q = queries(4, 2, 64).clone()
+    clean = cross_attention(q, *pools, int32(lengths), bounds([3, 1]))
+    q[1] = torch.nan
+    out = cross_attention(q, *pools, int32(lengths), bounds([3, 1]))
+    assert out[1].isnan().all() and torch.equal(out[[0, 2, 3]], clean[[0, 2, 3]])
+    assert self_attention(q[:2], *pools, int32(lengths)).isnan().all(-1).all(-1).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("heads,dim", [(2, 16), (4, 64), (4, 20)])
 def test_company_order_and_placement_change_no_bit(heads: int, dim: int) -> None:
     lengths = [5, 40, 5, 64, 65, 1, 5, 64]
-    q = normal(len(lengths), heads, dim)
-    full = torch.tensor(lengths, dtype=torch.int32)
+    q = queries(len(lengths), heads, dim)
+    full = int32(lengths)
     k_pool, v_pool, table = place(lengths, torch.float32, heads, dim, seed=3)
     alone = [self_attention(q[i : i + 1], k_pool, v_pool, table[i : i + 1], full[i : i + 1])[0] for i in range(8)]
     crossed = [
         cross_attention(q[i : i + 1], k_pool, v_pool, table[i : i + 1], full[i : i + 1], bounds([1]))[0]
         for i in range(8)
     ]
-    for seed in range(4):
+    for seed in range(3):
         order = random.Random(seed).sample(range(8), 8 - seed)
         k_pool, v_pool, table = place(lengths, torch.float32, heads, dim, seed=10 + seed)
         together = self_attention(q[order], k_pool, v_pool, table[order], full[order])
         assert all(torch.equal(out, alone[i]) for i, out in zip(order, together, strict=True))
         together = cross_attention(q[order], k_pool, v_pool, table[order], full[order], bounds([1] * len(order)))
         assert all(torch.equal(out, crossed[i]) for i, out in zip(order, together, strict=True))
+
+
+@pytest.mark.parametrize("processors", [1, 2, 100])
+def test_neither_width_nor_the_split_of_the_work_changes_a_bit(
+    processors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = [257, 70, 600, 256]
+    rows = [2, 0, 1, 1]
+    q, full = queries(4, 2, 64), int32(lengths)
+    k_pool, v_pool, table = place(lengths, torch.float32, 2, 64, seed=9)
+    monkeypatch.setattr(paged_attention, "_processors", lambda _: 8)
+    selves = self_attention(q, k_pool, v_pool, table, full)
+    crossed = cross_attention(q, k_pool, v_pool, table, full, bounds(rows))
+    monkeypatch.setattr(paged_attention, "_processors", lambda _: processors)
+    for slack in (3, 1000):
+        k_pool, v_pool, table = place(lengths, torch.float32, 2, 64, seed=9, slack=slack)
+        assert torch.equal(self_attention(q, k_pool, v_pool, table, full), selves)
+        assert torch.equal(cross_attention(q, k_pool, v_pool, table, full, bounds(rows)), crossed)

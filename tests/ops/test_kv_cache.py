@@ -1,0 +1,60 @@
+"""kv_cache: every row goes to its slot, to the bit, and nothing else is written."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from seamless_kernels.kv_cache import store_kv
+from support.packed import DEVICE, DTYPES, normal
+
+POOL = 50
+
+
+def chosen(rows: int, seed: int = 0) -> torch.Tensor:
+    """Different slots int64 [rows]."""
+    return torch.randperm(POOL, generator=torch.Generator().manual_seed(seed))[:rows].to(DEVICE)
+
+
+def pools(heads: int, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    return normal(POOL, heads, dim, dtype=dtype, seed=5), normal(POOL, heads, dim, dtype=dtype, seed=6)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows,heads,dim", [(0, 2, 16), (1, 2, 16), (5, 3, 8), (17, 1, 7), (50, 2, 64)])
+def test_rows_are_in_their_slots_and_the_others_as_before(rows: int, heads: int, dim: int, dtype: torch.dtype) -> None:
+    k, v = normal(rows, heads, dim, dtype=dtype), normal(rows, heads, dim, dtype=dtype, seed=1)
+    slots, (k_pool, v_pool) = chosen(rows), pools(heads, dim, dtype)
+    others = torch.ones(POOL, dtype=torch.bool, device=DEVICE)
+    others[slots] = False
+    before = k_pool.clone(), v_pool.clone()
+    store_kv(k, v, k_pool, v_pool, slots)
+    for pool, given, old in zip((k_pool, v_pool), (k, v), before, strict=True):
+        assert torch.equal(pool[slots], given)
+        assert torch.equal(pool[others], old[others])
+
+
+@pytest.mark.usefixtures("backend")
+def test_keys_and_values_may_be_parts_of_one_product_and_pools_of_one_layer() -> None:
+    k, v = normal(9, 3, 2, 16)[:, 1:].unbind(1)
+    layers, slots = normal(4, 2, POOL, 2, 16, seed=1), chosen(9)
+    before = layers.clone()
+    store_kv(k, v, layers[2, 0], layers[2, 1], slots)
+    before[2, 0, slots], before[2, 1, slots] = k, v
+    assert torch.equal(layers, before)
+
+
+@pytest.mark.usefixtures("backend")
+def test_heads_that_are_not_in_one_piece_are_copied() -> None:
+    k = normal(9, 16, 2).transpose(1, 2)
+    k_pool, v_pool = pools(2, 16, torch.float32)
+    store_kv(k, k, k_pool, v_pool, chosen(9))
+    assert torch.equal(k_pool[chosen(9)], k) and torch.equal(v_pool[chosen(9)], k)
+
+
+@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+def test_pools_of_different_shape_are_refused(backend: str) -> None:
+    wide = normal(POOL, 2, 32)
+    with pytest.raises(ValueError, match="without gaps"):
+        store_kv(normal(3, 2, 16), normal(3, 2, 16), wide[..., :16], wide[..., :16], chosen(3))

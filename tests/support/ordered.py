@@ -1,0 +1,24 @@
+"""Matrix products of Triton's interpreter as a GPU makes them: an element's sum has one order, wherever it stands.
+
+The interpreter's own go to BLAS, which sums by the shape of the tile and the element's place in it, so that no kernel
+could show there that its rows do not feel each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from support.interpreter import interpreter
+
+
+def ordered(dot: Any) -> Any:
+    """`InterpreterBuilder.create_dot` that adds the products one by one, in the order of the reduction."""
+
+    def create_dot(self: Any, a: Any, b: Any, total: Any, *rest: Any) -> Any:
+        for k in range(a.data.shape[1]):
+            column = interpreter.TensorHandle(a.data[:, k : k + 1], a.dtype)
+            row = interpreter.TensorHandle(b.data[k : k + 1], b.dtype)
+            total = dot(self, column, row, total, *rest)
+        return total
+
+    return create_dot
