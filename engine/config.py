@@ -189,6 +189,7 @@ class EngineConfig:
     max_rows: hypotheses (requests × beams) decoded in one step.
     num_slots: positions in the key/value pool; None sizes it from `memory_fraction` of what is free.
     max_source_tokens, max_new_tokens: longest encoder output and generation that a request may ask for.
+    max_banned_tokens: longest list of suppressed tokens and bad words, in tokens, that a request may have.
     max_audio_seconds: longest clip that is taken.
     encode_frames: packed rows (20 ms of audio, or a token) in one encoder pass.
     speak_tokens: text tokens in one speech pass (a token is about 14 units, 0.3 s of speech); None is 512 on a GPU and
@@ -200,12 +201,20 @@ class EngineConfig:
     memory_fraction: float = 0.5
     max_source_tokens: int = 4096
     max_new_tokens: int = 1024
+    max_banned_tokens: int = 1024
     max_audio_seconds: float = 600.0
     encode_frames: int = 16_000
     speak_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_rows", "max_source_tokens", "max_new_tokens", "encode_frames", "speak_tokens"):
+        for name in (
+            "max_rows",
+            "max_source_tokens",
+            "max_new_tokens",
+            "max_banned_tokens",
+            "encode_frames",
+            "speak_tokens",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")

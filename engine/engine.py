@@ -1,33 +1,28 @@
-"""The loop: admit → encode → decode → speak → deliver."""
+"""A loaded model that answers requests."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import time
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Any
 
-import numpy as np
 import torch
 
-from seamless_engine.audio import load_audio
 from seamless_engine.config import EngineConfig, ModelConfig
-from seamless_engine.decode.scheduler import Job, Scheduler, Voice
-from seamless_engine.errors import CapacityError, InputError, NumericalError, UsageError
+from seamless_engine.decode.scheduler import Job
+from seamless_engine.errors import UsageError
 from seamless_engine.forward import forced_logits
-from seamless_engine.languages import Languages
+from seamless_engine.front_end import FrontEnd
 from seamless_engine.loader import find_checkpoint
+from seamless_engine.loop import Loop, failed
 from seamless_engine.model_runner import ModelRunner
 from seamless_engine.prepared import Features, Tokens
-from seamless_engine.recovery import isolate, settled
-from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Hypothesis, Request, Result, Task
+from seamless_engine.recovery import settled
+from seamless_engine.request import TASKS, DecodingParams, Request, Result, Task
 from seamless_engine.tokenizer import Tokenizer
 from seamless_kernels.dispatch import backend_for
-from seamless_kernels.fbank import frame_count
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_ADVICE = "check its input, and the weights with Engine.from_pretrained(..., check_weights=True)"
 
 
 class Engine:
@@ -40,9 +35,8 @@ class Engine:
         self.options = options
         self.tasks = tasks
         self._runner = runner
-        self._tokenizer = tokenizer
-        self._languages = Languages(runner.config)
-        self._speak_tokens = options.speak_tokens or (512 if runner.device.type == "cuda" else 1)
+        self._front_end = FrontEnd(runner.config, options, tasks, tokenizer)
+        self._loop = Loop(runner, tokenizer, options)
 
     @classmethod
     def from_pretrained(
@@ -92,7 +86,7 @@ class Engine:
 
     def languages(self, task: str) -> list[str]:
         """Codes that `tgt_lang` may take for a task, from the checkpoint's own tables."""
-        return self._languages.codes(_tasks([task])[0])
+        return self._front_end.languages.codes(_tasks([task])[0])
 
     def memory(self) -> dict[str, int]:
         """Bytes by holder: weights of each module, the key/value pool, the decoding buffers."""
@@ -109,7 +103,7 @@ class Engine:
         """
         listed = list(requests)
         for request in listed:
-            self._check(request, request.params or params or DecodingParams())
+            self._front_end.check(request, request.params or params or DecodingParams())
         results: dict[int, Result] = {}
         for index, result in self._run(enumerate(listed), params or DecodingParams()):
             results[index] = result
@@ -127,12 +121,13 @@ class Engine:
             yield result
 
     def _run(self, source: Iterator[tuple[int, Request]], params: DecodingParams) -> Iterator[tuple[int, Result]]:
-        scheduler = Scheduler(self._runner.blocks, self.options.encode_frames, self._speak_tokens)
-        indices: dict[int, int] = {}
+        loop = self._loop
+        mine: dict[Job, int] = {}
+        done: deque[Job] = deque()
         exhausted = False
         try:
             while True:
-                while not exhausted and scheduler.wants_more:
+                while not exhausted and loop.wants_more:
                     drawn = next(source, None)
                     if drawn is None:
                         exhausted = True
@@ -140,168 +135,22 @@ class Engine:
                     index, request = drawn
                     result = Result(request.id if request.id is not None else index, request.task, request.tgt_lang)
                     try:
-                        self._check(request, request.params or params)
-                        job = self._prepare(request, request.params or params, result)
-                        scheduler.submit(job)
-                        indices[job.serial] = index
+                        self._front_end.check(request, request.params or params)
+                        job = self._front_end.prepare(request, request.params or params, result)
+                        job.outbox = done
+                        loop.submit(job)
+                        mine[job] = index
                     except Exception as error:  # whatever it is, only this request has it
-                        yield index, _failed(result, settled(error))
-                if not scheduler.busy:
+                        yield index, failed(result, settled(error))
+                if not mine and exhausted:
                     return
-                for job in self._step(scheduler):
-                    yield indices.pop(job.serial), job.result
+                loop.step()
+                while done:
+                    job = done.popleft()
+                    yield mine.pop(job), job.result
         finally:
-            for job in [*scheduler.decoding]:
-                scheduler.drop(job)
-
-    def _step(self, scheduler: Scheduler) -> Iterator[Job]:
-        """One turn of the loop. Yields the requests that it finished."""
-        runner = self._runner
-        admitted = scheduler.admit()
-        if admitted:
-            begun = time.perf_counter()
-            failed = isolate(runner.encode, admitted)
-            spent = time.perf_counter() - begun
-            for job, _ in admitted:
-                job.result.timings |= {"queued": begun - job.started, "encode": spent, "decode": 0.0}
-            for (job, _), error in failed:
-                scheduler.drop(job)
-                yield self._delivered(job, error)
-        if scheduler.decoding:
-            yield from self._decode(scheduler)
-        elif scheduler.waiting and not scheduler.speaking and not admitted:
-            job = scheduler.waiting[0]
-            scheduler.drop(job)
-            error = CapacityError(
-                "another stream of this engine holds its rows or slots: read it to its end, or close it"
-            )
-            yield self._delivered(job, error)
-        spoken = scheduler.next_speech()
-        if spoken:
-            begun = time.perf_counter()
-            errors = dict(isolate(runner.speak, spoken))
-            for job in spoken:
-                job.result.timings["speak"] = time.perf_counter() - begun
-                yield self._delivered(job, errors.get(job))
-
-    def _decode(self, scheduler: Scheduler) -> Iterator[Job]:
-        begun = time.perf_counter()
-        jobs = list(scheduler.decoding)
-        over, broken = self._runner.decode(jobs)
-        spent = time.perf_counter() - begun
-        for job in jobs:
-            job.result.timings["decode"] += spent
-        for job in broken:
-            scheduler.drop(job)
-            yield self._delivered(job, NumericalError(f"the model produced NaN for this request; {_ADVICE}"))
-        for job in over:
-            speaks = job.request.task in SPEECH_OUT
-            self._runner.finish(job)
-            scheduler.retire(job, speaks)
-            if not speaks:
-                yield self._delivered(job)
-
-    def _delivered(self, job: Job, error: Exception | None = None) -> Job:
-        """The result as its caller sees it: texts decoded, the best hypothesis in front.
-
-        A request that failed in the speech pass keeps its text.
-        """
-        result = job.result
-        result.timings["total"] = time.perf_counter() - job.started
-        for hypothesis in result.n_best:
-            hypothesis.text = self._tokenizer.decode(hypothesis.tokens)
-        for entry in dataclasses.fields(Hypothesis) if result.n_best else ():
-            setattr(result, entry.name, getattr(result.n_best[0], entry.name))
-        if any(h.audio is not None and not np.isfinite(h.audio).all() for h in result.n_best):
-            error = NumericalError(f"the speech of this request is not finite; {_ADVICE}")
-        if error is None and not result.n_best:
-            error = InputError("the decoding parameters leave nothing to choose: suppress, ban or penalise less")
-        if error is not None:
-            result.audio, result.units, result.n_best = None, None, []
-            _failed(result, error)
-        elif job.voice is not None:
-            result.sampling_rate = self.config.sampling_rate
-        return job
-
-    def _check(self, request: Request, params: DecodingParams) -> None:
-        """Raises UsageError if this engine cannot answer such a request at all."""
-        if request.task not in self.tasks:
-            raise UsageError(f"{request.task} was not loaded: this engine was made for tasks {', '.join(self.tasks)}")
-        self._languages.resolve(request.task, request.tgt_lang)
-        if request.src_lang is not None:
-            self._languages.source_id(request.src_lang)
-        if request.speaker_id is not None and request.speaker_id >= self.config.vocoder_num_spkrs:
-            raise UsageError(
-                f"speaker_id {request.speaker_id}: this checkpoint has 0 to {self.config.vocoder_num_spkrs - 1}"
-            )
-        words = [params.suppress_tokens or (), *(params.bad_words_ids or ())]
-        largest = max((token for word in words for token in word), default=0)
-        if largest >= self.config.vocab_size:
-            raise UsageError(
-                f"suppress_tokens or bad_words_ids name token {largest}: this checkpoint has 0 to "
-                f"{self.config.vocab_size - 1}"
-            )
-
-    def _prepare(self, request: Request, params: DecodingParams, result: Result) -> Job:
-        """The front end of one request. Raises InputError for audio or text that cannot be processed."""
-        started = time.perf_counter()
-        result.tgt_lang = self._languages.resolve(request.task, request.tgt_lang)
-        source, rows, length = self._source(request)
-        if length > self.options.max_source_tokens:
-            limit = self.options.max_source_tokens
-            unit = "encodings" if request.task in SPEECH_IN else "tokens"
-            raise CapacityError(
-                f"the input has {length} {unit}, more than EngineConfig.max_source_tokens={limit}: split the input, "
-                "or raise the setting"
-            )
-        max_new_tokens = params.max_new_tokens or self.config.max_new_tokens
-        if params.soft_max_length is not None:
-            slope, offset = params.soft_max_length
-            max_new_tokens = max(min(max_new_tokens, int(slope * length + offset)), 1)
-        if max_new_tokens > self.options.max_new_tokens:
-            limit = self.options.max_new_tokens
-            raise CapacityError(f"max_new_tokens={max_new_tokens} exceeds EngineConfig.max_new_tokens={limit}")
-        return Job(
-            request=request,
-            params=params,
-            result=result,
-            source=source,
-            source_rows=rows,
-            source_length=length,
-            max_new_tokens=max_new_tokens,
-            language_id=self._languages.target_id(request.task, result.tgt_lang),
-            voice=self._voice(request, params, result.tgt_lang) if request.task in SPEECH_OUT else None,
-            started=started,
-        )
-
-    def _source(self, request: Request) -> tuple[Any, int, int]:
-        """What the encoder reads, how many rows that is, and how many encodings it becomes."""
-        if request.task in SPEECH_IN:
-            if isinstance(request.audio, Features):
-                source, rows, valid = request.audio, len(request.audio.rows), request.audio.valid
-            else:
-                source = load_audio(request.audio, request.sampling_rate, max_seconds=self.options.max_audio_seconds)
-                frames = frame_count(len(source))
-                rows, valid = -(-frames // 2), frames // 2
-            return source, rows, valid // self.config.adaptor_stride + 1
-        if isinstance(request.text, Tokens):
-            ids = request.text.ids
-        else:
-            assert request.text is not None and request.src_lang is not None
-            ids = self._tokenizer.encode(request.text, request.src_lang)
-        return ids, len(ids), len(ids)
-
-    def _voice(self, request: Request, params: DecodingParams, language: str) -> Voice:
-        speaker = request.speaker_id
-        if speaker is None:
-            speaker = self._languages.speaker_id(language) if params.speaker_per_language else 0
-        return Voice(self._languages.voice_id(language), speaker)
-
-
-def _failed(result: Result, error: Exception) -> Result:
-    result.finish_reason = "error"
-    result.error = f"{type(error).__name__}: {error}"
-    return result
+            for job in mine:
+                loop.drop(job)
 
 
 def _tasks(names: Iterable[str] | None) -> tuple[Task, ...]:

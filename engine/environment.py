@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import seamless_kernels
+from seamless_engine.decode.native_search import available
+from seamless_kernels import native
 from seamless_kernels.dispatch import backend_for
 
 _PACKAGES = (
@@ -36,6 +38,7 @@ def describe() -> dict[str, str]:
     )
     facts |= _devices()
     facts["SEAMLESS_BACKEND"] = os.environ.get("SEAMLESS_BACKEND") or "not set"
+    facts |= _extensions()
     facts |= _backends()
     return facts
 
@@ -59,6 +62,17 @@ def _devices() -> dict[str, str]:
     return facts
 
 
+def _extensions() -> dict[str, str]:
+    """What was compiled from csrc/, and for which processors."""
+    facts: dict[str, str] = dict.fromkeys(("csrc", "csrc_cuda"), "not built: torch does its work")
+    if native.csrc:
+        sets = ", ".join(native.csrc.instruction_sets())
+        facts["csrc"] = f"{native.csrc.instruction_set()} (of {sets}), {torch.get_num_threads()} threads"
+    if native.csrc_cuda:
+        facts["csrc_cuda"] = native.csrc_cuda.targets
+    return facts
+
+
 def _backends() -> dict[str, str]:
     """Operation → implementation that runs on the device that `device="auto"` chooses."""
     probe = torch.empty(0, device="cuda" if torch.cuda.is_available() else "cpu")
@@ -71,4 +85,4 @@ def _backends() -> dict[str, str]:
             except ValueError as error:
                 used = f"none: {error}"
             facts[f"op {module.name}"] = f"{used} (of {', '.join(impls)})"
-    return facts
+    return facts | {"search": f"{'native' if available(probe.device) else 'torch'} (of torch, native)"}

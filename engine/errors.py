@@ -29,5 +29,13 @@ class CapacityError(InputError):
     """The request can never fit the pools or the memory of this engine; says what to change."""
 
 
+class CancelledError(SeamlessError):
+    """The request was given up before it was finished; `finish_reason` is "cancelled"."""
+
+
+class DeadlineError(CancelledError):
+    """The request's own timeout passed."""
+
+
 class NumericalError(SeamlessError):
     """The model produced a NaN for this request; its neighbours are not affected."""

@@ -43,7 +43,8 @@ def forced_logits(runner: ModelRunner, source: Features | Tokens, tokens: Sequen
             tokens=ids,
             positions=(ids != pad).cumsum(0) - 1,  # a pad takes no position from later tokens
             slots=own,
-            slot_table=own.int().repeat(len(tokens), 1),
+            slot_table=own.int()[None],
+            rows=torch.zeros_like(rows, dtype=torch.int32),
             lengths=(rows + 1).int(),
             cross_table=cross.int()[None],
             cross_lengths=torch.tensor([len(encodings)], dtype=torch.int32, device=device),

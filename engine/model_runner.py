@@ -13,11 +13,13 @@ import torch
 from seamless_engine.characters import Characters, CharacterTable
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.decode.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager
-from seamless_engine.decode.buffers import DecodeBuffers
-from seamless_engine.decode.candidates import choose_candidates
+from seamless_engine.decode.buffers import DecodeBuffers, Status
+from seamless_engine.decode.device_step import TorchSearch
+from seamless_engine.decode.flags import Flags
+from seamless_engine.decode.layout import LayoutBuilder
+from seamless_engine.decode.native_search import native_search
 from seamless_engine.decode.processors import gumbel
 from seamless_engine.decode.scheduler import Job
-from seamless_engine.decode.search import advance
 from seamless_engine.errors import NumericalError
 from seamless_engine.loader import Checkpoint, modules_for
 from seamless_engine.models.layers import cumulative
@@ -73,19 +75,30 @@ class ModelRunner:
         num_slots = options.num_slots or _default_slots(config, options, device, embedding.element_size())
         self.blocks = BlockManager(num_slots // BLOCK_SIZE, options.max_rows)
         heads = config.decoder_attention_heads
-        shape = (config.decoder_layers, num_slots, heads, config.hidden_size // heads)
+        shape = (config.decoder_layers, num_slots + BLOCK_SIZE, heads, config.hidden_size // heads)
         # Never cleared: on a CPU, pages that no request has touched take no memory.
         self.pool = KVPool(
             torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device)
         )
-        self.buffers = DecodeBuffers(options.max_rows, max_length, num_slots, config.hidden_size, embedding)
+        self.buffers = DecodeBuffers(
+            options.max_rows,
+            num_slots,
+            max_length=max_length,
+            max_source=options.max_source_tokens,
+            max_bans=options.max_banned_tokens,
+            eos=config.eos_token_id,
+            like=embedding,
+        )
+        self.search = native_search(self.buffers) or TorchSearch(self.buffers)
+        self.layouts = LayoutBuilder(options.max_rows, max_length, device)
+        # On a GPU the host does not wait for the step that it has just launched.
+        self.flags = Flags(delay=1 if device.type == "cuda" else 0)
         self.device = device
 
     @torch.inference_mode()
     def encode(self, admitted: list[tuple[Job, list[int]]]) -> None:
         """Run the encoder of each request and store its cross-attention keys and values."""
-        for job, blocks in admitted:
-            self.buffers.admit(job, blocks)
+        self.buffers.admit(admitted)
         jobs = [job for job, _ in admitted if job.source is not None]  # the others were done before a part failed
         kinds = {torch.Tensor: self._encode_speech, Features: self._encode_features, list: self._encode_text}
         for kind, encode in kinds.items():
@@ -114,32 +127,25 @@ class ModelRunner:
         return self.text_encoder(tokens, cu_seqlens)
 
     def _store(self, jobs: list[Job], encodings: torch.Tensor) -> None:
-        slots = torch.cat([job.cross_slots for job in jobs]).long()
+        slots = torch.cat([self.buffers.cross_slots(job) for job in jobs])
         self.decoder.store_encodings(encodings, slots, self.pool)
         for job in jobs:
             job.source = None
 
     @torch.inference_mode()
-    def decode(self, jobs: list[Job]) -> tuple[list[Job], list[Job]]:
-        """One step of every request. Returns those whose search is over, and those that met a NaN."""
-        buffers = self.buffers
-        layout = buffers.layout(jobs)
-        inputs = buffers.inputs(layout, jobs, self.config.decoder_start_token_id)
-        hidden = self.decoder.step(inputs, self.pool)
-        buffers.state_pool.index_copy_(0, inputs.slots, hidden)
-        for job in jobs:
-            job.position += PROMPT_LENGTH if job.position == 0 else 1
-        eos = self.config.eos_token_id
-        candidates = choose_candidates(self.decoder.logits(hidden[layout.choosing]), layout, buffers, eos)
-        rules = buffers.rules(layout, eos)
-        outcome = advance(buffers.score[layout.rows], candidates, buffers.finished(layout), rules)
-        buffers.commit(layout, outcome)
-        for member, over in zip(layout.members, outcome.over.tolist(), strict=True):
-            if over:
-                member.job.searching.remove(member.draw)
-        broken = {m.job.serial for m, bad in zip(layout.members, outcome.broken.tolist(), strict=True) if bad}
-        failed = [job for job in jobs if job.serial in broken]
-        return [job for job in jobs if not job.searching and job.serial not in broken], failed
+    def decode(self, jobs: list[Job]) -> list[tuple[Job, Status]]:
+        """One step of every request. Returns those whose searches are known to be over by now, or broken."""
+        running = [job for job in jobs if job.position < job.max_length]  # the others' last flags are on their way
+        if running:
+            layout = self.layouts.layout(running)
+            inputs = self.search.begin(layout, self.config.decoder_start_token_id)
+            hidden = self.decoder.step(inputs, self.pool)
+            self.buffers.state_pool.index_copy_(0, inputs.slots, hidden)
+            self.search.choose_and_commit(layout, self.decoder.logits(hidden))
+            for job in running:
+                job.position += PROMPT_LENGTH if job.position == 0 else 1
+            self.flags.push(layout.searches, self.buffers.status[layout.search_id])
+        return self.flags.pop(drain=not running)
 
     def finish(self, job: Job) -> None:
         """Take the hypotheses of a finished search out of the pools."""
@@ -232,7 +238,9 @@ def choose_units(logits: torch.Tensor, params: DecodingParams) -> torch.Tensor:
     """Unit ids int64 [units] from logits [units, vocab]: the best, or a draw at a temperature other than 1."""
     if not params.speech_do_sample or params.speech_temperature == 1.0:
         return logits.argmax(-1)
-    noise = gumbel(params.seed, 0, list(range(len(logits))), logits.shape[1], logits.device)
+    stream = torch.arange(len(logits), device=logits.device)
+    seed_low, seed_high = (torch.full_like(stream, params.seed >> shift & 0xFFFFFFFF) for shift in (0, 32))
+    noise = gumbel(seed_low, seed_high, torch.zeros_like(stream), stream, logits.shape[1])
     return (logits / params.speech_temperature + noise).argmax(-1)
 
 

@@ -115,6 +115,15 @@ class DecodingParams:
         }
         return cls(**preset | changes)
 
+    def banned_words(self, eos: int, unk: int) -> tuple[tuple[int, ...], ...]:
+        """Every sequence of tokens that may not be completed; a token that may not be chosen is one of length 1.
+
+        Of bad_words_ids the bare eos is dropped, as in transformers: a text must be able to end.
+        """
+        words = [word for word in self.bad_words_ids or () if word != (eos,)]
+        words += [(token,) for token in self.suppress_tokens or ()]
+        return (*words, (unk,)) if self.block_unk else tuple(words)
+
     @property
     def draws(self) -> int:
         """Independent searches of a request: several only when sequences are drawn without beams."""
@@ -178,6 +187,8 @@ class Request:
     text, src_lang: the sentence and its language, for the two text tasks.
     speaker_id: row of the vocoder's voice table, for the two tasks that produce speech.
     params: overrides the `DecodingParams` of the call.
+    timeout: seconds from the moment the engine takes the request; one that takes longer comes back with
+        `finish_reason` "cancelled" and an error.
     id: comes back in the result; the position in the input if not given.
 
     Raises UsageError if the fields do not fit the task.
@@ -191,6 +202,7 @@ class Request:
     src_lang: str | None = field(default=None, kw_only=True)
     speaker_id: int | None = field(default=None, kw_only=True)
     params: DecodingParams | None = field(default=None, kw_only=True)
+    timeout: float | None = field(default=None, kw_only=True)
     id: str | int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -206,6 +218,8 @@ class Request:
             self._check_speech(task)
         else:
             self._check_text(task)
+        if self.timeout is not None:
+            _check_number("timeout", self.timeout, 0.0, 1e9)
         if self.speaker_id is not None:
             _check_int("speaker_id", self.speaker_id, low=0)
             if task not in SPEECH_OUT:

@@ -229,7 +229,7 @@ def test_a_request_for_another_checkpoint_is_refused_before_any_work_and_fails_a
 ) -> None:
     request, message = REFUSED[name]
     with monkeypatch.context() as patch, pytest.raises(UsageError, match=message):
-        patch.setattr(engine, "_prepare", None)
+        patch.setattr(engine._front_end, "prepare", None)
         engine.generate([*GOOD.values(), request])
     requests = in_the_middle(request)
     results = dict(zip(requests, sorted(engine.stream(requests.values()), key=lambda one: one.id), strict=True))
@@ -258,11 +258,11 @@ def test_a_long_text_is_read_whole_where_the_engine_has_room(checkpoint: Callabl
 
     engine._runner.text_encoder = spy  # type: ignore[assignment]
     [result] = engine.generate([text(long, params=DecodingParams(max_new_tokens=3))])
-    assert result.error is None and read == [len(engine._tokenizer.encode(long, "eng"))]
+    assert result.error is None and read == [len(engine._front_end.tokenizer.encode(long, "eng"))]
 
 
 def test_names_of_special_tokens_are_read_as_text(engine: Engine, expected: dict[str, Result]) -> None:
-    tokens = engine._tokenizer.encode("</s> __fra__ <pad>", "eng")
+    tokens = engine._front_end.tokenizer.encode("</s> __fra__ <pad>", "eng")
     specials = {0, 2, 3, *engine.config.text_lang_ids.values()}
     assert [at for at, token in enumerate(tokens) if token in specials] == [0, len(tokens) - 1]
     assert expected["names of special tokens"].error is None

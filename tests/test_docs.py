@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,14 +55,19 @@ def test_the_reference_has_every_public_name():
 
 
 def test_the_map_of_the_code_has_every_module():
-    drawn = first_column("structure.md")
-    modules = [
-        path.relative_to(ROOT).as_posix()
-        for folder in FOLDERS
-        for path in folder.rglob("*.py")
-        if path.name not in ("__init__.py", "__main__.py")
+    page = (DOCS / "structure.md").read_text(encoding="utf-8")
+    drawn = [
+        name
+        for cell in re.findall(r"^\| (`.+?`) \|", page, flags=re.MULTILINE)
+        for name in cell.strip("`").split("`, `")
     ]
-    assert sorted(drawn) == sorted(modules)
+    modules = [path for folder in FOLDERS for path in folder.rglob("*.py")]
+    files = [path for path in modules if path.name not in ("__init__.py", "__main__.py")]
+    files += [path for path in (ROOT / "csrc").iterdir() if path.suffix in (".h", ".cpp", ".cu")]
+    names = [path.relative_to(ROOT).as_posix() for path in files]
+    found = [name for pattern in drawn for name in fnmatch.filter(names, pattern)]
+    assert sorted(found) == sorted(names)
+    assert all(fnmatch.filter(names, pattern) for pattern in drawn)
 
 
 def test_messages_of_the_troubleshooting_page_are_those_of_the_code():

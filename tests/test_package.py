@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ LAYERS = {
     "seamless_kernels": 0,
     "seamless_engine.model_runner": 2,
     "seamless_engine.forward": 2,
+    "seamless_engine.loop": 2,
     "seamless_engine.engine": 3,
     "seamless_engine.async_engine": 3,
     "seamless_engine": 3,  # `from seamless_engine import Engine`
@@ -162,13 +164,18 @@ def test_sdist_builds_a_wheel_without_a_compiler(tmp_path: Path):
         "wheel",
         "--no-deps",
         "--no-build-isolation",
+        "--verbose",
         "-w",
         str(tmp_path),
         str(sdist),
     ]
-    no_compiler = os.environ | {"CC": "false", "CXX": "false"}
+    no_compiler = os.environ | {"CC": "false", "CXX": "false", "SEAMLESS_BUILD_CUDA": "0"}
     done = subprocess.run(command, env=no_compiler, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert "_csrc was NOT built: torch does its work" in done.stdout + done.stderr
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert {f"csrc/{path.name}" for path in (ROOT / "csrc").iterdir()} <= packed
 
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -177,7 +184,8 @@ def test_sdist_builds_a_wheel_without_a_compiler(tmp_path: Path):
         entry_points = archive.read(f"{info}/entry_points.txt").decode()
     assert {name.partition("/")[0] for name in files} == {*PACKAGES, info}
     for package, folder in PACKAGES.items():
-        ours = {path for path in folder.rglob("*") if path.name == "py.typed" or path.suffix == ".py"}
+        ours = {path for path in folder.rglob("*") if path.suffix in (".py", ".json", ".typed")}
         assert {f"{package}/{path.relative_to(folder).as_posix()}" for path in ours} <= files
+    assert not {name for name in files if name.endswith((".so", ".cpp", ".cu", ".h"))}
     assert "seamless-engine = seamless_engine.cli:main" in entry_points
     assert f"{info}/licenses/LICENSE" in files

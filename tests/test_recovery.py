@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seamless_engine import Engine, Request
+from seamless_engine import Engine, EngineConfig, Request
 from seamless_engine.errors import CapacityError, NumericalError
 from seamless_engine.recovery import isolate
 from support.parity import TEXTS, random_request, same
@@ -92,8 +92,8 @@ def test_a_broken_device_and_an_interruption_are_no_items_fault(error: Exception
 def test_a_batch_that_runs_out_of_memory_has_the_results_of_one_that_does_not(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, stage: str, room: int
 ) -> None:
-    engine = Engine.from_pretrained(checkpoint(0), device="cpu")
-    engine._speak_tokens = 10_000
+    options = EngineConfig(speak_tokens=10_000)
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", options=options)
     requests = [random_request(random.Random(i), engine.languages("s2st")) for i in range(12)]
     expected = engine.generate(requests)
     whole = getattr(engine._runner, stage)
@@ -112,8 +112,8 @@ def test_a_batch_that_runs_out_of_memory_has_the_results_of_one_that_does_not(
 def test_a_request_that_does_not_fit_alone_fails_alone(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2st"])
-    engine._speak_tokens = 10_000
+    options = EngineConfig(speak_tokens=10_000)
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2st"], options=options)
     requests = [Request("t2st", "fra", text=text, src_lang="eng") for text in TEXTS]
     expected = engine.generate(requests)
     whole = getattr(engine._runner, stage)

@@ -1,63 +1,56 @@
-"""The device side of decoding: for every row its next token, its score, its slots, and its finished hypothesis."""
+"""All that a decode step reads and writes, allocated once: tables by row, by search and by request.
+
+A *row* is one beam. A *search* is one beam search: a request, or one of the draws of a request that draws several
+sequences. A search, and a request, is known by its first row, so that nothing else has to be handed out. Row `inert` is
+nobody's: padding reads and writes it, and its slots are a block of their own.
+"""
 
 from __future__ import annotations
 
+import enum
+import functools
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from seamless_engine.decode.block_manager import BLOCK_SIZE, PROMPT_LENGTH, slots_of
+from seamless_engine.decode.block_manager import BLOCK_SIZE, PROMPT_LENGTH
 from seamless_engine.decode.scheduler import Job
-from seamless_engine.decode.search import NEVER, Finished, Outcome, Rules
-from seamless_engine.models.text_decoder import StepInputs
-from seamless_engine.request import DecodingParams
+from seamless_engine.decode.search import NEVER
+from seamless_engine.request import MAX_BEAMS
 
 
-@dataclass(frozen=True)
-class Member:
-    """One search: a request, or one of the draws of a request that draws several sequences."""
+class Status(enum.IntEnum):
+    """Of a search. Only a step changes it: what is over or broken is left alone until its rows are given again."""
 
-    job: Job
-    draw: int
-
-    @property
-    def params(self) -> DecodingParams:
-        return self.job.params
-
-    @property
-    def rows(self) -> list[int]:
-        beams = self.params.num_beams
-        return self.job.rows[self.draw * beams : (self.draw + 1) * beams]
-
-    @property
-    def bans(self) -> bool:
-        p = self.params
-        static = p.bad_words_ids or p.suppress_tokens or p.no_repeat_ngram_size or p.block_unk
-        return bool(static) or self.job.generated < p.min_new_tokens
+    OVER = 0
+    SEARCHING = 1
+    BROKEN = 2  # its model produced a NaN
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What stays the same from step to step while the same searches run."""
+class Whole(enum.IntEnum):
+    """Columns of `DecodeBuffers.whole`."""
 
-    key: tuple[tuple[int, bool, int], ...]  # serial, whether the prompt is still to be read, searches; of each request
-    members: list[Member]
-    model_rows: torch.Tensor  # int64 [m], the row of every line of the step
-    offsets: torch.Tensor  # int64 [m], its position relative to the request's
-    request_of: torch.Tensor  # int64 [m], index into the step's requests
-    cu_rows: torch.Tensor  # int32 [requests + 1]
-    choosing: torch.Tensor  # int64 [c], the lines whose logits are needed
-    rows: torch.Tensor  # int64 [n, beams], the inert row where a member has fewer
-    candidates: torch.Tensor  # int64 [n, beams], index into `choosing`, c where inert
-    cross_table: torch.Tensor  # int32 [requests, width]
-    cross_lengths: torch.Tensor  # int32 [requests]
-    num_beams: torch.Tensor  # int64 [n]
-    stop_at_full: torch.Tensor  # bool [n]
+    NUM_BEAMS = 0
+    MAX_LENGTH = 1  # prompt and generation
+    MIN_NEW_TOKENS = 2
+    STOP = 3  # 0: when no running beam can win at its length; 1: when num_beams are finished; 2: at any length
+    NGRAM = 4  # of no_repeat_ngram_size
+    BANS = 5  # entries of the ban list
+    SAMPLE = 6
+    TOP_K = 7
+    SEED_LOW = 8  # 32 bits each
+    SEED_HIGH = 9
+    STREAM = 10  # of the first beam's noise
 
-    def active(self, index: int) -> int:
-        """Beams of a member that choose at this step: the first alone right after the prompt, then all."""
-        member = self.members[index]
-        return member.params.num_beams if member.job.generated else 1
+
+class Real(enum.IntEnum):
+    """Columns of `DecodeBuffers.real`."""
+
+    REPETITION_PENALTY = 0
+    TEMPERATURE = 1
+    TAIL = 2  # 1 − top_p; below 0 when off
 
 
 @dataclass(frozen=True)
@@ -72,190 +65,200 @@ class Finding:
 
 
 class DecodeBuffers:
-    def __init__(self, num_rows: int, max_length: int, num_slots: int, hidden_size: int, like: torch.Tensor) -> None:
-        device = like.device
-        rows = num_rows + 1  # the last one is inert
+    def __init__(
+        self,
+        num_rows: int,
+        num_slots: int,
+        *,
+        max_length: int,
+        max_source: int,
+        max_bans: int,
+        eos: int,
+        like: torch.Tensor,
+    ) -> None:
+        """num_rows, num_slots: those that are handed out; there is one row and one block of slots more.
+        like: a weight of the model, [any, dim]."""
+        rows, slots = num_rows + 1, num_slots + BLOCK_SIZE
         self.inert = num_rows
-        self.token = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.log_prob = torch.zeros(rows, device=device)  # of that token
-        self.score = torch.zeros(rows, device=device)
-        self.own_slots = torch.zeros(rows, max_length, dtype=torch.int32, device=device)
-        self.slot_table = torch.zeros_like(self.own_slots)
-        self.finished_score = torch.zeros(rows, device=device)
-        self.finished_occupied = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.finished_length = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.finished_token = torch.zeros_like(self.finished_length)
-        self.finished_log_prob = torch.zeros_like(self.finished_score)
-        self.finished_table = torch.zeros_like(self.own_slots)
-        self.token_pool = torch.zeros(num_slots, dtype=torch.int64, device=device)
-        self.log_prob_pool = torch.zeros(num_slots, device=device)
-        self.state_pool = torch.zeros(num_slots, hidden_size, dtype=like.dtype, device=device)
-        self._layout: Layout | None = None
+        self.eos = eos
 
-    def admit(self, job: Job, blocks: list[int]) -> None:
-        """Give the blocks of an admitted request to its encodings and its rows."""
-        device = self.token.device
-        slots = torch.tensor(slots_of(blocks), dtype=torch.int32)
-        source_blocks = -(-job.source_length // BLOCK_SIZE)
-        job.cross_slots = slots[: job.source_length].to(device)
-        own = slots[source_blocks * BLOCK_SIZE :].view(job.num_rows, -1)[:, : job.max_length].to(device)
-        rows = torch.tensor(job.rows, device=device)
-        self.own_slots[rows, : job.max_length] = own
-        # The first row reads the prompt, for all.
-        self.slot_table[rows, :PROMPT_LENGTH] = own[0, :PROMPT_LENGTH]
-        self.token[rows] = job.language_id
-        self.log_prob[rows] = 0.0
-        self.score[rows] = 0.0
-        self.finished_score[rows] = NEVER
-        self.finished_occupied[rows] = False
+        def zeros(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+            return torch.zeros(*shape, dtype=dtype, device=like.device)
 
-    def layout(self, jobs: list[Job]) -> Layout:
-        key = tuple((job.serial, job.position == 0, len(job.searching)) for job in jobs)
-        if self._layout is None or self._layout.key != key:
-            self._layout = self._make_layout(jobs, key)
-        return self._layout
+        whole, index, real, flag = torch.int64, torch.int32, torch.float32, torch.bool
+        # By row.
+        self.search_of = zeros(rows, dtype=index)
+        self.token = zeros(rows, dtype=whole)  # the next to be read
+        self.log_prob = zeros(rows, dtype=real)  # of that token
+        self.score = zeros(rows, dtype=real)
+        self.own_slots = zeros(rows, max_length, dtype=index)  # where the row writes
+        self.slot_table = zeros(rows, max_length, dtype=index)  # what it has read, by position
+        self.finished_score = zeros(rows, dtype=real)
+        self.finished_occupied = zeros(rows, dtype=flag)
+        self.finished_length = zeros(rows, dtype=index)  # positions read
+        self.finished_token = zeros(rows, dtype=whole)  # the last one, which no step has read
+        self.finished_log_prob = zeros(rows, dtype=real)
+        self.finished_table = zeros(rows, max_length, dtype=index)
+        # By search.
+        self.status = zeros(rows, dtype=index)
+        self.position = zeros(rows, dtype=index)  # positions read
+        self.rows = zeros(rows, MAX_BEAMS, dtype=index)
+        self.whole = zeros(rows, len(Whole), dtype=whole)
+        self.real = zeros(rows, len(Real), dtype=real)
+        self.norm = zeros(rows, max_length, dtype=real)  # tokens generated to the power of the length penalty
+        self.ban_token = zeros(rows, max_bans, dtype=index)  # the words that may not be completed, one after another
+        self.ban_distance = zeros(rows, max_bans, dtype=index)  # of each token from the end of its word
+        # By request.
+        self.cross_table = zeros(rows, max_source, dtype=index)
+        self.cross_length = zeros(rows, dtype=index)
+        # By slot.
+        self.token_pool = zeros(slots, dtype=whole)
+        self.log_prob_pool = zeros(slots, dtype=real)
+        self.state_pool = zeros(slots, like.shape[-1], dtype=like.dtype)
 
-    def _make_layout(self, jobs: list[Job], key: tuple[tuple[int, bool, int], ...]) -> Layout:
-        device = self.token.device
-        members = [Member(job, draw) for job in jobs for draw in job.searching]
-        beams = max(member.params.num_beams for member in members)
-        model_rows: list[int] = []
-        offsets: list[int] = []
-        request_of: list[int] = []
-        bounds = [0]
-        choosing: list[int] = []
-        candidates: list[list[int]] = []
-        for i, job in enumerate(jobs):
-            width = job.params.num_beams
-            if job.position == 0:
-                # The prompt is read at once, by the first row alone; all draws choose from its logits.
-                model_rows += [job.rows[0]] * PROMPT_LENGTH
-                offsets += range(PROMPT_LENGTH)
-                candidates += [[len(choosing)] + [-1] * (beams - 1)] * len(job.searching)
-                choosing.append(len(model_rows) - 1)
-            else:
-                for draw in job.searching:
-                    model_rows += job.rows[draw * width : (draw + 1) * width]
-                    candidates.append([len(choosing) + b if b < width else -1 for b in range(beams)])
-                    choosing += range(len(model_rows) - width, len(model_rows))
-                offsets += [0] * (width * len(job.searching))
-            request_of += [i] * (len(model_rows) - bounds[-1])
-            bounds.append(len(model_rows))
-        inert = [self.inert]
-        return Layout(
-            key=key,
-            members=members,
-            model_rows=torch.tensor(model_rows, device=device),
-            offsets=torch.tensor(offsets, device=device),
-            request_of=torch.tensor(request_of, device=device),
-            cu_rows=torch.tensor(bounds, dtype=torch.int32, device=device),
-            choosing=torch.tensor(choosing, device=device),
-            rows=torch.tensor([m.rows + inert * (beams - len(m.rows)) for m in members], device=device),
-            candidates=torch.tensor(
-                [[c if c >= 0 else len(choosing) for c in line] for line in candidates], device=device
-            ),
-            cross_table=torch.nn.utils.rnn.pad_sequence([job.cross_slots for job in jobs], batch_first=True),
-            cross_lengths=torch.tensor([job.source_length for job in jobs], dtype=torch.int32, device=device),
-            num_beams=torch.tensor([m.params.num_beams for m in members], device=device),
-            stop_at_full=torch.tensor([m.params.early_stopping is True or m.params.num_beams == 1 for m in members]).to(
-                device
-            ),
-        )
+        self.search_of[self.inert] = self.inert
+        self.rows.fill_(self.inert)
+        self.own_slots[self.inert] = num_slots
+        self.slot_table[self.inert] = num_slots
+        self.cross_table[self.inert] = num_slots
+        self.cross_length[self.inert] = 1
+        self.whole[self.inert, Whole.NUM_BEAMS] = 1
+        self.whole[self.inert, Whole.MAX_LENGTH] = max_length
+        self.real[self.inert, Real.TEMPERATURE] = 1.0
+        self.real[self.inert, Real.REPETITION_PENALTY] = 1.0
+        self.norm.fill_(1.0)
 
-    def inputs(self, layout: Layout, jobs: list[Job], start_token: int) -> StepInputs:
-        """What the model reads at this step; this step's slots are entered into the table."""
-        at = torch.tensor([job.position for job in jobs], device=self.token.device)
-        positions = at[layout.request_of] + layout.offsets
-        rows = layout.model_rows
-        slots = self.own_slots[rows, positions]
-        self.slot_table[rows, positions] = slots
-        width = max(job.position for job in jobs) + PROMPT_LENGTH
-        tokens = torch.where(positions == 0, start_token, self.token[rows])
-        slots = slots.long()
-        self.token_pool[slots] = tokens
-        self.log_prob_pool[slots] = self.log_prob[rows]
-        return StepInputs(
-            tokens=tokens,
-            positions=positions,
-            slots=slots,
-            slot_table=self.slot_table[rows, :width],
-            lengths=(positions + 1).int(),
-            cross_table=layout.cross_table,
-            cross_lengths=layout.cross_lengths,
-            cu_rows=layout.cu_rows,
-        )
+    def admit(self, admitted: list[tuple[Job, list[int]]]) -> None:
+        """Enter requests with the blocks they were given: their rows, searches and encodings."""
+        jobs = [job for job, _ in admitted]
+        slots = [_slots(blocks) for _, blocks in admitted]
+        length = max(job.max_length for job in jobs)
+        rows, own, prompts = [], [], []
+        for job, mine in zip(jobs, slots, strict=True):
+            source_blocks = -(-job.source_length // BLOCK_SIZE)
+            table = mine[source_blocks * BLOCK_SIZE :].reshape(job.num_rows, -1)
+            table = np.pad(table, ((0, 0), (0, max(length - table.shape[1], 0))))[:, :length]
+            own.append(table)
+            # The first row of a search reads the prompt, for all its beams.
+            prompts.append(np.repeat(table[:: job.params.num_beams, :PROMPT_LENGTH], job.params.num_beams, axis=0))
+            rows += job.rows
+        index = self._index(rows)
+        self.own_slots[index, :length] = self._put(np.concatenate(own))
+        self.slot_table[index, :PROMPT_LENGTH] = self._put(np.concatenate(prompts))
+        self.token[index] = self._put(np.repeat([job.language_id for job in jobs], [job.num_rows for job in jobs]))
+        self.log_prob[index] = 0.0
+        self.score[index] = 0.0
+        self.finished_score[index] = NEVER
+        self.finished_occupied[index] = False
 
-    def history(self, layout: Layout, index: int) -> torch.Tensor:
-        """Ids that the active beams of a member have read, prompt included: int64 [beams, position]."""
-        member = layout.members[index]
-        rows = layout.rows[index, : layout.active(index)]
-        return self.token_pool[self.slot_table[rows, : member.job.position].long()]
+        self._admit_searches(jobs, length)
+        sources = [job.source_length for job in jobs]
+        table = np.zeros((len(jobs), max(sources)), dtype=np.int32)
+        for i, mine in enumerate(slots):
+            table[i, : sources[i]] = mine[: sources[i]]
+        requests = self._index([job.rows[0] for job in jobs])
+        self.cross_table[requests, : table.shape[1]] = self._put(table)
+        self.cross_length[requests] = self._put(np.array(sources, dtype=np.int32))
 
-    def rules(self, layout: Layout, eos: int) -> Rules:
-        """The requests have read this step's positions already."""
-        device = self.token.device
-        # Powers of Python numbers: the same bits as the reference, whatever the batch.
-        norms: list[float] = []
-        best: list[float] = []
-        for member in layout.members:
-            penalty = member.params.length_penalty
-            norms.append(float(member.job.generated + 1) ** penalty)
-            never = member.params.early_stopping == "never" and penalty > 0.0
-            best.append(float(member.job.max_new_tokens) ** penalty if never else norms[-1])
-        last = [member.job.position + 1 >= member.job.max_length for member in layout.members]
-        return Rules(
-            num_beams=layout.num_beams,
-            eos=eos,
-            stop_at_full=layout.stop_at_full,
-            length_norm=torch.tensor(norms, device=device),
-            best_norm=torch.tensor(best, device=device),
-            last_step=torch.tensor(last, device=device),
-        )
+    def _admit_searches(self, jobs: list[Job], length: int) -> None:
+        searches = [(job, draw) for job in jobs for draw in range(job.params.draws)]
+        ids = self._index([job.search_rows(draw)[0] for job, draw in searches])
+        table = np.full((len(searches), MAX_BEAMS), self.inert, dtype=np.int32)
+        whole = np.zeros((len(searches), len(Whole)), dtype=np.int64)
+        real = np.zeros((len(searches), len(Real)), dtype=np.float32)
+        norm = np.ones((len(searches), length), dtype=np.float32)
+        for i, (job, draw) in enumerate(searches):
+            params = job.params
+            table[i, : params.num_beams] = job.search_rows(draw)
+            whole[i] = _whole(job, draw)
+            real[i] = params.repetition_penalty, params.temperature, 1.0 - params.top_p if params.top_p < 1.0 else -1.0
+            norm[i, : job.max_new_tokens + 1] = _powers(params.length_penalty, job.max_new_tokens + 1)
+            if job.words:
+                token, distance = self._put(ban_entries(job.words))
+                self.ban_token[ids[i], : len(token)] = token
+                self.ban_distance[ids[i], : len(token)] = distance
+        rows = self._put(table)
+        self.search_of[rows.long()] = ids[:, None].to(self.search_of.dtype)
+        self.search_of[self.inert] = self.inert
+        self.rows[ids] = rows
+        self.whole[ids] = self._put(whole)
+        self.real[ids] = self._put(real)
+        self.norm[ids, :length] = self._put(norm)
+        self.position[ids] = 0
+        self.status[ids] = int(Status.SEARCHING)
 
-    def finished(self, layout: Layout) -> Finished:
-        return Finished(self.finished_score[layout.rows], self.finished_occupied[layout.rows])
-
-    def commit(self, layout: Layout, outcome: Outcome) -> None:
-        """Reorder the rows as the search decided: tables move, keys and values stay where they are."""
-        rows, beams = layout.rows, layout.rows.shape[1]
-        positions = [member.job.position for member in layout.members]
-        read = torch.tensor(positions, device=rows.device)[:, None]  # positions read
-        width = max(positions)
-        tables = self.slot_table[rows, :width]  # [n, beams, width]
-        sources = torch.cat([self.finished_table[rows, :width], tables], dim=1)
-        lengths = torch.cat([self.finished_length[rows], read.expand(-1, beams)], dim=1)
-        self.finished_table[rows, :width] = _take(sources, outcome.origin)
-        self.finished_length[rows] = lengths.gather(1, outcome.origin)
-        old = outcome.origin < beams
-        for kept, new in (
-            (self.finished_token, outcome.last_token),
-            (self.finished_log_prob, outcome.last_log_prob),
-        ):
-            kept[rows] = torch.where(old, kept[rows].gather(1, outcome.origin.clamp(max=beams - 1)), new)
-        self.finished_score[rows] = outcome.finished.score
-        self.finished_occupied[rows] = outcome.finished.occupied
-        self.slot_table[rows, :width] = _take(tables, outcome.parent)
-        self.token[rows] = outcome.token
-        self.log_prob[rows] = outcome.log_prob
-        self.score[rows] = outcome.score
+    def cross_slots(self, job: Job) -> torch.Tensor:
+        """int64 [source_length]: where the keys and values of a request's encodings go."""
+        return self.cross_table[job.rows[0], : job.source_length].long()
 
     def findings(self, job: Job) -> list[Finding]:
         """What a request asked for, once its searches are over: the best of its beams, or one of each draw."""
         beams = job.params.num_beams
         chosen = range(0, job.num_rows, beams) if job.params.draws > 1 else range(job.params.num_return_sequences)
-        rows = [job.rows[i] for i in chosen]
-        return [self._finding(row) for row in rows if self.finished_occupied[row]]
+        rows = self._index([job.rows[i] for i in chosen])
+        lengths = self.finished_length[rows].tolist()
+        table = self.finished_table[rows, : max(lengths)].long()
+        tokens, log_probs = self.token_pool[table].tolist(), self.log_prob_pool[table].tolist()
+        occupied, score = self.finished_occupied[rows].tolist(), self.finished_score[rows].tolist()
+        last, last_log_prob = self.finished_token[rows].tolist(), self.finished_log_prob[rows].tolist()
+        return [
+            Finding(
+                tokens=[*tokens[i][PROMPT_LENGTH:length], last[i]],
+                slots=table[i, :length],
+                score=score[i],
+                log_probs=[*log_probs[i][PROMPT_LENGTH:length], last_log_prob[i]],
+            )
+            for i, length in enumerate(lengths)
+            if occupied[i]
+        ]
 
-    def _finding(self, row: int) -> Finding:
-        slots = self.finished_table[row, : int(self.finished_length[row])].long()
-        spoken = slots[PROMPT_LENGTH:]
-        return Finding(
-            tokens=self.token_pool[spoken].tolist() + [int(self.finished_token[row])],
-            slots=slots,
-            score=float(self.finished_score[row]),
-            log_probs=self.log_prob_pool[spoken].tolist() + [float(self.finished_log_prob[row])],
-        )
+    def _index(self, values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, device=self.token.device)
+
+    def _put(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.token.device)
 
 
-def _take(tables: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    return tables.gather(1, index[:, :, None].expand(-1, -1, tables.shape[2]))
+def ban_entries(words: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    """int32 [2, entries]: the tokens of words one after another, and how far each is from the end of its word."""
+    entries = [(token, len(word) - 1 - at) for word in words for at, token in enumerate(word)]
+    return np.array(entries, dtype=np.int32).reshape(-1, 2).T.copy()
+
+
+def _whole(job: Job, draw: int) -> list[int]:
+    p = job.params
+    stop = 1 if p.early_stopping is True or p.num_beams == 1 else 0
+    if p.early_stopping == "never" and p.num_beams > 1 and p.length_penalty > 0.0:
+        stop = 2
+    values = {
+        Whole.NUM_BEAMS: p.num_beams,
+        Whole.MAX_LENGTH: job.max_length,
+        Whole.MIN_NEW_TOKENS: p.min_new_tokens,
+        Whole.STOP: stop,
+        Whole.NGRAM: p.no_repeat_ngram_size,
+        Whole.BANS: job.bans,
+        Whole.SAMPLE: p.do_sample,
+        Whole.TOP_K: p.top_k,
+        Whole.SEED_LOW: p.seed & 0xFFFFFFFF,
+        Whole.SEED_HIGH: (p.seed >> 32) & 0xFFFFFFFF,
+        Whole.STREAM: draw * p.num_beams,
+    }
+    return [int(values[column]) for column in Whole]
+
+
+@functools.lru_cache(maxsize=64)
+def _powers(exponent: float, count: int) -> np.ndarray:
+    """float32 [count]. Powers of Python numbers, so the bits are the reference's on any device."""
+    values = [1.0]
+    for n in range(1, count):
+        try:
+            values.append(float(n) ** exponent)
+        except OverflowError:
+            values.append(math.inf)
+    with np.errstate(over="ignore"):
+        return np.array(values).astype(np.float32)
+
+
+def _slots(blocks: list[int]) -> np.ndarray:
+    """int32: the slots of blocks, in order."""
+    return (np.array(blocks, dtype=np.int32)[:, None] * BLOCK_SIZE + np.arange(BLOCK_SIZE, dtype=np.int32)).ravel()

@@ -4,84 +4,109 @@ from __future__ import annotations
 
 import torch
 
-from seamless_engine.decode.buffers import DecodeBuffers, Layout, Member
-from seamless_engine.decode.processors import banned_tokens, gumbel, penalise_repetition, warp
+from seamless_engine.decode.block_manager import PROMPT_LENGTH
+from seamless_engine.decode.buffers import DecodeBuffers, Real, Whole
+from seamless_engine.decode.layout import StepLayout
+from seamless_engine.decode.processors import ban_list, gumbel, penalise_repetition, warp
 from seamless_engine.decode.search import Candidates
-from seamless_kernels.top_candidates import top_candidates
+from seamless_engine.models.text_decoder import StepInputs
+from seamless_kernels.top_candidates import ban, top_candidates
 
-UNK = 1
 
-
-def choose_candidates(logits: torch.Tensor, layout: Layout, buffers: DecodeBuffers, eos: int) -> Candidates:
-    """logits float32 [lines, vocab] of the beams that search → [n, beams, 2·beams] for each member of the layout."""
-    beams = layout.rows.shape[1]
+def choose_candidates(
+    buffers: DecodeBuffers, layout: StepLayout, inputs: StepInputs, logits: torch.Tensor
+) -> Candidates:
+    """logits float32 [m, vocab] → [n, beams, 2·beams] for each search of the layout."""
+    beams = layout.traits.beams
     count = min(2 * beams, logits.shape[1])
-    log_probs, tokens = top_candidates(logits, count, _bans(layout, buffers, eos))
+    banned = _banned(buffers, layout, inputs)
+    log_prob, tokens = top_candidates(logits, count, banned)
+    key = value = log_prob
+    special = torch.tensor(layout.traits.special, device=logits.device)
+    if len(special):
+        key, value, log_prob, tokens = log_prob.clone(), log_prob.clone(), log_prob, tokens
+        changed = _special(buffers, inputs, logits, special, count, banned)
+        for whole, part in zip((tokens, key, value, log_prob), changed, strict=True):
+            whole[special] = part
+    beam = torch.arange(beams, device=logits.device)
+    choosing = beam < layout.search_active[:, None]
+    lines = torch.where(choosing, layout.search_line[:, None] + beam, len(logits))  # [n, beams]
     # Too small a vocabulary, and beams that do not search, give candidates that cannot be chosen.
     padding = (0, 2 * beams - count, 0, 1)
-    log_probs = torch.nn.functional.pad(log_probs, padding, value=-torch.inf)[layout.candidates]
-    tokens = torch.nn.functional.pad(tokens, padding)[layout.candidates]
-    found = Candidates(tokens, key=log_probs, value=log_probs, log_prob=log_probs)
-    special = [i for i, member in enumerate(layout.members) if _is_special(member)]
-    if special:
-        found = Candidates(tokens, log_probs.clone(), log_probs.clone(), log_probs.clone())
-        for i in special:
-            _fill(found, i, count, logits, layout, buffers, eos)
-    return found
+    padded = [torch.nn.functional.pad(x, padding, value=-torch.inf)[lines] for x in (key, value, log_prob)]
+    # A search has as many candidates as it would have alone, whoever else is wider.
+    own = 2 * buffers.whole[layout.search_id, Whole.NUM_BEAMS][:, None, None]
+    beyond = torch.arange(2 * beams, device=logits.device) >= own
+    key, value, log_prob = (x.masked_fill(beyond, -torch.inf) for x in padded)
+    return Candidates(torch.nn.functional.pad(tokens, padding)[lines], key, value, log_prob)
 
 
-def _is_special(member: Member) -> bool:
-    return member.params.do_sample or member.params.repetition_penalty != 1.0
+def rows_of(buffers: DecodeBuffers, layout: StepLayout, ids: torch.Tensor) -> torch.Tensor:
+    """int64 [n, beams]: the rows of searches, inert ones where a search has fewer beams than the widest."""
+    return buffers.rows[ids, : layout.traits.beams].long()
 
 
-def _bans(layout: Layout, buffers: DecodeBuffers, eos: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Lines and tokens that may not be chosen, of the members whose scores are the model's own."""
-    lines, tokens = [], []
-    for i, member in enumerate(layout.members):
-        if not _is_special(member):
-            row, token = _banned(layout, buffers, i, eos)
-            if len(row):
-                lines.append(layout.candidates[i][row])
-                tokens.append(token)
-    return (torch.cat(lines), torch.cat(tokens)) if lines else None
+def _history(buffers: DecodeBuffers, inputs: StepInputs) -> torch.Tensor:
+    """int64 [m, width]: ids that each line has read, prompt included; what follows `lengths` means nothing."""
+    slots = inputs.slot_table[inputs.rows].long()
+    unread = torch.arange(slots.shape[1], device=slots.device) >= inputs.lengths[:, None]
+    return buffers.token_pool[slots.masked_fill(unread, 0)]
 
 
-def _banned(layout: Layout, buffers: DecodeBuffers, index: int, eos: int) -> torch.Tensor:
-    member = layout.members[index]
-    if not member.bans:
-        return layout.rows.new_empty(2, 0)
-    return banned_tokens(member.params, buffers.history(layout, index), member.job.generated, eos, UNK)
+def _banned(buffers: DecodeBuffers, layout: StepLayout, inputs: StepInputs) -> torch.Tensor | None:
+    """int64 [m, width]: tokens that a line may not choose, −1 for none."""
+    traits = layout.traits
+    if not (traits.bans or traits.ngram or traits.min_new_tokens):
+        return None
+    search = buffers.search_of[inputs.rows].long()
+    whole = buffers.whole[search]
+    words = buffers.ban_token[search, : traits.bans], buffers.ban_distance[search, : traits.bans]
+    return ban_list(
+        history=_history(buffers, inputs),
+        lengths=inputs.lengths.long(),
+        words=words,
+        bans=whole[:, Whole.BANS],
+        ngram=whole[:, Whole.NGRAM],
+        longest_ngram=traits.ngram,
+        early=inputs.lengths - PROMPT_LENGTH < whole[:, Whole.MIN_NEW_TOKENS],
+        eos=buffers.eos,
+    )
 
 
-def _fill(
-    found: Candidates,
-    index: int,
-    count: int,
-    logits: torch.Tensor,
-    layout: Layout,
+def _special(
     buffers: DecodeBuffers,
-    eos: int,
-) -> None:
-    """Candidates of one member whose scores are changed before the choice, or that draws."""
-    member, params = layout.members[index], layout.members[index].params
-    lines = layout.candidates[index][: layout.active(index)]
+    inputs: StepInputs,
+    logits: torch.Tensor,
+    lines: torch.Tensor,
+    count: int,
+    banned: torch.Tensor | None,
+) -> tuple[torch.Tensor, ...]:
+    """Tokens, keys, values and log-probabilities of lines whose scores are changed before the choice, or that draw."""
+    rows, lengths = inputs.rows[lines], inputs.lengths[lines].long()
+    search = buffers.search_of[rows].long()
+    whole, real = buffers.whole[search], buffers.real[search]
+    single = (whole[:, Whole.NUM_BEAMS] == 1)[:, None]
+    samples = (whole[:, Whole.SAMPLE] != 0)[:, None]
     log_probs = torch.log_softmax(logits[lines], dim=-1)
-    single = params.num_beams == 1
-    scores = logits[lines] if single else log_probs
-    if params.repetition_penalty != 1.0:
-        scores = penalise_repetition(scores, buffers.history(layout, index), params.repetition_penalty)
-    row, token = _banned(layout, buffers, index, eos)
-    scores = scores.index_put((row, token), scores.new_tensor(-torch.inf))
-    keys = scores
-    if params.do_sample:
-        scores = warp(scores, params)
-        streams = [member.draw * params.num_beams + beam for beam in range(len(lines))]
-        keys = scores + gumbel(params.seed, member.job.generated, streams, scores.shape[1], scores.device)
+    scores = torch.where(single, logits[lines], log_probs)
+    history = _history(buffers, inputs)[lines]
+    scores = penalise_repetition(scores, history, lengths, real[:, Real.REPETITION_PENALTY])
+    if banned is not None:
+        scores = ban(scores, banned[lines])
+    keep = torch.where(single[:, 0], 1, 2)  # beams need a second candidate beside eos
+    warped = warp(scores, real[:, Real.TEMPERATURE], whole[:, Whole.TOP_K], real[:, Real.TAIL], keep)
+    scores = torch.where(samples, warped, scores)
+    beam = (buffers.rows[search] == rows[:, None]).int().argmax(1)
+    noise = gumbel(
+        whole[:, Whole.SEED_LOW],
+        whole[:, Whole.SEED_HIGH],
+        lengths - PROMPT_LENGTH,
+        whole[:, Whole.STREAM] + beam,
+        scores.shape[1],
+    )
+    keys = torch.where(samples, scores + noise, scores)
     tokens = top_candidates(keys, count)[1]
-    at = (index, slice(len(lines)), slice(count))
-    found.tokens[at] = tokens
-    found.key[at] = keys.gather(1, tokens)
-    found.log_prob[at] = log_probs.gather(1, tokens)
+    key = keys.gather(1, tokens)
     # A single hypothesis is scored by the model's own probabilities, a beam by those it was searched with.
-    value = (log_probs if single else scores).gather(1, tokens)
-    found.value[at] = value.masked_fill(found.key[at] == -torch.inf, -torch.inf)
+    value = torch.where(single, log_probs, scores).gather(1, tokens)
+    return tokens, key, value.masked_fill(key == -torch.inf, -torch.inf), log_probs.gather(1, tokens)

@@ -8,79 +8,103 @@ from __future__ import annotations
 
 import torch
 
-from seamless_engine.request import DecodingParams
 
+def ban_list(
+    *,
+    history: torch.Tensor,
+    lengths: torch.Tensor,
+    words: tuple[torch.Tensor, torch.Tensor],
+    bans: torch.Tensor,
+    ngram: torch.Tensor,
+    longest_ngram: int,
+    early: torch.Tensor,
+    eos: int,
+) -> torch.Tensor:
+    """int64 [lines, width]: tokens that may not be chosen next, −1 where there is none.
 
-def banned_tokens(params: DecodingParams, history: torch.Tensor, generated: int, eos: int, unk: int) -> torch.Tensor:
-    """(row, token) pairs int64 [2, pairs] that may not be chosen.
-
-    history int64 [rows, length]: all ids so far, prompt included. generated: how many of them follow the prompt.
+    history int64 [lines, any], of which the first `lengths` [lines] count: all ids so far, prompt included.
+    words: the words that may not be completed, one after another: tokens and distance of each from the end of its word,
+        both [lines, entries], of which the first `bans` [lines] count.
+    ngram [lines]: no sequence of so many ids recurs (0 is off); longest_ngram: the largest of them.
+    early bool [lines]: too early for eos.
     """
-    rows = torch.arange(len(history), device=history.device)
-    pairs: list[torch.Tensor] = []
-
-    def everywhere(token: int) -> None:
-        pairs.append(torch.stack([rows, torch.full_like(rows, token)]))
-
-    if 0 < params.no_repeat_ngram_size <= history.shape[1]:
-        pairs.append(_repeated(history, params.no_repeat_ngram_size))
-    for *start, last in params.bad_words_ids or ():
-        if not start and last == eos:
-            continue  # transformers drops it too: a text must be able to end
-        if not start:
-            everywhere(last)
-        elif len(start) <= history.shape[1]:
-            matching = (history[:, -len(start) :] == torch.tensor(start, device=history.device)).all(1)
-            pairs.append(torch.stack([rows[matching], torch.full_like(rows[matching], last)]))
-    if generated < params.min_new_tokens:
-        everywhere(eos)
-    for token in params.suppress_tokens or ():
-        everywhere(token)
-    if params.block_unk:
-        everywhere(unk)
-    return torch.cat(pairs, dim=1) if pairs else history.new_empty(2, 0)
+    parts = [torch.where(early, eos, -1)[:, None]]
+    if words[0].shape[1]:
+        parts.append(_completing(history, lengths, words[0].long(), words[1].long(), bans))
+    if longest_ngram:
+        parts.append(_repeating(history, lengths, ngram, longest_ngram))
+    return torch.cat(parts, dim=1)
 
 
-def _repeated(history: torch.Tensor, size: int) -> torch.Tensor:
-    """Tokens that would complete an n-gram for the second time."""
-    grams = history.unfold(1, size, 1)  # [rows, grams, size]
-    prefix = history[:, history.shape[1] - size + 1 :]
-    row, gram = (grams[:, :, :-1] == prefix[:, None]).all(-1).nonzero(as_tuple=True)
-    return torch.stack([row, grams[row, gram, -1]])
+def _completing(
+    history: torch.Tensor, lengths: torch.Tensor, token: torch.Tensor, distance: torch.Tensor, bans: torch.Tensor
+) -> torch.Tensor:
+    """The last token of every word whose other tokens are the end of the history."""
+    entry = torch.arange(token.shape[1], device=token.device)
+    counts = entry < bans[:, None]
+    at = lengths[:, None] - distance
+    before = history.gather(1, at.clamp(min=0, max=history.shape[1] - 1))
+    matches = (distance == 0) | ((at >= 0) & (before == token))
+    last = (entry + torch.where(counts, distance, 0)).clamp(max=token.shape[1] - 1)
+    whole = torch.ones_like(token).scatter_reduce(1, last, (matches | ~counts).long(), "amin")
+    return torch.where(counts & (distance == 0) & (whole == 1), token, -1)
 
 
-def penalise_repetition(scores: torch.Tensor, history: torch.Tensor, penalty: float) -> torch.Tensor:
-    """scores [rows, vocab] with every token of history [rows, length] made less likely (Keskar et al. 2019)."""
-    seen = scores.gather(1, history)
-    return scores.scatter(1, history, torch.where(seen < 0, seen * penalty, seen / penalty))
+def _repeating(history: torch.Tensor, lengths: torch.Tensor, size: torch.Tensor, longest: int) -> torch.Tensor:
+    """Tokens that would complete an n-gram for the second time. [lines, any]"""
+    width = history.shape[1]
+    start = torch.arange(width, device=history.device)[None]  # of a window
+    size, end = size[:, None], lengths[:, None]
+    same = (size > 0) & (start + size <= end)
+    for i in range(longest - 1):
+        window = history.gather(1, (start + i).clamp(max=width - 1).expand_as(history))
+        prefix = history.gather(1, (end - size + 1 + i).clamp(min=0, max=width - 1))
+        same = same & ((window == prefix) | (i >= size - 1))
+    last = history.gather(1, (start + size - 1).clamp(min=0, max=width - 1))
+    return torch.where(same, last, -1)
 
 
-def warp(scores: torch.Tensor, params: DecodingParams) -> torch.Tensor:
-    """scores [rows, vocab] / temperature, −inf outside of the top-k and the top-p (nucleus) sets."""
-    keep = 1 if params.num_beams == 1 else 2  # beams need a second candidate beside eos
-    if params.temperature != 1.0:
-        scores = scores / params.temperature
-    if params.top_k:
-        least = scores.topk(min(max(params.top_k, keep), scores.shape[1])).values[:, -1:]
-        scores = scores.masked_fill(scores < least, -torch.inf)
-    if params.top_p < 1.0:
-        ascending, order = scores.sort(dim=-1)
-        outside = ascending.softmax(-1).cumsum(-1) <= 1.0 - params.top_p
-        outside[:, -keep:] = False
-        scores = scores.masked_fill(outside.scatter(1, order, outside), -torch.inf)
-    return scores
+def penalise_repetition(
+    scores: torch.Tensor, history: torch.Tensor, lengths: torch.Tensor, penalty: torch.Tensor
+) -> torch.Tensor:
+    """scores [lines, vocab] with every token of history [lines, any] made less likely (Keskar et al. 2019)."""
+    position = torch.arange(history.shape[1], device=history.device)
+    tokens = torch.where(position < lengths[:, None], history, history[:, :1])
+    seen, penalty = scores.gather(1, tokens), penalty[:, None]
+    return scores.scatter(1, tokens, torch.where(seen < 0, seen * penalty, seen / penalty))
 
 
-def gumbel(seed: int, step: int, lines: list[int], vocab: int, device: torch.device) -> torch.Tensor:
+def warp(
+    scores: torch.Tensor, temperature: torch.Tensor, top_k: torch.Tensor, tail: torch.Tensor, keep: torch.Tensor
+) -> torch.Tensor:
+    """scores [lines, vocab] / temperature, −inf outside of the top-k and the top-p (nucleus) sets; `keep` stay.
+
+    tail: 1 − top_p, below 0 when off; top_k 0 is off. All float32 or int64 [lines].
+    """
+    vocab = scores.shape[1]
+    scores = scores / temperature[:, None]
+    kept = torch.where(top_k > 0, torch.maximum(top_k, keep), vocab).clamp(max=vocab)
+    least = scores.sort(dim=-1, descending=True).values.gather(1, kept[:, None] - 1)
+    scores = scores.masked_fill(scores < least, -torch.inf)
+    ascending = scores.sort(dim=-1).values
+    outside = ascending.softmax(-1).cumsum(-1) <= tail[:, None]
+    outside &= torch.arange(vocab, device=scores.device) < vocab - keep[:, None]
+    least = ascending.masked_fill(outside, torch.inf).amin(-1, keepdim=True)  # equal scores stay or go together
+    return scores.masked_fill(scores < least, -torch.inf)
+
+
+def gumbel(
+    seed_low: torch.Tensor, seed_high: torch.Tensor, step: torch.Tensor, stream: torch.Tensor, vocab: int
+) -> torch.Tensor:
     """Gumbel noise float32 [lines, vocab]: adding it to scores and taking the best k draws k without replacement.
 
-    Keyed by (seed, step, line, token), so a draw does not depend on what else is in the batch. Line by line, because
-    the last bits of a logarithm depend on where in a tensor it is taken.
+    Keyed by (seed, step, stream, token), int64 [lines], so a draw does not depend on what else is in the batch. Line by
+    line, because the last bits of a logarithm depend on where in a tensor it is taken.
     """
-    token = torch.arange(vocab, device=device)
+    token = torch.arange(vocab, device=stream.device)
+    keys = _mix(_mix(seed_low ^ _mix(seed_high)) + step)
     rows = []
-    for line in lines:
-        key = _mix(_mix(torch.tensor(seed & 0xFFFFFFFF, device=device) ^ _mix(token.new_tensor(seed >> 32))) + step)
+    for key, line in zip(keys, stream, strict=True):
         bits = _mix(_mix(token ^ _mix(key + line)) + key)
         uniform = (bits.double() + 0.5) / 2.0**32
         rows.append(-(-uniform.log()).log())

@@ -1,4 +1,4 @@
-"""Which request does what next. Pure policy on plain data: first come first served, nothing is ever preempted."""
+"""Which request does what next. Pure policy on plain data: nothing is ever preempted."""
 
 from __future__ import annotations
 
@@ -36,43 +36,56 @@ class Job:
     language_id: int
     voice: Voice | None  # for speech output
     started: float
+    deadline: float | None = None  # on the same clock
+    words: tuple[tuple[int, ...], ...] = ()  # sequences of tokens that may not be completed
     serial: int = field(default_factory=lambda: next(_ids))
     stage: Stage = Stage.WAITING
+    cancelled: bool = False
+    overtaken: int = 0  # requests that were admitted before this older one
+    since: int = 0  # the turn at which its stage began
     position: int = 0  # positions read so far, the same for all beams
     rows: list[int] = field(default_factory=list)  # num_beams rows for each independent draw
-    searching: list[int] = field(default_factory=list)  # draws whose search is not over
-    cross_slots: Any = None  # int32 [source_length]
+    searching: list[int] = field(default_factory=list)  # draws whose search is not known to be over
+    decode_clock: float = 0.0  # of the engine's decoding time, when this request began to decode
     speech: Any = None  # what the speech pass needs of the hypotheses
+    outbox: deque[Job] = field(default_factory=deque)  # where its owner looks for it when it is finished
 
     def __post_init__(self) -> None:
         self.searching = list(range(self.params.draws))
+        self.bans = sum(len(word) for word in self.words)
+        self.num_rows = self.params.draws * self.params.num_beams
+        self.max_length = PROMPT_LENGTH + self.max_new_tokens
+        self.blocks_needed = blocks_needed(self.source_length, self.num_rows, self.max_new_tokens)
 
-    @property
-    def num_rows(self) -> int:
-        return self.params.draws * self.params.num_beams
+    def search_rows(self, draw: int) -> list[int]:
+        """The rows of one search. The first one is its name."""
+        beams = self.params.num_beams
+        return self.rows[draw * beams : (draw + 1) * beams]
 
-    @property
-    def generated(self) -> int:
-        """Tokens chosen before this step's."""
-        return max(self.position - PROMPT_LENGTH, 0)
 
-    @property
-    def max_length(self) -> int:
-        return PROMPT_LENGTH + self.max_new_tokens
+@dataclass(frozen=True)
+class Limits:
+    """encode_rows: packed rows of an encoder pass. speak_tokens: text tokens of a speech pass.
 
-    @property
-    def blocks_needed(self) -> int:
-        return blocks_needed(self.source_length, self.num_rows, self.max_new_tokens)
+    lookahead: how far behind a request that does not fit another one is looked for. patience: how often a request is
+    overtaken, and how many turns one waits for company in a pass, before it goes first.
+    """
+
+    encode_rows: int
+    speak_tokens: int
+    lookahead: int = 16
+    patience: int = 16
 
 
 class Scheduler:
-    def __init__(self, blocks: BlockManager, encode_rows: int, speak_tokens: int) -> None:
+    def __init__(self, blocks: BlockManager, limits: Limits) -> None:
         self.blocks = blocks
-        self.encode_rows = encode_rows
-        self.speak_tokens = speak_tokens
-        self.waiting: deque[Job] = deque()
+        self.limits = limits
+        self.waiting: list[Job] = []
         self.decoding: list[Job] = []
         self.speaking: list[Job] = []
+        self._turn = 0
+        self._ready: int | None = None  # since when a pass could have run
 
     @property
     def busy(self) -> bool:
@@ -81,9 +94,8 @@ class Scheduler:
     @property
     def wants_more(self) -> bool:
         """Whether another request should be prepared: a pass worth of them waits at most."""
-        return (
-            sum(job.source_rows for job in self.waiting) < self.encode_rows and len(self.waiting) < self.blocks.num_rows
-        )
+        rows = sum(job.source_rows for job in self.waiting)
+        return rows < self.limits.encode_rows and len(self.waiting) < self.blocks.num_rows
 
     def submit(self, job: Job) -> None:
         """Raises CapacityError for a request that would not fit even alone."""
@@ -95,40 +107,96 @@ class Scheduler:
                 f"{job.num_rows} rows of up to {job.max_length} tokens), the pool has {self.blocks.num_blocks}: "
                 "lower num_beams or max_new_tokens, or raise EngineConfig.num_slots"
             )
+        job.since = self._turn
         self.waiting.append(job)
 
+    def leaving(self, now: float) -> list[Job]:
+        """Requests that were cancelled or whose time is up, wherever they are."""
+        return [
+            job
+            for stage in (self.waiting, self.decoding, self.speaking)
+            for job in stage
+            if job.cancelled or (job.deadline is not None and job.deadline <= now)
+        ]
+
     def admit(self) -> list[tuple[Job, list[int]]]:
-        """Requests for the next encoder pass, each with its blocks; they count as decoding from now on."""
+        """Requests for the next encoder pass, each with its blocks; they count as decoding from now on.
+
+        First come first served. Where the first does not fit, one of the next few that does goes before it, but only so
+        often: then the pool drains until the first fits.
+        """
+        self._turn += 1
+        chosen = self._fitting()
+        if not self._worth_a_pass(chosen):
+            return []
+        self._ready = None
         admitted: list[tuple[Job, list[int]]] = []
-        rows = 0
-        while self.waiting:
-            job = self.waiting[0]
-            if admitted and rows + job.source_rows > self.encode_rows:
-                break
-            if not self.blocks.can_reserve(job.blocks_needed, job.num_rows):
-                break
+        for job in chosen:
             blocks, job.rows = self.blocks.reserve(job.serial, job.blocks_needed, job.num_rows)
-            job.stage = Stage.DECODING
-            rows += job.source_rows
-            admitted.append((self.waiting.popleft(), blocks))
-        self.decoding.extend(job for job, _ in admitted)
+            job.stage, job.since = Stage.DECODING, self._turn
+            admitted.append((job, blocks))
+        self._note_overtaken(chosen)
+        self.waiting = [job for job in self.waiting if job.stage is Stage.WAITING]
+        self.decoding += chosen
         return admitted
+
+    def _note_overtaken(self, chosen: list[Job]) -> None:
+        passed = len(chosen)
+        for job in self.waiting:
+            if not passed:
+                return
+            if job.stage is Stage.DECODING:
+                passed -= 1
+            else:
+                job.overtaken += passed
+
+    def _fitting(self) -> list[Job]:
+        """The requests that one encoder pass, the free blocks and the free rows have room for."""
+        blocks, rows, encode = self.blocks.free_blocks, self.blocks.free_rows, self.limits.encode_rows
+        chosen: list[Job] = []
+        skipped = 0
+        for job in self.waiting:
+            if chosen and job.source_rows > encode:
+                break
+            if job.blocks_needed <= blocks and job.num_rows <= rows:
+                blocks, rows, encode = blocks - job.blocks_needed, rows - job.num_rows, encode - job.source_rows
+                chosen.append(job)
+            else:
+                skipped += 1
+                if skipped > self.limits.lookahead or job.overtaken >= self.limits.patience:
+                    break
+        return chosen
+
+    def _worth_a_pass(self, chosen: list[Job]) -> bool:
+        """A pass stops every decode: while most rows are busy it waits until it is well filled, but not for long."""
+        if not chosen:
+            return False
+        if self._ready is None:
+            self._ready = self._turn
+        return (
+            self.blocks.free_rows * 4 >= self.blocks.num_rows
+            or sum(job.source_rows for job in chosen) * 4 >= self.limits.encode_rows
+            or self._turn - self._ready >= self.limits.patience
+        )
 
     def retire(self, job: Job, speaks: bool) -> None:
         """The search of `job` is over: its slots are free, and what it still needs was copied out."""
         self.decoding.remove(job)
         self.blocks.free(job.serial)
-        job.stage = Stage.SPEAKING if speaks else Stage.FINISHED
+        job.stage, job.since = (Stage.SPEAKING if speaks else Stage.FINISHED), self._turn
         if speaks:
             self.speaking.append(job)
 
     def next_speech(self) -> list[Job]:
-        """The next speech pass: when it is full, or when nothing else is left to do."""
+        """The next speech pass: when it is full, when nothing decodes, or when somebody has waited long enough."""
+        if not self.speaking:
+            return []
         tokens = sum(job.position for job in self.speaking)
-        if not self.speaking or (tokens < self.speak_tokens and (self.decoding or self.waiting)):
+        late = self._turn - self.speaking[0].since >= self.limits.patience
+        if tokens < self.limits.speak_tokens and self.decoding and not late:
             return []
         chosen: list[Job] = []
-        while self.speaking and sum(job.position for job in chosen) < self.speak_tokens:
+        while self.speaking and sum(job.position for job in chosen) < self.limits.speak_tokens:
             chosen.append(self.speaking.pop(0))
         for job in chosen:
             job.stage = Stage.FINISHED

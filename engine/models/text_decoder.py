@@ -23,13 +23,14 @@ class KVPool:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What one decode step reads. Rows of a request stand together; cu_rows bounds them."""
+    """What one decode step reads. Lines of a request stand together; cu_rows bounds them."""
 
-    tokens: torch.Tensor  # int64 [rows]
-    positions: torch.Tensor  # int64 [rows], 0 for the first token
-    slots: torch.Tensor  # int64 [rows], where this step's keys and values go
-    slot_table: torch.Tensor  # int32 [rows, width], the slots of positions 0 … lengths − 1
-    lengths: torch.Tensor  # int32 [rows], this position included
+    tokens: torch.Tensor  # int64 [lines]
+    positions: torch.Tensor  # int64 [lines], 0 for the first token
+    slots: torch.Tensor  # int64 [lines], where this step's keys and values go
+    slot_table: torch.Tensor  # int32 [any, width], the slots of positions 0 … lengths − 1
+    rows: torch.Tensor  # int32 [lines], the row of the table that a line reads
+    lengths: torch.Tensor  # int32 [lines], this position included
     cross_table: torch.Tensor  # int32 [requests, width]
     cross_lengths: torch.Tensor  # int32 [requests]
     cu_rows: torch.Tensor  # int32 [requests + 1]
@@ -65,7 +66,7 @@ class TextDecoder:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 [rows, vocab]."""
-        return linear(hidden.to(self.head.dtype), self.head).float()
+        return linear(hidden.to(self.head.dtype), self.head, out_dtype=torch.float32)
 
 
 class DecoderLayer:
@@ -83,7 +84,7 @@ class DecoderLayer:
     def __call__(self, x: torch.Tensor, inputs: StepInputs, k_pool: torch.Tensor, v_pool: torch.Tensor) -> torch.Tensor:
         q, k, v = self.self_attention.project(self.self_norm(x))
         store_kv(k, v, k_pool, v_pool, inputs.slots)
-        mixed = self_attention(q, k_pool, v_pool, inputs.slot_table, inputs.lengths)
+        mixed = self_attention(q, k_pool, v_pool, inputs.slot_table, inputs.lengths, inputs.rows)
         x = self.self_attention.out(mixed.flatten(1), residual=x)
         q = self.cross_q(self.cross_norm(x)).view_as(q)
         mixed = cross_attention(q, k_pool, v_pool, inputs.cross_table, inputs.cross_lengths, inputs.cu_rows)

@@ -23,8 +23,10 @@ from transformers import (
 )
 
 from seamless_engine import DecodingParams, Engine, Request, UsageError
-from seamless_engine.decode.processors import banned_tokens, gumbel, penalise_repetition, warp
+from seamless_engine.decode.buffers import ban_entries
+from seamless_engine.decode.processors import ban_list, gumbel, penalise_repetition, warp
 from seamless_engine.model_runner import choose_units
+from seamless_kernels.top_candidates import ban
 from support.audio import clip_of_samples
 from support.oracle import load
 from support.packed import normal
@@ -35,8 +37,37 @@ EOS, UNK = 3, 1
 
 
 def with_bans(scores: torch.Tensor, params: DecodingParams, history: torch.Tensor) -> torch.Tensor:
-    row, token = banned_tokens(params, history, max(history.shape[1] - 2, 0), EOS, UNK)
-    return scores.index_put((row, token), torch.tensor(-torch.inf))
+    """As a line of a company in which others ban more, and have read more."""
+    lines, length = history.shape
+    words = torch.from_numpy(ban_entries(params.banned_words(EOS, UNK)))
+    entries = torch.nn.functional.pad(words, (0, 5), value=2)[:, None].expand(-1, lines, -1)
+    banned = ban_list(
+        history=torch.nn.functional.pad(history, (0, 4), value=1),
+        lengths=torch.full((lines,), length),
+        words=(entries[0], entries[1]),
+        bans=torch.full((lines,), words.shape[1]),
+        ngram=torch.full((lines,), params.no_repeat_ngram_size),
+        longest_ngram=max(params.no_repeat_ngram_size, 4),
+        early=torch.full((lines,), max(length - 2, 0) < params.min_new_tokens),
+        eos=EOS,
+    )
+    return ban(scores, banned)
+
+
+def warped(scores: torch.Tensor, params: DecodingParams) -> torch.Tensor:
+    lines = len(scores)
+    return warp(
+        scores,
+        torch.full((lines,), params.temperature),
+        torch.full((lines,), params.top_k),
+        torch.full((lines,), 1.0 - params.top_p if params.top_p < 1.0 else -1.0),
+        torch.full((lines,), 1 if params.num_beams == 1 else 2),
+    )
+
+
+def noise(seed: int, step: int, streams: list[int], vocab: int) -> torch.Tensor:
+    low, high, at = (torch.full((len(streams),), x) for x in (seed & 0xFFFFFFFF, seed >> 32, step))
+    return gumbel(low, high, at, torch.tensor(streams), vocab)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
@@ -72,7 +103,9 @@ def test_repetition_penalty_is_transformers() -> None:
     scores = normal(4, 50)
     processor: Any = RepetitionPenaltyLogitsProcessor(1.7)
     expected = processor(history, scores.clone())
-    assert torch.equal(penalise_repetition(scores, history, 1.7), expected)
+    unread = torch.nn.functional.pad(history, (0, 3), value=31)
+    found = penalise_repetition(scores, unread, torch.full((4,), 12), torch.full((4,), 1.7))
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -89,15 +122,14 @@ def test_warpers_are_transformers(temperature: float, top_k: int, top_p: float, 
     for warper in warpers:
         expected = warper(torch.zeros(6, 1, dtype=torch.int64), expected)
     params = DecodingParams(num_beams=beams, do_sample=True, temperature=temperature, top_k=top_k, top_p=top_p)
-    assert torch.equal(warp(scores, params), expected)
+    assert torch.equal(warped(scores, params), expected)
 
 
 def test_draws_have_the_distribution_of_the_scores() -> None:
     scores = normal(1, 12)[0]
     probability = scores.softmax(-1).double()
     draws = 20_000
-    noise = gumbel(9, 4, list(range(draws)), 12, torch.device("cpu"))
-    order = (scores + noise).topk(2, dim=-1).indices
+    order = (scores + noise(9, 4, list(range(draws)), 12)).topk(2, dim=-1).indices
     first = torch.bincount(order[:, 0], minlength=12)
     # Pearson's statistic has 11 degrees of freedom; it exceeds 31 once in a thousand experiments.
     assert ((first - draws * probability) ** 2 / (draws * probability)).sum() < 31
@@ -109,14 +141,9 @@ def test_draws_have_the_distribution_of_the_scores() -> None:
 
 
 def test_noise_is_keyed_by_seed_step_line_and_token() -> None:
-    device = torch.device("cpu")
-    base = gumbel(1, 2, [3, 4], 1000, device)
-    assert torch.equal(base[1:], gumbel(1, 2, [4], 1000, device))
-    for other in (
-        gumbel(2, 2, [3], 1000, device),
-        gumbel(1, 3, [3], 1000, device),
-        gumbel(1 + (5 << 32), 2, [3], 1000, device),
-    ):
+    base = noise(1, 2, [3, 4], 1000)
+    assert torch.equal(base[1:], noise(1, 2, [4], 1000))
+    for other in (noise(2, 2, [3], 1000), noise(1, 3, [3], 1000), noise(1 + (5 << 32), 2, [3], 1000)):
         assert (other != base[:1]).float().mean() > 0.99
     assert base.unique().numel() > 1990 and base.isfinite().all()
 
@@ -178,7 +205,7 @@ def test_sampling_follows_the_probabilities_of_transformers(checkpoint: Callable
         logits = oracle.model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=prompt).logits[
             :, -1
         ]
-    probability = warp(logits, params)[0].double().softmax(-1)
+    probability = warped(logits, params)[0].double().softmax(-1)
     count = torch.bincount(torch.tensor(first), minlength=len(probability)).double()
     likely = probability > 0
     assert count[~likely].sum() == 0
@@ -199,7 +226,7 @@ def test_beam_sampling_draws_its_candidates_without_replacement(checkpoint: Call
     prompt = torch.tensor([[3, oracle.languages["fra"]]])
     with torch.no_grad():
         output = oracle.model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=prompt)
-    chance = warp(output.logits[:, -1].log_softmax(-1), params)[0].double().softmax(-1)
+    chance = warped(output.logits[:, -1].log_softmax(-1), params)[0].double().softmax(-1)
     tokens = chance.nonzero()[:, 0].tolist()
     expected = torch.zeros_like(chance)
     for one, other in itertools.permutations(tokens, 2):

@@ -42,6 +42,7 @@ def test_steps_equal_the_full_pass(checkpoint: Callable[[int], Path], seed: int)
                 positions=torch.full((3,), position),
                 slots=own[:, position].long(),
                 slot_table=own,
+                rows=torch.arange(3, dtype=torch.int32),
                 lengths=torch.full((3,), position + 1, dtype=torch.int32),
                 cross_table=cross,
                 cross_lengths=torch.tensor([len(source) for source in sources], dtype=torch.int32),

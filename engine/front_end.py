@@ -1,0 +1,112 @@
+"""The front end: a request, checked, with its audio or text read, becomes a job."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from seamless_engine.audio import load_audio
+from seamless_engine.config import EngineConfig, ModelConfig
+from seamless_engine.decode.scheduler import Job, Voice
+from seamless_engine.errors import CapacityError, UsageError
+from seamless_engine.languages import Languages
+from seamless_engine.prepared import Features, Tokens
+from seamless_engine.request import SPEECH_IN, SPEECH_OUT, DecodingParams, Request, Result, Task
+from seamless_engine.tokenizer import Tokenizer
+from seamless_kernels.fbank import frame_count
+
+UNK = 1
+
+
+class FrontEnd:
+    """Touches no weight and no pool, so any thread may use it."""
+
+    def __init__(
+        self, config: ModelConfig, options: EngineConfig, tasks: tuple[Task, ...], tokenizer: Tokenizer
+    ) -> None:
+        self.config = config
+        self.options = options
+        self.tasks = tasks
+        self.tokenizer = tokenizer
+        self.languages = Languages(config)
+
+    def check(self, request: Request, params: DecodingParams) -> None:
+        """Raises UsageError if this engine cannot answer such a request at all."""
+        if request.task not in self.tasks:
+            raise UsageError(f"{request.task} was not loaded: this engine was made for tasks {', '.join(self.tasks)}")
+        self.languages.resolve(request.task, request.tgt_lang)
+        if request.src_lang is not None:
+            self.languages.source_id(request.src_lang)
+        if request.speaker_id is not None and request.speaker_id >= self.config.vocoder_num_spkrs:
+            raise UsageError(
+                f"speaker_id {request.speaker_id}: this checkpoint has 0 to {self.config.vocoder_num_spkrs - 1}"
+            )
+        words = params.banned_words(self.config.eos_token_id, UNK)
+        if sum(map(len, words)) > self.options.max_banned_tokens:
+            raise UsageError(
+                f"suppress_tokens and bad_words_ids have {sum(map(len, words))} tokens, more than "
+                f"EngineConfig.max_banned_tokens={self.options.max_banned_tokens}: shorten them, or raise the setting"
+            )
+        largest = max((token for word in words for token in word), default=0)
+        if largest >= self.config.vocab_size:
+            raise UsageError(
+                f"suppress_tokens or bad_words_ids name token {largest}: this checkpoint has 0 to "
+                f"{self.config.vocab_size - 1}"
+            )
+
+    def prepare(self, request: Request, params: DecodingParams, result: Result) -> Job:
+        """The front end of one request. Raises InputError for audio or text that cannot be processed."""
+        started = time.perf_counter()
+        result.tgt_lang = self.languages.resolve(request.task, request.tgt_lang)
+        source, rows, length = self._source(request)
+        if length > self.options.max_source_tokens:
+            limit = self.options.max_source_tokens
+            unit = "encodings" if request.task in SPEECH_IN else "tokens"
+            raise CapacityError(
+                f"the input has {length} {unit}, more than EngineConfig.max_source_tokens={limit}: split the input, "
+                "or raise the setting"
+            )
+        max_new_tokens = params.max_new_tokens or self.config.max_new_tokens
+        if params.soft_max_length is not None:
+            slope, offset = params.soft_max_length
+            max_new_tokens = max(min(max_new_tokens, int(slope * length + offset)), 1)
+        if max_new_tokens > self.options.max_new_tokens:
+            limit = self.options.max_new_tokens
+            raise CapacityError(f"max_new_tokens={max_new_tokens} exceeds EngineConfig.max_new_tokens={limit}")
+        return Job(
+            request=request,
+            params=params,
+            result=result,
+            source=source,
+            source_rows=rows,
+            source_length=length,
+            max_new_tokens=max_new_tokens,
+            language_id=self.languages.target_id(request.task, result.tgt_lang),
+            voice=self._voice(request, params, result.tgt_lang) if request.task in SPEECH_OUT else None,
+            started=started,
+            deadline=None if request.timeout is None else started + request.timeout,
+            words=params.banned_words(self.config.eos_token_id, UNK),
+        )
+
+    def _source(self, request: Request) -> tuple[Any, int, int]:
+        """What the encoder reads, how many rows that is, and how many encodings it becomes."""
+        if request.task in SPEECH_IN:
+            if isinstance(request.audio, Features):
+                source, rows, valid = request.audio, len(request.audio.rows), request.audio.valid
+            else:
+                source = load_audio(request.audio, request.sampling_rate, max_seconds=self.options.max_audio_seconds)
+                frames = frame_count(len(source))
+                rows, valid = -(-frames // 2), frames // 2
+            return source, rows, valid // self.config.adaptor_stride + 1
+        if isinstance(request.text, Tokens):
+            ids = request.text.ids
+        else:
+            assert request.text is not None and request.src_lang is not None
+            ids = self.tokenizer.encode(request.text, request.src_lang)
+        return ids, len(ids), len(ids)
+
+    def _voice(self, request: Request, params: DecodingParams, language: str) -> Voice:
+        speaker = request.speaker_id
+        if speaker is None:
+            speaker = self.languages.speaker_id(language) if params.speaker_per_language else 0
+        return Voice(self.languages.voice_id(language), speaker)

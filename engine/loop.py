@@ -1,0 +1,136 @@
+"""The loop: admit → encode → decode → speak → deliver. One step at a time, by whoever owns the engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from seamless_engine.config import EngineConfig
+from seamless_engine.decode.buffers import Status
+from seamless_engine.decode.scheduler import Job, Limits, Scheduler
+from seamless_engine.errors import CancelledError, DeadlineError, InputError, NumericalError
+from seamless_engine.model_runner import ModelRunner
+from seamless_engine.recovery import isolate
+from seamless_engine.request import SPEECH_OUT, Hypothesis, Result
+from seamless_engine.tokenizer import Tokenizer
+
+_ADVICE = "check its input, and the weights with Engine.from_pretrained(..., check_weights=True)"
+
+
+class Loop:
+    """All requests of an engine, whoever asked for them: each finished job is put into its own outbox."""
+
+    def __init__(self, runner: ModelRunner, tokenizer: Tokenizer, options: EngineConfig) -> None:
+        speak_tokens = options.speak_tokens or (512 if runner.device.type == "cuda" else 1)
+        self.scheduler = Scheduler(runner.blocks, Limits(options.encode_frames, speak_tokens))
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._decode_clock = 0.0
+
+    @property
+    def busy(self) -> bool:
+        return self.scheduler.busy
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether another request should be prepared."""
+        return self.scheduler.wants_more
+
+    def submit(self, job: Job) -> None:
+        """Raises CapacityError for a request that would not fit even alone."""
+        self.scheduler.submit(job)
+
+    def drop(self, job: Job) -> None:
+        """Forget a request between two steps; nothing is delivered."""
+        self.scheduler.drop(job)
+
+    def step(self) -> None:
+        """One turn. What it finishes is in the outboxes afterwards."""
+        for job in self._finished():
+            job.outbox.append(job)
+
+    def _finished(self) -> Iterator[Job]:
+        scheduler = self.scheduler
+        for job in scheduler.leaving(time.perf_counter()):
+            scheduler.drop(job)
+            yield self._delivered(job, _left(job))
+        admitted = scheduler.admit()
+        if admitted:
+            yield from self._encode(admitted)
+        if scheduler.decoding:
+            yield from self._decode()
+        spoken = scheduler.next_speech()
+        if spoken:
+            yield from self._speak(spoken)
+
+    def _encode(self, admitted: list[tuple[Job, list[int]]]) -> Iterator[Job]:
+        begun = time.perf_counter()
+        failed = isolate(self._runner.encode, admitted)
+        spent = time.perf_counter() - begun
+        for job, _ in admitted:
+            job.result.timings |= {"queued": begun - job.started, "encode": spent, "decode": 0.0}
+            job.decode_clock = self._decode_clock
+        for (job, _), error in failed:
+            self.scheduler.drop(job)
+            yield self._delivered(job, error)
+
+    def _decode(self) -> Iterator[Job]:
+        begun = time.perf_counter()
+        ended = self._runner.decode(self.scheduler.decoding)
+        self._decode_clock += time.perf_counter() - begun
+        for job, status in ended:
+            job.result.timings["decode"] = self._decode_clock - job.decode_clock
+            if status is Status.BROKEN:
+                self.scheduler.drop(job)
+                yield self._delivered(job, NumericalError(f"the model produced NaN for this request; {_ADVICE}"))
+                continue
+            speaks = job.request.task in SPEECH_OUT
+            self._runner.finish(job)
+            self.scheduler.retire(job, speaks)
+            if not speaks:
+                yield self._delivered(job)
+
+    def _speak(self, spoken: list[Job]) -> Iterator[Job]:
+        begun = time.perf_counter()
+        errors = dict(isolate(self._runner.speak, spoken))
+        for job in spoken:
+            job.result.timings["speak"] = time.perf_counter() - begun
+            yield self._delivered(job, errors.get(job))
+
+    def _delivered(self, job: Job, error: Exception | None = None) -> Job:
+        """The result as its caller sees it: texts decoded, the best hypothesis in front.
+
+        A request that failed in the speech pass keeps its text.
+        """
+        result = job.result
+        result.timings["total"] = time.perf_counter() - job.started
+        for hypothesis in result.n_best:
+            hypothesis.text = self._tokenizer.decode(hypothesis.tokens)
+        for entry in dataclasses.fields(Hypothesis) if result.n_best else ():
+            setattr(result, entry.name, getattr(result.n_best[0], entry.name))
+        if any(h.audio is not None and not np.isfinite(h.audio).all() for h in result.n_best):
+            error = NumericalError(f"the speech of this request is not finite; {_ADVICE}")
+        if error is None and not result.n_best:
+            error = InputError("the decoding parameters leave nothing to choose: suppress, ban or penalise less")
+        if error is not None:
+            result.audio, result.units, result.n_best = None, None, []
+            failed(result, error)
+        elif job.voice is not None:
+            result.sampling_rate = self._runner.config.sampling_rate
+        return job
+
+
+def failed(result: Result, error: Exception) -> Result:
+    """The result of a request that met an error."""
+    result.finish_reason = "cancelled" if isinstance(error, CancelledError) else "error"
+    result.error = f"{type(error).__name__}: {error}"
+    return result
+
+
+def _left(job: Job) -> CancelledError:
+    if job.cancelled:
+        return CancelledError("the request was cancelled")
+    return DeadlineError(f"the request was not finished within its timeout of {job.request.timeout:g} s")

@@ -1,0 +1,272 @@
+"""Schedules without a model: requests come, end, fail, are cancelled and time out, and all that must hold is checked.
+
+`World` plays the engine's loop around a scheduler and keeps its own books of who waits, who holds what and who ended.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from dataclasses import dataclass
+
+from seamless_engine import CapacityError, DecodingParams, Request, Result
+from seamless_engine.decode.block_manager import BlockManager
+from seamless_engine.decode.scheduler import Job, Limits, Scheduler
+from seamless_engine.request import Stage
+
+_REQUEST = Request("t2tt", "fra", text="x", src_lang="eng")
+
+
+@functools.cache
+def _params(num_beams: int, draws: int) -> DecodingParams:
+    return DecodingParams(num_beams=num_beams, do_sample=draws > 1, num_return_sequences=draws)
+
+
+def job(
+    source_length: int = 10,
+    num_beams: int = 1,
+    max_new_tokens: int = 20,
+    draws: int = 1,
+    deadline: float | None = None,
+) -> Job:
+    return Job(
+        request=_REQUEST,
+        params=_params(num_beams, draws),
+        result=Result(0, "t2tt", "fra"),
+        source=None,
+        source_rows=source_length,
+        source_length=source_length,
+        max_new_tokens=max_new_tokens,
+        language_id=9,
+        voice=None,
+        started=0.0,
+        deadline=deadline,
+    )
+
+
+def scheduler(
+    blocks: int = 100, rows: int = 10, encode_rows: int = 1000, speak_tokens: int = 50, **limits: int
+) -> Scheduler:
+    return Scheduler(BlockManager(blocks, rows), Limits(encode_rows, speak_tokens, **limits))
+
+
+def rows_of(one: Job) -> int:
+    return one.params.num_beams * one.params.draws
+
+
+def blocks_of(one: Job) -> int:
+    """⌈source / 16⌉ and ⌈(prompt + generation) / 16⌉ of every row, written down a second time."""
+    return -(-one.source_length // 16) + rows_of(one) * -(-(2 + one.max_new_tokens) // 16)
+
+
+@dataclass(eq=False)
+class Books:
+    """What the world knows of one request."""
+
+    order: int  # of arrival
+    last_turn: int  # by which it has left the queue, whatever comes later
+    steps: int  # until its search is over
+    speaks: bool
+    passed: int = 0  # later ones that were admitted before it
+    since: int = 0  # the turn at which it began to wait for a speech pass
+    blocks: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
+
+
+class World:
+    """Raises AssertionError at the first step after which something does not hold."""
+
+    LONGEST = 24  # max_new_tokens of any request
+
+    def __init__(self, num_blocks: int, num_rows: int, limits: Limits) -> None:
+        self.num_blocks, self.num_rows, self.limits = num_blocks, num_rows, limits
+        self.scheduler = Scheduler(BlockManager(num_blocks, num_rows), limits)
+        self.waiting: list[Job] = []
+        self.decoding: list[Job] = []
+        self.speaking: list[Job] = []
+        self.books: dict[Job, Books] = {}
+        self.ended: list[Job] = []
+        self.now = 0.0
+        self.turns = 0
+        self._held_back = 0  # turns in a row without a pass although the oldest request fits
+
+    @property
+    def live(self) -> list[Job]:
+        return [*self.waiting, *self.decoding, *self.speaking]
+
+    def arrive(self, one: Job, steps: int, speaks: bool) -> None:
+        """It would end after `steps` tokens, or at its limit."""
+        blocks, rows = blocks_of(one), rows_of(one)
+        try:
+            self.scheduler.submit(one)
+        except CapacityError as error:
+            assert blocks > self.num_blocks or rows > self.num_rows, f"refused, and fits: {error}"
+            assert str(rows if rows > self.num_rows else blocks) in str(error)
+            return
+        assert blocks <= self.num_blocks and rows <= self.num_rows, "what can never fit was taken"
+        # Who may go first: those that decode, the older ones, those that overtake. At worst one after another.
+        ahead = self.num_rows + len(self.waiting) + self.limits.patience + self.num_rows
+        last = self.turns + (ahead + 1) * (self.LONGEST + 1)
+        self.books[one] = Books(len(self.books), last, min(steps, one.max_new_tokens), speaks)
+        self.waiting.append(one)
+        self.check()
+
+    def fail(self, one: Job) -> None:
+        """A pass or the search of `one` met an error."""
+        self.scheduler.drop(one)
+        self._end(one)
+        self.check()
+
+    def turn(self) -> None:
+        """What `Loop` does in one."""
+        self.turns += 1
+        late = [one for one in self.live if one.cancelled or (one.deadline is not None and one.deadline <= self.now)]
+        assert self.scheduler.leaving(self.now) == late
+        for one in late:
+            self.scheduler.drop(one)
+            self._end(one)
+        self._admit()
+        for one in list(self.decoding):
+            assert one.searching == list(range(one.params.draws))
+            one.position += 2 if one.position == 0 else 1
+            if one.position > self.books[one].steps:
+                self._retire(one)
+        self._speak()
+        self.check()
+
+    def drain(self) -> None:
+        """Run until nothing is left, and not for ever: then all is free, and every request has ended once."""
+        last = self.turns + (len(self.live) + 1) * (self.LONGEST + 2)  # one after another, each with a speech pass
+        while self.live or self.scheduler.busy:
+            assert self.turns < last, f"{len(self.live)} requests do not end"
+            self.turn()
+        assert len(self.ended) == len(self.books)
+        assert self.scheduler.blocks.free_blocks == self.num_blocks
+        assert self.scheduler.blocks.free_rows == self.num_rows
+
+    def check(self) -> None:
+        """Everybody is where the books have them, and holds what is theirs alone."""
+        plan = self.scheduler
+        plan.blocks.check_integrity()
+        assert plan.waiting == self.waiting and plan.decoding == self.decoding and plan.speaking == self.speaking
+        for stage, jobs in (
+            (Stage.WAITING, self.waiting),
+            (Stage.DECODING, self.decoding),
+            (Stage.SPEAKING, self.speaking),
+        ):
+            assert all(one.stage is stage for one in jobs)
+        blocks = [index for one in self.decoding for index in self.books[one].blocks]
+        rows = [index for one in self.decoding for index in self.books[one].rows]
+        assert len(set(blocks)) == len(blocks) and set(blocks) <= set(range(self.num_blocks))
+        assert len(set(rows)) == len(rows) and set(rows) <= set(range(self.num_rows))
+        assert plan.blocks.free_blocks == self.num_blocks - len(blocks)
+        assert plan.blocks.free_rows == self.num_rows - len(rows)
+        assert all(self.turns <= self.books[one].last_turn for one in self.waiting), "somebody waits for ever"
+
+    def _end(self, one: Job) -> None:
+        assert one not in self.ended, "a request ended twice"
+        assert one.stage is Stage.FINISHED
+        for jobs in (self.waiting, self.decoding, self.speaking):
+            if one in jobs:
+                jobs.remove(one)
+        self.ended.append(one)
+
+    def _admit(self) -> None:
+        blocks, rows = self.scheduler.blocks.free_blocks, self.scheduler.blocks.free_rows
+        admitted = self.scheduler.admit()
+        chosen = [one for one, _ in admitted]
+        for one, given in admitted:
+            assert len(given) == blocks_of(one) and len(one.rows) == rows_of(one)
+            self.books[one].blocks, self.books[one].rows = tuple(given), tuple(one.rows)
+        self._check_pass(chosen, blocks, rows)
+        self.waiting = [one for one in self.waiting if one not in chosen]
+        self.decoding += chosen
+
+    def _check_pass(self, chosen: list[Job], blocks: int, rows: int) -> None:
+        """First come first served among those that fit, and what `Limits` say of the others."""
+        if not chosen:
+            self._check_that_none_is_due(blocks, rows)
+            return
+        self._held_back = 0
+        assert len(chosen) == 1 or sum(one.source_rows for one in chosen) <= self.limits.encode_rows
+        skipped: list[Job] = []
+        passing = list(chosen)
+        for one in self.waiting:
+            if not passing:
+                break
+            if one is passing[0]:
+                assert len(skipped) <= self.limits.lookahead, "looked too far ahead"
+                passing.pop(0)
+                blocks, rows = blocks - blocks_of(one), rows - rows_of(one)
+                continue
+            assert blocks_of(one) > blocks or rows_of(one) > rows, "an older request fits, and was passed over"
+            assert self.books[one].passed < self.limits.patience, "overtaken too often"
+            skipped.append(one)
+        assert not passing, "not in the order of arrival, or not waiting at all"
+        for one in skipped:
+            self.books[one].passed += sum(self.books[other].order > self.books[one].order for other in chosen)
+
+    def _check_that_none_is_due(self, blocks: int, rows: int) -> None:
+        assert not self.waiting or self.decoding, "nothing decodes, and nothing is admitted"
+        first = self.waiting[0] if self.waiting else None
+        if first is None or blocks_of(first) > blocks or rows_of(first) > rows:
+            self._held_back = 0
+            return
+        self._held_back += 1
+        assert rows * 4 < self.num_rows, "most rows are free, and nobody is admitted"
+        assert self._held_back <= self.limits.patience, "a pass was put off for too long"
+
+    def _retire(self, one: Job) -> None:
+        books = self.books[one]
+        self.scheduler.retire(one, books.speaks)
+        if not books.speaks:
+            self._end(one)
+            return
+        books.since = self.turns
+        self.decoding.remove(one)
+        self.speaking.append(one)
+
+    def _speak(self) -> None:
+        tokens = sum(one.position for one in self.speaking)
+        overdue = bool(self.speaking) and self.turns - self.books[self.speaking[0]].since >= self.limits.patience
+        due = bool(self.speaking) and (tokens >= self.limits.speak_tokens or not self.decoding or overdue)
+        spoken = self.scheduler.next_speech()
+        assert bool(spoken) == due
+        assert spoken == self.speaking[: len(spoken)]
+        assert sum(one.position for one in spoken[:-1]) < self.limits.speak_tokens
+        for one in spoken:
+            self._end(one)
+
+
+def random_job(rng: random.Random, now: float) -> Job:
+    return job(
+        source_length=rng.choice((1, 5, 16, 17, 40)),
+        num_beams=rng.choice((1, 1, 1, 2, 3, 5)),
+        max_new_tokens=rng.choice((1, 6, 14, 15, World.LONGEST)),
+        deadline=now + rng.randrange(30) if rng.random() < 0.2 else None,
+    )
+
+
+def run_schedule(seed: int) -> World:
+    """A random schedule on random pools and limits, to its end."""
+    rng = random.Random(seed)
+    choose = rng.choice
+    limits = Limits(choose((1, 20, 60, 1000)), choose((1, 20, 100)), choose((0, 1, 2, 16)), choose((1, 2, 5, 16)))
+    world = World(rng.randint(2, 24), rng.randint(1, 8), limits)
+    arriving = rng.randint(1, 20)
+    rush, trouble = rng.random(), choose((0.0, 0.05, 0.2))
+    while arriving:
+        while arriving and rng.random() < rush:
+            arriving -= 1
+            draws = choose((1, 1, 1, 3))
+            one = random_job(rng, world.now) if draws == 1 else job(max_new_tokens=choose((1, 15)), draws=draws)
+            world.arrive(one, rng.randint(1, World.LONGEST), speaks=rng.random() < 0.4)
+        if world.live and rng.random() < trouble:
+            choose(world.live).cancelled = True
+        if world.live and rng.random() < trouble:
+            world.fail(choose(world.live))
+        world.now += 1.0
+        world.turn()
+        rush = max(rush, 0.1)
+    world.drain()
+    return world

@@ -1,0 +1,174 @@
+"""A decode step without a model: searches of every kind come, go on and end in the buffers, on random logits."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from seamless_engine import DecodingParams, Request, Result
+from seamless_engine.decode.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager
+from seamless_engine.decode.buffers import DecodeBuffers, Status, Whole
+from seamless_engine.decode.layout import LayoutBuilder, StepLayout
+from seamless_engine.decode.scheduler import Job
+from tolerance import SCORE_RTOL
+
+EOS, UNK, LANGUAGE = 3, 1, 7
+MAX_NEW_TOKENS = 14
+
+
+def clone(buffers: DecodeBuffers) -> DecodeBuffers:
+    return copy.deepcopy(buffers)
+
+
+def tensors(buffers: DecodeBuffers) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in vars(buffers).items() if isinstance(value, torch.Tensor)}
+
+
+def overwrite(buffers: DecodeBuffers, source: DecodeBuffers) -> None:
+    for mine, other in zip(tensors(buffers).values(), tensors(source).values(), strict=True):
+        mine.copy_(other)
+
+
+def random_params(rng: random.Random, beams: int, vocab: int, ties: bool) -> DecodingParams:
+    """`ties`: where scores are often equal a nucleus has no unique edge."""
+    sample = rng.random() < 0.4
+    words = [[rng.randrange(vocab) for _ in range(rng.randint(1, 3))] for _ in range(rng.choice([0, 0, 6]))]
+    words += [[0, EOS, LANGUAGE, token] for token in range(rng.choice([0, 4]))]  # longer than the prompt
+    return DecodingParams(
+        num_beams=beams,
+        min_new_tokens=rng.choice([0, 0, 3]),
+        length_penalty=rng.choice([-1.0, 0.0, 0.6, 1.0, 2.0]),
+        early_stopping=rng.choice([False, True, "never"]),
+        do_sample=sample,
+        temperature=rng.choice([0.6, 1.0, 1.7]),
+        top_k=rng.choice([0, 1, 5, 50]),
+        top_p=1.0 if ties else rng.choice([1.0, 0.9, 0.3]),
+        repetition_penalty=rng.choice([1.0, 1.0, 1.3, 0.8]),
+        no_repeat_ngram_size=rng.choice([0, 0, 1, 2, 3]),
+        bad_words_ids=tuple(map(tuple, words)) or None,
+        suppress_tokens=rng.choice([None, None, (5, 11)]),
+        block_unk=rng.random() < 0.3,
+        num_return_sequences=rng.choice([1, 3]) if sample and beams == 1 else 1,
+        seed=rng.choice([0, 5, 2**40 + 11]),
+    )
+
+
+class Searches:
+    """`buffers` hold what runs; the caller makes the steps. `bucket` pads the layout."""
+
+    def __init__(
+        self, vocab: int, num_rows: int = 24, bucket: int = 1, max_new_tokens: int = MAX_NEW_TOKENS, blocks: int = 200
+    ) -> None:
+        self.vocab = vocab
+        self.max_new_tokens = max_new_tokens
+        self.blocks = BlockManager(blocks, num_rows)
+        length = PROMPT_LENGTH + max_new_tokens
+        slots = blocks * BLOCK_SIZE
+        like = torch.zeros(1, 1)
+        self.buffers = DecodeBuffers(num_rows, slots, max_length=length, max_source=16, max_bans=40, eos=EOS, like=like)
+        self._layouts = LayoutBuilder(num_rows, length, like.device, lambda count: -(-count // bucket) * bucket)
+        self._serial = itertools.count()
+        self.jobs: list[Job] = []
+
+    def admit(self, all_params: list[DecodingParams], max_new_tokens: Callable[[], int]) -> list[Job]:
+        """Those that fit, each for so many tokens."""
+        admitted = []
+        for params in all_params:
+            job = Job(
+                request=Request("t2tt", "fra", text="x", src_lang="eng"),
+                params=params,
+                result=Result(0, "t2tt", "fra"),
+                source=None,
+                source_rows=5,
+                source_length=5,
+                max_new_tokens=min(max_new_tokens(), self.max_new_tokens),
+                language_id=LANGUAGE,
+                voice=None,
+                started=0.0,
+                words=params.banned_words(EOS, UNK),
+                serial=next(self._serial),
+            )
+            if self.blocks.can_reserve(job.blocks_needed, job.num_rows):
+                blocks, job.rows = self.blocks.reserve(job.serial, job.blocks_needed, job.num_rows)
+                admitted.append((job, blocks))
+        if admitted:
+            self.buffers.admit(admitted)
+        jobs = [job for job, _ in admitted]
+        self.jobs += jobs
+        return jobs
+
+    def layout(self) -> StepLayout:
+        return self._layouts.layout(self.jobs)
+
+    def went_on(self, rng: random.Random, late: float) -> None:
+        """After a step: whoever is seen to be over leaves; with the chance `late` it is not seen yet."""
+        for job in list(self.jobs):
+            job.position += PROMPT_LENGTH if job.position == 0 else 1
+            for draw in list(job.searching):
+                over = self.buffers.status[job.search_rows(draw)[0]] != Status.SEARCHING
+                if over and (job.position >= job.max_length or rng.random() >= late):
+                    job.searching.remove(draw)
+            if not job.searching:
+                self.jobs.remove(job)
+                self.blocks.free(job.serial)
+
+    def logits(self, layout: StepLayout, generator: torch.Generator, levels: int | None = None) -> torch.Tensor:
+        """float32 [m, vocab]. With `levels` few values, so that words tie; each line has its own scale of them, because
+        what ties between lines would hang on the last bit of a logarithm."""
+        shape = len(layout.line_row), self.vocab
+        if levels is None:
+            return torch.randn(shape, generator=generator) * 2
+        scale = 0.5 + torch.rand(shape[0], 1, generator=generator)
+        return torch.randint(levels, shape, generator=generator).float() * scale
+
+
+def live(buffers: DecodeBuffers, layout: StepLayout) -> list[int]:
+    return [i for i in layout.search_id.tolist() if buffers.status[i] == Status.SEARCHING]
+
+
+def assert_same(
+    mine: DecodeBuffers, other: DecodeBuffers, before: DecodeBuffers, layout: StepLayout, atol: float
+) -> None:
+    """Two results of one step from `before`. What counts of the state of a live search is equal; nobody else's changed.
+
+    atol: of scores; 0 for equal bits.
+    """
+    assert mine.status[mine.inert] == Status.OVER
+    assert torch.equal(mine.token_pool, other.token_pool) and torch.equal(mine.log_prob_pool, other.log_prob_pool)
+    steps = live(before, layout)
+    beams = {i: before.rows[i, : int(before.whole[i, Whole.NUM_BEAMS])].tolist() for i in steps}
+    untouched = torch.ones(len(mine.token) - 1, dtype=torch.bool)
+    untouched[[row for rows in beams.values() for row in rows]] = False
+    for name in tensors(mine).keys() - {"token_pool", "log_prob_pool", "state_pool"}:
+        assert torch.equal(getattr(mine, name)[:-1][untouched], getattr(before, name)[:-1][untouched]), name
+    a, b = ({name: x.numpy() for name, x in tensors(buffers).items()} for buffers in (mine, other))
+    for i in steps:
+        assert a["status"][i] == b["status"][i]
+        if a["status"][i] == Status.BROKEN:
+            continue
+        rows = beams[i]
+        assert a["position"][i] == b["position"][i]
+        assert_close(a["score"][rows], b["score"][rows], atol)
+        # A beam that nothing can be chosen for goes nowhere.
+        going = [row for row in rows if b["score"][row] != -np.inf]
+        assert (a["token"][going] == b["token"][going]).all()
+        assert_close(a["log_prob"][going], b["log_prob"][going], atol)
+        read = b["position"][i]
+        assert (a["slot_table"][going, :read] == b["slot_table"][going, :read]).all()
+        assert (a["finished_occupied"][rows] == b["finished_occupied"][rows]).all()
+        assert_close(a["finished_score"][rows], b["finished_score"][rows], atol)
+        kept = [row for row in rows if b["finished_occupied"][row]]
+        assert (a["finished_length"][kept] == b["finished_length"][kept]).all()
+        assert (a["finished_token"][kept] == b["finished_token"][kept]).all()
+        assert_close(a["finished_log_prob"][kept], b["finished_log_prob"][kept], atol)
+        within = np.arange(b["finished_table"].shape[1]) < b["finished_length"][kept, None]
+        assert (a["finished_table"][kept][within] == b["finished_table"][kept][within]).all()
+
+
+def assert_close(a: np.ndarray, b: np.ndarray, atol: float) -> None:
+    np.testing.assert_allclose(a, b, rtol=SCORE_RTOL if atol else 0.0, atol=atol)
