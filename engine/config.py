@@ -194,6 +194,7 @@ class EngineConfig:
     encode_frames: packed rows (20 ms of audio, or a token) in one encoder pass.
     speak_tokens: text tokens in one speech pass (a token is about 14 units, 0.3 s of speech); None is 512 on a GPU and
         one request at a time on a CPU, whose caches hold the vocoder's tensors of one clip but not of several.
+    cuda_graphs: on a GPU, launch a decode step as one recorded graph; False has the host launch every kernel.
     """
 
     max_rows: int = 320
@@ -205,6 +206,7 @@ class EngineConfig:
     max_audio_seconds: float = 600.0
     encode_frames: int = 16_000
     speak_tokens: int | None = None
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         for name in (

@@ -16,10 +16,11 @@ from seamless_engine.decode.block_manager import BLOCK_SIZE, PROMPT_LENGTH, Bloc
 from seamless_engine.decode.buffers import DecodeBuffers, Status
 from seamless_engine.decode.device_step import TorchSearch
 from seamless_engine.decode.flags import Flags
-from seamless_engine.decode.layout import LayoutBuilder
+from seamless_engine.decode.layout import LayoutBuilder, StepLayout
 from seamless_engine.decode.native_search import native_search
 from seamless_engine.decode.processors import gumbel
 from seamless_engine.decode.scheduler import Job
+from seamless_engine.decode.step_graphs import BEAMS, CudaRecorder, StepGraphs, bucket
 from seamless_engine.errors import NumericalError
 from seamless_engine.loader import Checkpoint, modules_for
 from seamless_engine.models.layers import cumulative
@@ -90,10 +91,16 @@ class ModelRunner:
             like=embedding,
         )
         self.search = native_search(self.buffers) or TorchSearch(self.buffers)
-        self.layouts = LayoutBuilder(options.max_rows, max_length, device)
+        self.layouts, self.step = LayoutBuilder(options.max_rows, max_length, device), self._step
+        if device.type == "cuda" and options.cuda_graphs:
+            # One width of the tables: attention looks at lengths, not at what a row could hold.
+            self.layouts = LayoutBuilder(options.max_rows, max_length, device, bucket, width=max_length)
+            self.step = StepGraphs(self._step, CudaRecorder())
         # On a GPU the host does not wait for the step that it has just launched.
         self.flags = Flags(delay=1 if device.type == "cuda" else 0)
         self.device = device
+        if isinstance(self.step, StepGraphs):
+            self.record_steps(PROMPT_LENGTH * options.max_rows)
 
     @torch.inference_mode()
     def encode(self, admitted: list[tuple[Job, list[int]]]) -> None:
@@ -133,19 +140,32 @@ class ModelRunner:
             job.source = None
 
     @torch.inference_mode()
+    def record_steps(self, most: int) -> None:
+        """Run a decode step of nobody in every usual shape of up to so many lines, so that no request waits for it."""
+        # The largest first: what it needs in between is room for the others.
+        for lines in sorted({bucket(count) for count in range(1, most + 1)}, reverse=True):
+            for beams in BEAMS:
+                self.step(self.layouts.idle(lines, beams))
+
+    @torch.inference_mode()
     def decode(self, jobs: list[Job]) -> list[tuple[Job, Status]]:
         """One step of every request. Returns those whose searches are known to be over by now, or broken."""
         running = [job for job in jobs if job.position < job.max_length]  # the others' last flags are on their way
         if running:
             layout = self.layouts.layout(running)
-            inputs = self.search.begin(layout, self.config.decoder_start_token_id)
-            hidden = self.decoder.step(inputs, self.pool)
-            self.buffers.state_pool.index_copy_(0, inputs.slots, hidden)
-            self.search.choose_and_commit(layout, self.decoder.logits(hidden))
+            status = self.step(layout)
             for job in running:
                 job.position += PROMPT_LENGTH if job.position == 0 else 1
-            self.flags.push(layout.searches, self.buffers.status[layout.search_id])
+            self.flags.push(layout.searches, status)
         return self.flags.pop(drain=not running)
+
+    def _step(self, layout: StepLayout) -> torch.Tensor:
+        """Nothing here waits for the device. Returns int32 [searches]: the status of each as the step leaves it."""
+        inputs = self.search.begin(layout, self.config.decoder_start_token_id)
+        hidden = self.decoder.step(inputs, self.pool)
+        self.buffers.state_pool.index_copy_(0, inputs.slots, hidden)
+        self.search.choose_and_commit(layout, self.decoder.logits(hidden))
+        return self.buffers.status[layout.search_id]
 
     def finish(self, job: Job) -> None:
         """Take the hypotheses of a finished search out of the pools."""

@@ -11,8 +11,6 @@ import torch
 from seamless_engine.decode.block_manager import PROMPT_LENGTH
 from seamless_engine.decode.scheduler import Job
 
-_WIDTH = 64  # positions; tables are cut to a multiple of it
-
 
 @dataclass(frozen=True)
 class Traits:
@@ -51,30 +49,50 @@ class StepLayout:
 
 
 class LayoutBuilder:
-    """Keeps the layout while the same searches go on. `bucket` rounds up how many lines, searches and requests a step
-    has, so that few shapes occur."""
+    """Keeps the layout while the same searches go on.
+
+    bucket: rounds up the lines of a step, so that few shapes occur; searches and requests are then as many as lines.
+    width: of the tables, rounded up to a multiple of it.
+    """
 
     def __init__(
         self,
         num_rows: int,
         max_length: int,
         device: torch.device,
-        bucket: Callable[[int], int] = lambda count: count,
+        bucket: Callable[[int], int] | None = None,
+        width: int = 64,
     ) -> None:
         self.inert = num_rows
         self.max_length = max_length
         self.bucket = bucket
+        self.width = width
         self._key: tuple[object, ...] = ()
         self._layout: StepLayout | None = None
-        self._fields = torch.zeros(7, bucket(2 * num_rows) + 1, dtype=torch.int32, device=device)
+        most = PROMPT_LENGTH * num_rows
+        self._fields = torch.zeros(7, (bucket(most) if bucket else most) + 1, dtype=torch.int32, device=device)
 
     def layout(self, jobs: list[Job]) -> StepLayout:
         read = max(job.position for job in jobs) + PROMPT_LENGTH
-        width = min(-(-read // _WIDTH) * _WIDTH, self.max_length)
+        width = min(-(-read // self.width) * self.width, self.max_length)
         key = width, *((job.serial, job.position == 0, len(job.searching)) for job in jobs)
         if self._layout is None or self._key != key:
             self._layout, self._key = self._build(jobs, width), key
         return self._layout
+
+    def idle(self, lines: int, beams: int) -> StepLayout:
+        """A step of padding alone, in the shape of one with so many lines of searches of so many beams."""
+        self._key = ()
+        self._fields.zero_()
+        self._fields[[0, 2, 5]] = self.inert
+        traits = Traits(self.max_length, beams, bans=0, ngram=0, min_new_tokens=False, special=())
+        return self._views([], traits, lines, lines, lines)
+
+    def _views(self, searches: list[tuple[Job, int]], traits: Traits, m: int, n: int, q: int) -> StepLayout:
+        row, offset, search, line, choosing, request, cu_lines = self._fields
+        return StepLayout(
+            searches, traits, row[:m], offset[:m], search[:n], line[:n], choosing[:n], request[:q], cu_lines[: q + 1]
+        )
 
     def _build(self, jobs: list[Job], width: int) -> StepLayout:
         searches = [(job, draw) for job in jobs for draw in job.searching]
@@ -108,9 +126,11 @@ class LayoutBuilder:
             min_new_tokens=any(p.min_new_tokens for p in everyone),
             special=tuple(special),
         )
-        m, n, q = self.bucket(len(rows)), self.bucket(len(searches)), self.bucket(len(jobs))
+        m, n, q = len(rows), len(searches), len(jobs)
+        if self.bucket:
+            m = n = q = self.bucket(m)
         ids = [job.search_rows(draw)[0] for job, draw in searches]
-        fields = np.zeros((7, max(m, n, q + 1)), dtype=np.int32)
+        fields = np.zeros((len(self._fields), max(m, n, q + 1)), dtype=np.int32)
         for field, values, padding in (
             (0, rows, self.inert),
             (1, offsets, 0),
@@ -123,7 +143,4 @@ class LayoutBuilder:
             fields[field] = padding
             fields[field, : len(values)] = values
         self._fields[:, : fields.shape[1]] = torch.from_numpy(fields).to(self._fields.device)
-        row, offset, search, line, choosing, request, cu_lines = self._fields
-        return StepLayout(
-            searches, traits, row[:m], offset[:m], search[:n], line[:n], choosing[:n], request[:q], cu_lines[: q + 1]
-        )
+        return self._views(searches, traits, m, n, q)

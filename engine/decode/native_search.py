@@ -58,7 +58,6 @@ class _Search:
         self.buffers = buffers
         self._layout: StepLayout | None = None
         self._fields: tuple[Any, ...] = ()
-        self._inputs = {name: buffers.token.new_empty(0, dtype=dtype) for name, dtype in _INPUTS.items()}
 
     def _view(self, tensor: torch.Tensor) -> Any:
         """What csrc takes of a tensor."""
@@ -68,12 +67,10 @@ class _Search:
         raise NotImplementedError
 
     def begin(self, layout: StepLayout, start_token: int) -> StepInputs:
-        """What the model reads at this step, until the next one; its slots and tokens are entered into the buffers."""
+        """What the model reads at this step; its slots and tokens are entered into the buffers."""
         self._see(layout)
         lines = len(layout.line_row)
-        if lines > len(self._inputs["tokens"]):
-            self._inputs = {name: whole.new_empty(lines) for name, whole in self._inputs.items()}
-        read = {name: whole[:lines] for name, whole in self._inputs.items()}
+        read = {name: layout.line_row.new_empty(lines, dtype=dtype) for name, dtype in _INPUTS.items()}
         self._begin(start_token, tuple(self._view(part) for part in read.values()))
         return StepInputs(
             slot_table=self.buffers.slot_table[:, : layout.traits.width],
