@@ -1,6 +1,6 @@
 """linear_top_candidates of the model's head, 256,102 × 1024, for the rows of one beam search and of many.
 
-Operations: 2 · rows · vocab · dim. Least bytes: the weight and the states. "one by one" is our product, logits written
+Operations: 2 · rows · vocab · dim. Least bytes: the weight and the states. "unfused" is our product, logits written
 in float32, and our top_candidates: what the fusion has to beat.
 """
 
@@ -16,6 +16,7 @@ from benchmarks.kernel_bench import Case, main
 from seamless_kernels.linear_top_candidates import linear_top_candidates, reference
 
 VOCAB, DIM, COUNT = 256_102, 1024, 10
+TUNE = {"PROGRAMS": (132, 264, 396, 528), "TILES": {1: (32, 64, 128), 2: (4, 8), 3: (2, 3, 4, 5)}}
 
 
 def cases(device: torch.device, dtype: torch.dtype, quick: bool) -> Iterator[Case]:
@@ -31,7 +32,7 @@ def case(rows: int, weight: torch.Tensor) -> Case:
 
     providers = {
         "ours": lambda hidden: linear_top_candidates(hidden, weight, COUNT),
-        "one by one": lambda hidden: reference(hidden, weight, COUNT),
+        "unfused": lambda hidden: reference(hidden, weight, COUNT),
         "torch": eager,
     }
     if weight.device.type == "cuda":

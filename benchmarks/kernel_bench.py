@@ -32,7 +32,7 @@ class Case:
 
     inputs: makes one set of arguments; called a few times, so that calls do not find theirs in a cache.
     providers: name → function of these arguments. The first is ours; one that returns tensors must return the same as
-        it, one that cannot take the case may raise RuntimeError or NotImplementedError and is left out.
+        it, one that raises an exception, as it cannot take the case, is left out and named.
     operations, least_bytes: floating-point operations, and bytes that must be read and written once.
     """
 
@@ -61,10 +61,10 @@ def _run_case(op: str, case: Case, device: torch.device, ceilings: roofline.Ceil
         try:
             result = provider(*sets[0])
             seconds = roofline.median_seconds(lambda i, call=provider: call(*sets[i % _COPIES]), device)
-        except (RuntimeError, NotImplementedError) as reason:
+        except Exception as reason:
             if ours is None:
                 raise
-            print(f"{op}, {case.name}: no {name}: {str(reason).splitlines()[0]}", flush=True)
+            print(f"{op}, {case.name}: no {name}: {(str(reason).splitlines() or [repr(reason)])[0]}", flush=True)
             continue
         if ours is None:
             ours = result
@@ -129,8 +129,25 @@ def facts_of(device: torch.device, dtype: torch.dtype, ceilings: roofline.Ceilin
 
 
 def show(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """One table: a line for each case with ours against the ceilings, then a column of microseconds per provider."""
     print("  ".join(f"{key}={value}" for key, value in facts.items()))
-    print_table(list(rows[0]), [list(row.values()) for row in rows])
+    header, lines = table(rows)
+    print_table(header, lines)
+
+
+def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Header and lines of what `run` returned; a provider that did not take a case has a blank there."""
+    providers = list(dict.fromkeys(row["provider"] for row in rows))
+    cases: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        cases.setdefault((row["op"], row["case"]), {})[row["provider"]] = row
+    header = ["op", "case", "bound", "TFLOP/s", "GB/s", "share", *(f"{name} µs" for name in providers)]
+    lines = []
+    for names, found in cases.items():
+        ours = found[providers[0]]
+        times = [found[name]["us"] if name in found else "" for name in providers]
+        lines.append([*names, *(ours[key] for key in ("bound", "tflops", "gbps", "share")), *times])
+    return header, lines
 
 
 def store(op: str, rows: list[dict[str, Any]], facts: dict[str, Any], folder: Path) -> None:

@@ -2,9 +2,11 @@
 
     python -m benchmarks.tune layer_norm [--dtype bfloat16] [--dry-run]
 
-The benchmark of the operation names what may be chosen: `TUNE = {"num_warps": (1, 2, 4), "ROWS": (8, 16)}`. An entry of
-the table serves any number of rows, so the choice is the one with the least sum, over the cases that use the entry, of
-time relative to the present choice. Tests of resources then want `python tests/aot/compile.py --op OP --write`.
+The benchmark of the operation names what may be chosen: `TUNE = {"num_warps": (1, 2, 4), "ROWS": (8, 16)}`, of which
+all combinations are tried, and for a list of tiles `"TILES": {place in a tile: values}`, of which one number is changed
+at a time: run it until nothing is better. An entry of the table serves any number of rows, so the choice is the one
+with the least sum, over the cases that use the entry, of time relative to the present choice. Tests of resources then
+want `python tests/aot/compile.py --op OP --write`.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ import itertools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
 import torch
+from triton.errors import TritonError
 
 from benchmarks.kernel_bench import Case, check_agreement
 from benchmarks.roofline import median_seconds
@@ -59,24 +62,35 @@ def seconds(case: Case, key: Key, change: dict[str, Any], device: torch.device) 
         try:
             check_agreement(expected, ours(*sets[0]), f"{case.name} with {change}")
             return median_seconds(lambda i: ours(*sets[i % 4]), device)
-        except RuntimeError as reason:  # too many registers, too much shared memory
+        except (RuntimeError, TritonError) as reason:  # too many registers, too much shared memory
             print(f"  {change}: {str(reason).splitlines()[0]}")
             return math.inf
 
 
-def best(cases: list[Case], key: Key, choices: dict[str, tuple[int, ...]], device: torch.device) -> dict[str, int]:
+def changes(entry: dict[str, Any], choices: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every change of an entry that `choices`, the TUNE of a benchmark, allows."""
+    plain = {name: values for name, values in choices.items() if name != "TILES"}
+    for values in itertools.product(*plain.values()):
+        yield dict(zip(plain, values, strict=True))
+    for place, values in choices.get("TILES", {}).items():
+        for i, tile in enumerate(entry["TILES"]):
+            for value in {*values} - {tile[place]}:
+                other = [*tile[:place], value, *tile[place + 1 :]]
+                yield {"TILES": [*entry["TILES"][:i], other, *entry["TILES"][i + 1 :]]}
+
+
+def best(cases: list[Case], key: Key, choices: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """The change of an entry with the least relative time over `cases`."""
     usual = [seconds(case, key, {}, device) for case in cases]
-    found: tuple[float, dict[str, int]] = (float(len(cases)), {})
-    for values in itertools.product(*choices.values()):
-        change = dict(zip(choices, values, strict=True))
+    found: tuple[float, dict[str, Any]] = (float(len(cases)), {})
+    for change in changes(config._lookup(*key), choices):
         relative = sum(seconds(case, key, change, device) / now for case, now in zip(cases, usual, strict=True))
         print(f"  {change}: {relative / len(cases):.3f} of the present time", flush=True)
         found = min(found, (relative, change), key=lambda pair: pair[0])
     return found[1]
 
 
-def store(key: Key, change: dict[str, int]) -> None:
+def store(key: Key, change: dict[str, Any]) -> None:
     """Put a changed entry into the table, under its own dims and dtype."""
     op, dims, dtype, arch = key
     entry = config._lookup(*key) | change

@@ -23,7 +23,8 @@ def config_for(op: str, dims: tuple[int, ...], dtype: torch.dtype, device: torch
     """Keyword arguments of a launch: the table's entry, or that of the nearest dims, and `enable_fp_fusion`.
 
     Nearest: the least sum of |log2(dim / entry's dim)|, the smaller entry on a tie. A GPU that the table does not have
-    takes the newest architecture before it. Raises KeyError for an operation that is not in the table.
+    takes the newest architecture before it, one of compute capability 12 takes sm_80: it has its instructions and, like
+    sm_86 and sm_89, 99 KB of shared memory for a program. Raises KeyError for an operation that is not in the table.
     """
     return dict(_lookup(op, dims, dtype, architecture(device)))
 
@@ -60,7 +61,9 @@ def _not_newer(arch: str, known: dict[str, Any]) -> str:
     if arch in known:
         return arch
     number = int(arch.removeprefix("sm_"))
-    older = [name for name in known if name.startswith("sm_") and int(name.removeprefix("sm_")) < number]
+    if number // 10 == 12:
+        number = 80
+    older = [name for name in known if name.startswith("sm_") and int(name.removeprefix("sm_")) <= number]
     if not older:
         raise ValueError(f"kernels need a GPU of compute capability 8.0 or newer, this one is {arch}: use device='cpu'")
     return max(older, key=lambda name: int(name.removeprefix("sm_")))

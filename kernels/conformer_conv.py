@@ -35,10 +35,11 @@ def reference(
     dim, taps = depthwise_weight.shape
     bounds = cu_seqlens.tolist()
     out = x.new_empty(x.shape[0], dim)
+    weight = depthwise_weight[:, None].contiguous()  # once, not by F.conv1d for each segment
     for start, end, count in zip(bounds, bounds[1:], valid.tolist(), strict=False):
         gated = x.new_zeros(taps - 1 + end - start, dim)
         gated[taps - 1 : taps - 1 + count] = F.glu(x[start : start + count], dim=-1)
-        mixed = F.conv1d(gated.T[None], depthwise_weight[:, None], groups=dim)[0].T  # [T, dim]
+        mixed = F.conv1d(gated.T[None], weight, groups=dim)[0].T  # [T, dim]
         out[start:end] = F.silu(F.layer_norm(mixed, (dim,), norm_weight, norm_bias, _EPS))
     return out
 

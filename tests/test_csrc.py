@@ -1,12 +1,15 @@
-"""The compiled CPU kernels: the same bits on any threads, every instruction set right, bad arguments refused."""
+"""csrc/: the same bits on any threads, every instruction set right, bad arguments refused, code for every GPU."""
 
 from __future__ import annotations
 
 import math
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from tolerance import assert_close_to_fp64
 
 assert native.csrc is not None, "csrc/ is not built: it needs g++ and `pip install -e .`"
 csrc = native.csrc
+CUDA_SOURCES = sorted((Path(__file__).parents[1] / "csrc").glob("*.cu"))
 pytestmark = pytest.mark.usefixtures("backend_is_native")
 
 
@@ -292,3 +296,29 @@ print(top_candidates.top_candidates(torch.tensor([[1.0, 3.0, 2.0]]), 2)[1].tolis
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[[1, 2]]"
+
+
+if shutil.which("nvcc"):
+
+    def test_the_cuda_extension_is_built_and_has_code_for_every_target() -> None:
+        from triton import knobs  # it brings cuobjdump
+
+        assert native.csrc_cuda is not None, "csrc/ is not built for CUDA: `pip install -e .`"
+        code = [knobs.nvidia.cuobjdump.path, "--list-elf", "--list-ptx", str(native.csrc_cuda.__file__)]
+        listed = subprocess.run(code, capture_output=True, text=True, check=True).stdout
+        compiled = {f"sm_{sm}" for sm in re.findall(r"sm_(\d+)\.cubin", listed)}
+        for_later_gpus = {f"compute_{sm}" for sm in re.findall(r"sm_(\d+)\.ptx", listed)}
+        assert compiled | for_later_gpus == set(native.csrc_cuda.targets.split())
+        assert {"sm_80", "sm_86", "sm_89", "sm_90"} <= compiled
+
+    @pytest.mark.parametrize(
+        "sm", [80, *(pytest.param(sm, marks=pytest.mark.slow) for sm in (86, 89, 90))], ids="sm_{}".format
+    )
+    def test_the_cuda_sources_compile_without_a_warning(sm: int, tmp_path: Path) -> None:
+        target = f"-gencode=arch=compute_{sm},code=sm_{sm}"
+        flags = ["-std=c++17", "-O3", "--Werror=all-warnings", target, "-cubin"]
+        assert CUDA_SOURCES
+        for source in CUDA_SOURCES:
+            command = ["nvcc", *flags, str(source), "-o", str(tmp_path / "out.cubin")]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr

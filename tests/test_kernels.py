@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from seamless_kernels import config, jit
+from seamless_engine import Engine
+from seamless_engine.errors import UsageError
+from seamless_kernels import config, jit, native
 from seamless_kernels.config import TABLE, config_for
 from seamless_kernels.dispatch import BACKENDS, backend_for
 
 CPU = torch.device("cpu")
 HALF = torch.bfloat16
 IMPLS = {"torch": None, "triton": None}
+ON_A_GPU: Any = SimpleNamespace(device=torch.device("cuda"))  # as much of a tensor as dispatch looks at
 
 
 @pytest.fixture
@@ -44,7 +48,8 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (7, HALF, "sm_90", 1),
         (1 << 20, HALF, "sm_90", 4),
         (1024, HALF, "sm_89", 5),
-        (4096, HALF, "sm_120", 4),
+        (4096, HALF, "sm_103", 4),
+        (4096, HALF, "sm_120", 5),
         (1024, HALF, CPU, 6),
     ],
 )
@@ -77,13 +82,48 @@ def test_the_cpu_runs_no_kernel_unless_told_to(monkeypatch: pytest.MonkeyPatch) 
     assert backend_for(torch.ones(1), IMPLS | {"native": None}) == "native"
 
 
+def test_a_gpu_runs_kernels_where_triton_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "interpreted", lambda: False)
+    for forced, installed, chosen in (("", True, "triton"), ("triton", True, "triton"), ("", False, "torch")):
+        monkeypatch.setenv("SEAMLESS_BACKEND", forced)
+        monkeypatch.setattr(jit, "available", lambda installed=installed: installed)
+        assert backend_for(ON_A_GPU, IMPLS | {"native": None}) == chosen
+
+
 def test_an_implementation_can_be_forced_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in {name for names in BACKENDS.values() for name in names} - {"triton"}:
+    monkeypatch.setattr(native, "csrc", native)
+    for name in BACKENDS["cpu"]:
         monkeypatch.setenv("SEAMLESS_BACKEND", name)
         assert backend_for(torch.ones(1), {"torch": None, name: None}) == name
         assert backend_for(torch.ones(1), {"torch": None}) == "torch"
     monkeypatch.setenv("SEAMLESS_BACKEND", "trition")
     with pytest.raises(ValueError, match="use one of native, onednn, torch, triton, or unset it"):
+        backend_for(torch.ones(1), IMPLS)
+
+
+def test_native_kernels_are_the_cpus_and_torch_stands_in_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "csrc_cuda", native)
+    monkeypatch.setenv("SEAMLESS_BACKEND", "native")
+    assert backend_for(ON_A_GPU, IMPLS | {"native": None}) == "torch"
+
+
+@pytest.mark.parametrize("tensor,compiler", [(torch.ones(1), "g\\+\\+"), (ON_A_GPU, "nvcc")], ids=["cpu", "cuda"])
+def test_native_is_refused_where_it_was_not_built(tensor: Any, compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "csrc", None)
+    monkeypatch.setattr(native, "csrc_cuda", None)
+    monkeypatch.setenv("SEAMLESS_BACKEND", "native")
+    with pytest.raises(
+        ValueError, match=f"not built for {tensor.device}: install {compiler} and seamless-engine again"
+    ):
+        backend_for(tensor, IMPLS)
+
+
+def test_onednn_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEAMLESS_BACKEND", "onednn")
+    with pytest.raises(ValueError, match="runs on the CPU, and the data is on cuda: unset it"):
+        backend_for(ON_A_GPU, IMPLS)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="this torch was built without: unset it"):
         backend_for(torch.ones(1), IMPLS)
 
 
@@ -98,3 +138,10 @@ def test_triton_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(jit, "available", lambda: False)
     with pytest.raises(ValueError, match=r"not installed: pip install 'seamless-engine\[cuda\]'"):
         backend_for(torch.ones(1), IMPLS)
+
+
+def test_an_engine_refuses_what_cannot_run_before_it_loads_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "csrc", None)
+    monkeypatch.setenv("SEAMLESS_BACKEND", "native")
+    with pytest.raises(UsageError, match="not built for cpu: install g"):
+        Engine.from_pretrained("no/such/folder", device="cpu")

@@ -60,7 +60,8 @@ class ConformerLayer:
         conv = weights.at("conv_module")
         self.conv_norm = conv.norm("layer_norm")
         self.pointwise1 = conv.linear("pointwise_conv1", bias=False)
-        self.depthwise = conv.tensor("depthwise_conv.weight")[:, 0].contiguous()  # [dim, 31]
+        # [dim, 31], in memory tap by tap: the kernel would otherwise copy it so at every call
+        self.depthwise = conv.tensor("depthwise_conv.weight")[:, 0].T.contiguous().T
         self.depthwise_norm = conv.norm("depthwise_layer_norm")
         self.pointwise2 = conv.linear("pointwise_conv2", bias=False)
         self.ffn2_norm = weights.norm("ffn2_layer_norm")

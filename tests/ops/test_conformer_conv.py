@@ -10,8 +10,9 @@ from support.packed import DEVICE, DTYPES, LENGTHS, assert_segments_independent,
 from tolerance import assert_close_to_fp64
 
 # The interpreter takes a tenth of a second for 16 rows.
+SLOW = pytest.mark.slow if DEVICE.type == "cpu" else ()
 RAGGED = [pytest.param("torch", lengths, id=f"torch-{lengths}") for lengths in LENGTHS] + [
-    pytest.param("triton", lengths, id=f"triton-{lengths}", marks=pytest.mark.slow if sum(lengths) > 60 else ())
+    pytest.param("triton", lengths, id=f"triton-{lengths}", marks=SLOW if sum(lengths) > 60 else ())
     for lengths in (*LENGTHS, [3, 17, 1, 31])
 ]
 SHAPES = [(24, 31), (64, 7)]
@@ -89,16 +90,17 @@ def test_rows_and_weights_may_lie_otherwise_and_there_may_be_none() -> None:
     [
         ("torch", (1, 2, 17, 33, 64, 1000, 7), 31),
         ("triton", (1, 2, 17, 7), 7),
-        pytest.param("triton", (1, 2, 17, 33, 64, 130, 7), 31, marks=pytest.mark.slow),
+        pytest.param("triton", (1, 2, 17, 33, 64, 130, 7), 31, marks=SLOW),
     ],
     indirect=["backend"],
 )
-def test_segments_are_independent(backend: str, sizes: tuple[int, ...], taps: int) -> None:
-    w, *norm = weights(48, taps)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_segments_are_independent(backend: str, sizes: tuple[int, ...], taps: int, dtype: torch.dtype) -> None:
+    w, *norm = weights(48, taps, dtype)
 
     def run(segments: list[torch.Tensor], _: list[int]) -> list[torch.Tensor]:
         lengths = [len(segment) for segment in segments]
         together = conformer_conv(torch.cat(segments), w, norm[0], norm[1], bounds(lengths), counts(lengths))
         return list(together.split(lengths))
 
-    assert_segments_independent(run, [normal(n, 96, seed=n) for n in sizes])
+    assert_segments_independent(run, [normal(n, 96, dtype=dtype, seed=n) for n in sizes])

@@ -88,7 +88,7 @@ def test_cross_attention_error_is_at_most_twice_torch(dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("length", [255, 256, 257, 600])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_long_contexts(length: int, dtype: torch.dtype) -> None:
     lengths = [length, 3]
     pools = place(lengths, dtype, 2, 64, seed=3)
@@ -109,7 +109,7 @@ def test_a_row_of_a_request_does_not_feel_its_beams(backend: str) -> None:
         first = 0 if backend == "torch" else row
         return cross_attention(q[first : first + rows[table]], *pools, int32(lengths), bounds(rows))[row - first]
 
-    for beams in range(1, 9):
+    for beams in (1, 2, 5, 8):
         out = cross_attention(q[:beams].repeat(3, 1, 1), *pools, int32(lengths), bounds([beams] * 3))
         for table, row in itertools.product(range(3), {0, beams // 2, beams - 1}):
             assert torch.equal(out[table * beams + row], alone(row, table, beams))
@@ -156,39 +156,35 @@ def test_nan_in_a_query_stays_in_its_row() -> None:
     assert self_attention(q[:2], *pools, int32(lengths)).isnan().all(-1).all(-1).tolist() == [False, True]
 
 
-@pytest.mark.parametrize("heads,dim", [(2, 16), (4, 64), (4, 20)])
-def test_company_order_and_placement_change_no_bit(heads: int, dim: int) -> None:
+@pytest.mark.parametrize(
+    "heads,dim,dtype", [(2, 16, torch.float16), (2, 64, torch.float32), (2, 64, torch.bfloat16), (4, 20, torch.float32)]
+)
+def test_company_order_and_placement_change_no_bit(heads: int, dim: int, dtype: torch.dtype) -> None:
     lengths = [5, 40, 5, 64, 65, 1, 5, 64]
-    q = queries(len(lengths), heads, dim)
+    q = queries(len(lengths), heads, dim, dtype)
     full = int32(lengths)
-    k_pool, v_pool, table = place(lengths, torch.float32, heads, dim, seed=3)
+    k_pool, v_pool, table = place(lengths, dtype, heads, dim, seed=3)
     alone = [self_attention(q[i : i + 1], k_pool, v_pool, table[i : i + 1], full[i : i + 1])[0] for i in range(8)]
     crossed = [
         cross_attention(q[i : i + 1], k_pool, v_pool, table[i : i + 1], full[i : i + 1], bounds([1]))[0]
         for i in range(8)
     ]
-    for seed in range(3):
+    for seed in range(2):
         order = random.Random(seed).sample(range(8), 8 - seed)
-        k_pool, v_pool, table = place(lengths, torch.float32, heads, dim, seed=10 + seed)
+        k_pool, v_pool, table = place(lengths, dtype, heads, dim, seed=10 + seed)
         together = self_attention(q[order], k_pool, v_pool, table[order], full[order])
         assert all(torch.equal(out, alone[i]) for i, out in zip(order, together, strict=True))
         together = cross_attention(q[order], k_pool, v_pool, table[order], full[order], bounds([1] * len(order)))
         assert all(torch.equal(out, crossed[i]) for i, out in zip(order, together, strict=True))
 
 
-@pytest.mark.parametrize("processors", [1, 2, 100])
-def test_neither_width_nor_the_split_of_the_work_changes_a_bit(
-    processors: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lengths = [257, 70, 600, 256]
-    rows = [2, 0, 1, 1]
-    q, full = queries(4, 2, 64), int32(lengths)
-    k_pool, v_pool, table = place(lengths, torch.float32, 2, 64, seed=9)
-    monkeypatch.setattr(paged_attention, "_processors", lambda _: 8)
-    selves = self_attention(q, k_pool, v_pool, table, full)
-    crossed = cross_attention(q, k_pool, v_pool, table, full, bounds(rows))
-    monkeypatch.setattr(paged_attention, "_processors", lambda _: processors)
-    for slack in (3, 1000):
-        k_pool, v_pool, table = place(lengths, torch.float32, 2, 64, seed=9, slack=slack)
-        assert torch.equal(self_attention(q, k_pool, v_pool, table, full), selves)
-        assert torch.equal(cross_attention(q, k_pool, v_pool, table, full, bounds(rows)), crossed)
+def test_neither_width_nor_the_split_of_the_work_changes_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = [257, 70, 520, 256]
+    q, full, rows = queries(4, 2, 64), int32(lengths), bounds([2, 0, 1, 1])
+    results = []
+    for processors, slack in ((8, 3), (1, 3), (1, 1000), (2, 1000), (100, 3), (100, 1000)):
+        monkeypatch.setattr(paged_attention, "_processors", lambda _, count=processors: count)
+        pools = place(lengths, torch.float32, 2, 64, seed=9, slack=slack)
+        results.append((self_attention(q, *pools, full), cross_attention(q, *pools, full, rows)))
+    for selves, crossed in results[1:]:
+        assert torch.equal(selves, results[0][0]) and torch.equal(crossed, results[0][1])

@@ -9,7 +9,7 @@ import torch
 
 from seamless_kernels import config
 from seamless_kernels.rel_attention import rel_attention
-from support.packed import DEVICE, DTYPES, assert_segments_independent, bounds, normal
+from support.packed import BACKENDS, DEVICE, DTYPES, assert_segments_independent, bounds, normal
 from tolerance import assert_close_to_fp64
 
 LENGTHS = ([1], [2, 17], [63, 64, 65, 66], [127, 1, 128, 129, 130], [201, 3])
@@ -107,7 +107,7 @@ def test_rows_from_valid_on_are_queries_and_no_keys(missing: int) -> None:
     check(lengths, [max(n - missing, 0) for n in lengths])
 
 
-@pytest.mark.parametrize("backend", ["torch"], indirect=True)
+@pytest.mark.parametrize("backend", ["torch"] if DEVICE.type == "cpu" else BACKENDS, indirect=True)
 @pytest.mark.parametrize("chunks", [ONE_CHUNK, (50, 0)], ids=str)
 def test_long_segments(chunks: tuple[int, int], backend: str) -> None:
     check([700, 513, 1], [699, 513, 1], chunks=chunks)
@@ -148,8 +148,9 @@ def test_segments_may_be_empty_and_many() -> None:
 
 
 @pytest.mark.parametrize("backend", ["triton"], indirect=True)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@pytest.mark.parametrize(
+    "arch,dtype", [("sm_80", torch.bfloat16), ("sm_90", torch.bfloat16), ("sm_90", torch.float32)], ids=str
+)
 def test_tile_sizes_of_gpus(arch: str, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "architecture", lambda _: arch)
     for chunks in (ONE_CHUNK, (100, 1)):
@@ -157,8 +158,7 @@ def test_tile_sizes_of_gpus(arch: str, dtype: torch.dtype, backend: str, monkeyp
 
 
 @pytest.mark.usefixtures("backend")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("chunks", [ONE_CHUNK, (50, 0)], ids=str)
+@pytest.mark.parametrize("chunks,dtype", [(ONE_CHUNK, torch.bfloat16), ((50, 0), torch.float32)], ids=str)
 def test_segments_are_independent(chunks: tuple[int, int], dtype: torch.dtype) -> None:
     e = normal(73, 64, dtype=dtype)
 
