@@ -42,29 +42,34 @@ void check_slots(const PagedAttention& p, int64_t width, int64_t slots) {
     }
 }
 
+void read_lines(PagedAttention& p, const std::optional<py::array>& lines, int64_t count) {
+    if (lines) {
+        p.table_of = elements<int32_t>(*lines, {p.tables}, "lines");
+        for (int64_t table = 0; table < p.tables; ++table)
+            require(p.table_of[table] >= 0 && p.table_of[table] < count, "lines names one that slot_table does not have");
+    } else {
+        require(count == p.tables, "slot_table must have a line for each of lengths, or `lines` be given");
+    }
+}
+
 void self_attention(const py::array& q, const py::array& k, const py::array& v, const py::array& slot_table,
-                    const py::array& lengths, const std::optional<py::array>& rows, py::array out, int threads) {
+                    const py::array& lengths, const std::optional<py::array>& lines, py::array out, int threads) {
     PagedAttention p = attention(q, k, v, slot_table, out);
     p.tables = p.rows;
     p.lengths = elements<int32_t>(lengths, {p.rows}, "lengths");
-    if (rows) {
-        p.table_of = elements<int32_t>(*rows, {p.rows}, "rows");
-        for (int64_t row = 0; row < p.rows; ++row)
-            require(p.table_of[row] >= 0 && p.table_of[row] < slot_table.shape(0),
-                    "rows names a row that slot_table does not have");
-    } else {
-        require(slot_table.shape(0) == p.rows, "slot_table must have a line for each row of q, or `rows` be given");
-    }
+    read_lines(p, lines, slot_table.shape(0));
     check_slots(p, slot_table.shape(1), k.shape(0));
     py::gil_scoped_release release;
     paged_attention(p, threads);
 }
 
 void cross_attention(const py::array& q, const py::array& k, const py::array& v, const py::array& slot_table,
-                     const py::array& lengths, const py::array& cu_rows, py::array out, int threads) {
+                     const py::array& lengths, const std::optional<py::array>& lines, const py::array& cu_rows,
+                     py::array out, int threads) {
     PagedAttention p = attention(q, k, v, slot_table, out);
-    p.tables = slot_table.shape(0);
+    p.tables = lengths.size();
     p.lengths = elements<int32_t>(lengths, {p.tables}, "lengths");
+    read_lines(p, lines, slot_table.shape(0));
     p.cu_rows = elements<int32_t>(cu_rows, {p.tables + 1}, "cu_rows");
     require(p.cu_rows[0] == 0 && p.cu_rows[p.tables] <= p.rows, "cu_rows must go from 0 to at most the rows of q");
     for (int64_t table = 0; table < p.tables; ++table)
@@ -106,8 +111,9 @@ void use_instruction_set(const std::string& name) {
 
 PYBIND11_MODULE(_csrc, m) {
     m.doc() = "CPU kernels. Arrays are views of torch tensors; wrong ones raise ValueError.";
-    m.def("self_attention", &self_attention, "q, k_pool, v_pool, slot_table, lengths, rows or None, out, threads");
-    m.def("cross_attention", &cross_attention, "q, k_pool, v_pool, slot_table, lengths, cu_rows, out, threads");
+    m.def("self_attention", &self_attention, "q, k_pool, v_pool, slot_table, lengths, lines or None, out, threads");
+    m.def("cross_attention", &cross_attention,
+          "q, k_pool, v_pool, slot_table, lengths, lines or None, cu_rows, out, threads");
     m.def("top_candidates", &candidates,
           "logits, count, banned or None, log_probs and tokens to write to, threads");
     m.def("instruction_sets", &instruction_sets, "Those that can be used here, best last.");

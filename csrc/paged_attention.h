@@ -13,7 +13,7 @@ struct PagedAttention {
     const int32_t* slots;  // [tables, width]
     int64_t slots_stride;
     const int32_t* lengths;  // of each row, or of each table where cu_rows is given
-    const int32_t* table_of;  // [rows], or null: table i is row i's
+    const int32_t* table_of;  // the line of each table in `slots`, or null: its own number
     const int32_t* cu_rows;  // [tables + 1], or null: a table serves one row
     int64_t rows, tables, heads, d;
     float* out;  // [rows, heads, d]

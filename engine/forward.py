@@ -47,6 +47,7 @@ def forced_logits(runner: ModelRunner, source: Features | Tokens, tokens: Sequen
             rows=torch.zeros_like(rows, dtype=torch.int32),
             lengths=(rows + 1).int(),
             cross_table=cross.int()[None],
+            requests=torch.zeros(1, dtype=torch.int32, device=device),
             cross_lengths=torch.tensor([len(encodings)], dtype=torch.int32, device=device),
             cu_rows=torch.tensor([0, len(tokens)], dtype=torch.int32, device=device),
         )

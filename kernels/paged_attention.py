@@ -37,10 +37,11 @@ def reference(
     slot_table: torch.Tensor,
     lengths: torch.Tensor,
     cu_rows: torch.Tensor | None,
-    rows: torch.Tensor | None = None,
+    lines: torch.Tensor | None = None,
 ) -> torch.Tensor:
+    slot_table = slot_table if lines is None else slot_table[lines.long()]
     if cu_rows is None:
-        return _reference_self(q, k_pool, v_pool, slot_table if rows is None else slot_table[rows.long()], lengths)
+        return _reference_self(q, k_pool, v_pool, slot_table, lengths)
     return _reference_cross(q, k_pool, v_pool, slot_table, lengths, cu_rows)
 
 
@@ -162,7 +163,7 @@ def _kernel(
     v_ptr,
     table_ptr,
     length_ptr,
-    line_ptr,  # the line of the table that each row reads; None: its own
+    line_ptr,  # the line of slot_table that each table is; None: its own number
     cu_rows_ptr,  # None: a table per row
     out_ptr,
     top_ptr,  # m, l, a of chunks when SPLIT: [rows, HEADS, chunks]
@@ -257,7 +258,7 @@ def _triton(
     slot_table: torch.Tensor,
     lengths: torch.Tensor,
     cu_rows: torch.Tensor | None,
-    rows: torch.Tensor | None = None,
+    lines: torch.Tensor | None = None,
 ) -> torch.Tensor:
     tables, (count, heads, d) = lengths.shape[0], q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -276,7 +277,7 @@ def _triton(
             v_pool,
             slot_table,
             lengths,
-            rows,
+            lines,
             cu_rows,
             out,
             top,
@@ -305,22 +306,23 @@ def _native(
     slot_table: torch.Tensor,
     lengths: torch.Tensor,
     cu_rows: torch.Tensor | None,
-    rows: torch.Tensor | None = None,
+    lines: torch.Tensor | None = None,
 ) -> torch.Tensor:
     assert csrc is not None
     if q.dtype != torch.float32:
-        return reference(q, k_pool, v_pool, slot_table, lengths, cu_rows, rows)
+        return reference(q, k_pool, v_pool, slot_table, lengths, cu_rows, lines)
     out = torch.empty(q.shape)
     if not len(q):
         return out
-    attend, map_ = (csrc.self_attention, rows) if cu_rows is None else (csrc.cross_attention, cu_rows)
+    attend = csrc.self_attention if cu_rows is None else csrc.cross_attention
     attend(
         q.numpy(),
         k_pool.numpy(),
         v_pool.numpy(),
         slot_table.numpy(),
         lengths.numpy(),
-        None if map_ is None else map_.numpy(),
+        None if lines is None else lines.numpy(),
+        *(() if cu_rows is None else (cu_rows.numpy(),)),
         out.numpy(),
         torch.get_num_threads(),
     )
@@ -354,12 +356,14 @@ def cross_attention(
     slot_table: torch.Tensor,
     lengths: torch.Tensor,
     cu_rows: torch.Tensor,
+    requests: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """[rows, heads, d]; slot_table [requests, width], lengths [requests], cu_rows int32 [requests + 1].
+    """[rows, heads, d]; lengths [requests], cu_rows int32 [requests + 1].
 
-    A request may have no rows. Rows from cu_rows[-1] on are not written.
+    slot_table [requests, width]; with `requests` int32 [requests], any table, of which request r reads line
+    requests[r]. A request may have no rows. Rows from cu_rows[-1] on are not written.
     """
-    return _implementation(q)(q, k_pool, v_pool, slot_table, lengths, cu_rows, None)
+    return _implementation(q)(q, k_pool, v_pool, slot_table, lengths, cu_rows, requests)
 
 
 def _implementation(q: torch.Tensor):

@@ -171,13 +171,13 @@ def test_rows_without_a_distribution_are_nan_and_name_real_tokens(vocab: int) ->
     assert all(len(set(row)) == 40 and set(row) <= set(range(vocab)) for row in tokens.tolist())
 
 
-def attention_arguments() -> dict[str, Any]:
+def attend(kind: str, **changed: Any) -> None:
+    """With arguments that are right but for the changed ones."""
     k, v, table, sizes = (x.numpy() for x in scene([5, 2], 2, 16, slots=50))
-    return {"q": normal(2, 2, 16).numpy(), "k": k, "v": v, "table": table, "lengths": sizes} | {
-        "map": None,
-        "out": np.empty((2, 2, 16), dtype=np.float32),
-        "threads": 1,
-    }
+    given = {"q": normal(2, 2, 16).numpy(), "k": k, "v": v, "table": table, "lengths": sizes, "lines": None}
+    given |= {"cu_rows": bounds([1, 1]).numpy()} if kind == "cross_attention" else {}
+    given |= {"out": np.empty((2, 2, 16), dtype=np.float32), "threads": 1}
+    getattr(csrc, kind)(*(given | changed).values())
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -200,7 +200,11 @@ def read_only(array: np.ndarray) -> np.ndarray:
         ({"table": np.zeros((2, 7), dtype=np.int64)}, "slot_table has dtype int64"),
         ({"table": np.full((2, 7), 50, dtype=np.int32)}, "slot that the pool does not have"),
         ({"table": np.full((2, 7), -1, dtype=np.int32)}, "slot that the pool does not have"),
-        ({"lengths": np.array([5, 2, 1], dtype=np.int32)}, "lengths has shape"),
+        ({"lengths": np.array([5, 2, 1], dtype=np.int32)}, "lengths has shape|a line for each of lengths"),
+        ({"table": np.zeros((3, 7), dtype=np.int32)}, "a line for each of lengths"),
+        ({"lines": np.array([0, 2], dtype=np.int32)}, "lines names one"),
+        ({"lines": np.array([-1, 0], dtype=np.int32)}, "lines names one"),
+        ({"lines": np.array([0], dtype=np.int32)}, "lines has shape"),
         ({"lengths": np.array([0, 2], dtype=np.int32)}, "lengths must be 1"),
         ({"lengths": np.array([5, 8], dtype=np.int32)}, "lengths must be 1"),
         ({"out": np.empty((1, 2, 16), dtype=np.float32)}, "out has shape"),
@@ -209,33 +213,23 @@ def read_only(array: np.ndarray) -> np.ndarray:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_attention_refuses_bad_arguments(kind: str, changed: dict[str, Any], message: str) -> None:
-    good = attention_arguments() | ({"map": bounds([1, 1]).numpy()} if kind == "cross_attention" else {})
-    getattr(csrc, kind)(*good.values())
+    attend(kind)
     with pytest.raises(ValueError, match=message):
-        getattr(csrc, kind)(*(good | changed).values())
+        attend(kind, **changed)
 
 
 @pytest.mark.parametrize(
-    "kind,mapping,message",
+    "cu_rows,message",
     [
-        ("self_attention", [0, 2], "rows names a row"),
-        ("self_attention", [-1, 0], "rows names a row"),
-        ("self_attention", [0], "rows has shape"),
-        ("cross_attention", [0, 2], "cu_rows has shape"),
-        ("cross_attention", [1, 1, 2], "cu_rows must go from 0"),
-        ("cross_attention", [0, 1, 3], "cu_rows must go from 0"),
-        ("cross_attention", [0, 2, 1], "cu_rows must not decrease"),
+        ([0, 2], "cu_rows has shape"),
+        ([1, 1, 2], "cu_rows must go from 0"),
+        ([0, 1, 3], "cu_rows must go from 0"),
+        ([0, 2, 1], "cu_rows must not decrease"),
     ],
 )
-def test_attention_refuses_bad_rows(kind: str, mapping: list[int], message: str) -> None:
+def test_attention_refuses_bad_rows(cu_rows: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        getattr(csrc, kind)(*(attention_arguments() | {"map": np.array(mapping, dtype=np.int32)}).values())
-
-
-def test_a_table_for_each_row_or_the_rows_are_needed() -> None:
-    good = attention_arguments()
-    with pytest.raises(ValueError, match="a line for each row"):
-        csrc.self_attention(*(good | {"table": np.zeros((3, 7), dtype=np.int32)}).values())
+        attend("cross_attention", cu_rows=np.array(cu_rows, dtype=np.int32))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ def begin(buffers: DecodeBuffers, layout: StepLayout, start_token: int) -> StepI
         slot_table=buffers.slot_table[:, : layout.traits.width],
         rows=rows,
         lengths=positions + 1,
-        cross_table=buffers.cross_table[layout.request_id],
+        cross_table=buffers.cross_table,
+        requests=layout.request_id,
         cross_lengths=buffers.cross_length[layout.request_id],
         cu_rows=layout.cu_lines,
     )

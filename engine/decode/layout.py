@@ -96,6 +96,7 @@ class LayoutBuilder:
 
     def _build(self, jobs: list[Job], width: int) -> StepLayout:
         searches = [(job, draw) for job in jobs for draw in job.searching]
+        ids: list[int] = []
         rows: list[int] = []
         offsets: list[int] = []
         lines: list[int] = []
@@ -103,9 +104,11 @@ class LayoutBuilder:
         bounds = [0]
         special: list[int] = []
         for job in jobs:
+            starts, changes = job.position == 0, job.params.do_sample or job.params.repetition_penalty != 1.0
             for draw in job.searching:
                 mine = job.search_rows(draw)
-                if job.position == 0:
+                ids.append(mine[0])
+                if starts:
                     rows += mine[:1] * PROMPT_LENGTH
                     offsets += range(PROMPT_LENGTH)
                     active.append(1)
@@ -114,22 +117,21 @@ class LayoutBuilder:
                     offsets += [0] * len(mine)
                     active.append(len(mine))
                 lines.append(len(rows) - active[-1])
-                if job.params.do_sample or job.params.repetition_penalty != 1.0:
+                if changes:
                     special += range(lines[-1], len(rows))
             bounds.append(len(rows))
         everyone = [job.params for job in jobs]
         traits = Traits(
             width=width,
-            beams=max(p.num_beams for p in everyone),
-            bans=max(job.bans for job in jobs),
-            ngram=min(max(p.no_repeat_ngram_size for p in everyone), width),
-            min_new_tokens=any(p.min_new_tokens for p in everyone),
+            beams=max([p.num_beams for p in everyone]),
+            bans=max([job.bans for job in jobs]),
+            ngram=min(max([p.no_repeat_ngram_size for p in everyone]), width),
+            min_new_tokens=any([p.min_new_tokens for p in everyone]),
             special=tuple(special),
         )
         m, n, q = len(rows), len(searches), len(jobs)
         if self.bucket:
             m = n = q = self.bucket(m)
-        ids = [job.search_rows(draw)[0] for job, draw in searches]
         fields = np.zeros((len(self._fields), max(m, n, q + 1)), dtype=np.int32)
         for field, values, padding in (
             (0, rows, self.inert),

@@ -74,7 +74,8 @@ class _Search:
         self._begin(start_token, tuple(self._view(part) for part in read.values()))
         return StepInputs(
             slot_table=self.buffers.slot_table[:, : layout.traits.width],
-            cross_table=self.buffers.cross_table[layout.request_id],
+            cross_table=self.buffers.cross_table,
+            requests=layout.request_id,
             cross_lengths=self.buffers.cross_length[layout.request_id],
             cu_rows=layout.cu_lines,
             **read,

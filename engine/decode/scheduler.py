@@ -48,6 +48,7 @@ class Job:
     searching: list[int] = field(default_factory=list)  # draws whose search is not known to be over
     decode_clock: float = 0.0  # of the engine's decoding time, when this request began to decode
     speech: Any = None  # what the speech pass needs of the hypotheses
+    streams: bool = False  # its owner wants the speech in pieces, and takes the job before the speech pass
     outbox: deque[Job] = field(default_factory=deque)  # where its owner looks for it when it is finished
 
     def __post_init__(self) -> None:

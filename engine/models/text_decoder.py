@@ -31,7 +31,8 @@ class StepInputs:
     slot_table: torch.Tensor  # int32 [any, width], the slots of positions 0 … lengths − 1
     rows: torch.Tensor  # int32 [lines], the row of the table that a line reads
     lengths: torch.Tensor  # int32 [lines], this position included
-    cross_table: torch.Tensor  # int32 [requests, width]
+    cross_table: torch.Tensor  # int32 [any, width]
+    requests: torch.Tensor  # int32 [requests], the row of the cross table that a request reads
     cross_lengths: torch.Tensor  # int32 [requests]
     cu_rows: torch.Tensor  # int32 [requests + 1]
 
@@ -87,6 +88,8 @@ class DecoderLayer:
         mixed = self_attention(q, k_pool, v_pool, inputs.slot_table, inputs.lengths, inputs.rows)
         x = self.self_attention.out(mixed.flatten(1), residual=x)
         q = self.cross_q(self.cross_norm(x)).view_as(q)
-        mixed = cross_attention(q, k_pool, v_pool, inputs.cross_table, inputs.cross_lengths, inputs.cu_rows)
+        mixed = cross_attention(
+            q, k_pool, v_pool, inputs.cross_table, inputs.cross_lengths, inputs.cu_rows, inputs.requests
+        )
         x = self.cross_out(mixed.flatten(1), residual=x)
         return self.ffn(self.ffn_norm(x), residual=x)

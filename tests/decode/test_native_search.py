@@ -45,7 +45,7 @@ def run_both(world: Searches, search: CpuSearch, logits: torch.Tensor, layout: S
     before, copied = clone(world.buffers), search.buffers
     inputs = device_step.begin(world.buffers, layout, EOS)
     compiled = search.begin(layout, EOS)
-    for name in ("tokens", "positions", "slots", "rows", "lengths", "slot_table", "cross_table", "cross_lengths"):
+    for name in ("tokens", "positions", "slots", "rows", "lengths", "slot_table", "requests", "cross_lengths"):
         assert torch.equal(getattr(compiled, name), getattr(inputs, name)), name
     device_step.choose_and_commit(world.buffers, layout, inputs, logits)
     search.choose_and_commit(layout, logits)

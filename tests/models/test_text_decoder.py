@@ -45,6 +45,7 @@ def test_steps_equal_the_full_pass(checkpoint: Callable[[int], Path], seed: int)
                 rows=torch.arange(3, dtype=torch.int32),
                 lengths=torch.full((3,), position + 1, dtype=torch.int32),
                 cross_table=cross,
+                requests=torch.arange(len(sources), dtype=torch.int32),
                 cross_lengths=torch.tensor([len(source) for source in sources], dtype=torch.int32),
                 cu_rows=bounds([1, 1, 1]),
             )

@@ -129,6 +129,15 @@ def test_requests_without_rows_are_not_looked_at() -> None:
     assert torch.equal(cross_attention(q, k_pool, v_pool, padded, poisoned, bounds([0, 2, 1, 0, 2, 0, 0])), plain)
 
 
+def test_requests_may_read_any_line_of_a_larger_table() -> None:
+    lengths = [9, 20, 5, 31]
+    k_pool, v_pool, table = place(lengths, torch.float32, 2, 64, seed=6)
+    q, lines = queries(6, 2, 64), [3, 0, 2, 0]
+    sizes, rows = int32([lengths[line] for line in lines]), bounds([2, 1, 0, 3])
+    found = cross_attention(q, k_pool, v_pool, table, sizes, rows, int32(lines))
+    assert torch.equal(found, cross_attention(q, k_pool, v_pool, table[lines], sizes, rows))
+
+
 def test_rows_may_read_any_line_of_a_larger_table() -> None:
     lengths = [9, 20, 5, 31]
     k_pool, v_pool, table = place(lengths, torch.float32, 2, 64, seed=6)
