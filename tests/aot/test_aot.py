@@ -19,7 +19,8 @@ from aot.launches import ARCHITECTURES, Case, cases, operations, recorded
 from seamless_kernels import jit
 
 FOLDER = Path(__file__).parent
-SHARED_MEMORY = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}  # bytes a program may have
+# Bytes that a program may have. The entries for sm_80 also serve sm_86, sm_89 and sm_120, which have fewer than it.
+SHARED_MEMORY = {"sm_80": 101_376, "sm_90": 232_448, "sm_100": 232_448}
 REGISTERS = 255  # a thread may have
 ROWS = (1, 2, 7, 16, 300, 1280, 16_000)  # of a step of one request, of a full one, of an encoder pass
 
@@ -79,6 +80,7 @@ def test_only_the_grid_depends_on_the_number_of_rows(op: str) -> None:
             [fixed(launch, case) for launch in recorded(case, rows, kernels) if launch["kernel"] not in optional]
             for rows in ROWS
         ]
+        assert few
         for launches in others:
             assert launches == few, str(case)
 

@@ -4,46 +4,125 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from seamless_kernels.conv1d import conv1d, pack_conv_weight
 from support.packed import DTYPES, LENGTHS, assert_segments_independent, bounds, normal, per_segment
 from tolerance import assert_close_to_fp64
 
+# The interpreter takes a quarter of a second for 60 rows. The widest filter of a vocoder reaches 25 rows.
+RAGGED = [pytest.param("torch", lengths, id=f"torch-{lengths}") for lengths in LENGTHS] + [
+    pytest.param("triton", lengths, id=f"triton-{lengths}", marks=pytest.mark.slow if sum(lengths) > 60 else ())
+    for lengths in (*LENGTHS[4:], [3, 17, 1, 2, 31])
+]
+SHAPES = [(taps, dilation) for taps in (3, 7, 11) for dilation in (1, 3, 5)]
 
+
+def weights(
+    out: int, channels: int, taps: int, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight [out, channels, taps] and bias."""
+    return normal(out, channels, taps, dtype=dtype, seed=1) / (channels * taps) ** 0.5, normal(out, dtype=dtype, seed=2)
+
+
+def exact(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    lengths: list[int],
+    dilation: int,
+    slope: float | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    def run(image: torch.Tensor) -> torch.Tensor:
+        active = image if slope is None else F.leaky_relu(image, slope)
+        padding = (weight.shape[-1] - 1) // 2 * dilation
+        return F.conv1d(active, weight.to(dtype), bias.to(dtype), padding=padding, dilation=dilation)
+
+    return per_segment(x.to(dtype), lengths, run)
+
+
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("backend,lengths", RAGGED, indirect=["backend"])
 @pytest.mark.parametrize("taps,dilation,slope", [(3, 1, None), (7, 1, 0.1), (11, 5, 0.1), (3, 3, 0.01)])
 def test_convolution_error_is_at_most_twice_torch(
     lengths: list[int], taps: int, dilation: int, slope: float | None, dtype: torch.dtype
-) -> None:  # noqa: E501
-    x = normal(sum(lengths), 12, dtype=dtype)
-    weight, bias = normal(20, 12, taps, dtype=dtype, seed=1) / (12 * taps) ** 0.5, normal(20, dtype=dtype, seed=2)
-    residual = normal(sum(lengths), 20, dtype=dtype, seed=3)
-
-    def exact(precision: torch.dtype) -> torch.Tensor:
-        def run(image: torch.Tensor) -> torch.Tensor:
-            active = image if slope is None else torch.nn.functional.leaky_relu(image, slope)
-            padding = (taps - 1) // 2 * dilation
-            return torch.nn.functional.conv1d(
-                active, weight.to(precision), bias.to(precision), padding=padding, dilation=dilation
-            )
-
-        return residual.to(precision) + per_segment(x.to(precision), lengths, run)
-
-    out = conv1d(
-        x, pack_conv_weight(weight), bias, bounds(lengths), dilation=dilation, leaky_slope=slope, residual=residual
+) -> None:
+    x, residual = normal(sum(lengths), 12, dtype=dtype), normal(sum(lengths), 20, dtype=dtype, seed=3)
+    weight, bias = weights(20, 12, taps, dtype)
+    own, true = (
+        0.5 * (residual.to(wide) + exact(x, weight, bias, lengths, dilation, slope, wide))
+        for wide in (dtype, torch.float64)
     )
-    assert_close_to_fp64(out, exact(dtype), exact(torch.float64))
+    options = {"dilation": dilation, "leaky_slope": slope, "residual": residual, "scale": 0.5}
+    out = conv1d(x, pack_conv_weight(weight), bias, bounds(lengths), **options)
+    assert_close_to_fp64(out, own, true)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("taps,dilation", SHAPES)
+@pytest.mark.parametrize("channels", [16, pytest.param(32, marks=pytest.mark.slow)])
+def test_every_convolution_of_a_vocoder(taps: int, dilation: int, channels: int) -> None:
+    lengths = [2, 29, 1]
+    x, (weight, bias) = normal(32, channels), weights(channels, channels, taps)
+    own, true = (exact(x, weight, bias, lengths, dilation, 0.1, wide) for wide in (torch.float32, torch.float64))
+    out = conv1d(x, pack_conv_weight(weight), bias, bounds(lengths), dilation=dilation, leaky_slope=0.1)
+    assert_close_to_fp64(out, own, true)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_last_convolution_is_float32_from_any_dtype(dtype: torch.dtype) -> None:
+    lengths = [7, 1, 150]
+    x, (weight, bias) = normal(158, 16, dtype=dtype), weights(1, 16, 7)
+    own, true = (exact(x.float(), weight, bias, lengths, 1, 0.01, wide) for wide in (torch.float32, torch.float64))
+    out = conv1d(x, pack_conv_weight(weight), bias, bounds(lengths), leaky_slope=0.01)
+    assert_close_to_fp64(out, own, true)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("out_channels", [1, 24])
+def test_what_a_neighbour_holds_is_not_read(out_channels: int) -> None:
+    lengths = [9, 20, 4]
+    x, (weight, bias) = normal(33, 16), weights(out_channels, 16, 11)
+    packed = pack_conv_weight(weight)
+    clean = conv1d(x, packed, bias, bounds(lengths), dilation=3, leaky_slope=0.1)
+    x[9:29] = float("nan")
+    broken = conv1d(x, packed, bias, bounds(lengths), dilation=3, leaky_slope=0.1)
+    assert broken[9:29].isnan().all()
+    assert torch.equal(broken[:9], clean[:9]) and torch.equal(broken[29:], clean[29:])
+
+
+@pytest.mark.usefixtures("backend")
+def test_rows_may_be_apart_and_may_be_none() -> None:
+    x, (weight, bias) = normal(23, 50), weights(24, 48, 3)
+    packed = pack_conv_weight(weight)
+    plain = conv1d(x[:, :48].contiguous(), packed, bias, bounds([20, 3]))
+    assert torch.equal(conv1d(x[:, :48], packed, bias, bounds([20, 3])), plain)
 
 
 @pytest.mark.parametrize(
-    "channels,out_channels,taps,dilation", [(256, 256, 3, 1), (40, 24, 7, 3), (16, 16, 11, 5), (2, 1, 7, 1)]
+    "backend,channels,out_channels,taps,dilation,sizes",
+    [
+        ("torch", 256, 256, 3, 1, (1, 2, 17, 33, 64, 511, 7)),
+        ("torch", 40, 24, 7, 3, (1, 2, 17, 33, 64, 511, 7)),
+        ("torch", 16, 16, 11, 5, (1, 2, 17, 33, 64, 511, 7)),
+        ("torch", 2, 1, 7, 1, (1, 2, 17, 33, 64, 511, 7)),
+        ("triton", 40, 24, 7, 3, (1, 2, 35)),
+        ("triton", 16, 16, 11, 5, (1, 2, 35)),
+        ("triton", 2, 1, 7, 1, (1, 2, 135)),
+        pytest.param("triton", 64, 64, 3, 1, (1, 2, 17, 33, 64, 131, 7), marks=pytest.mark.slow),
+    ],
+    indirect=["backend"],
 )
-def test_segments_are_independent(channels: int, out_channels: int, taps: int, dilation: int) -> None:
+def test_segments_are_independent(
+    backend: str, channels: int, out_channels: int, taps: int, dilation: int, sizes: tuple[int, ...]
+) -> None:
     weight, bias = pack_conv_weight(normal(out_channels, channels, taps)), normal(out_channels, seed=1)
 
     def run(segments: list[torch.Tensor], _: list[int]) -> list[torch.Tensor]:
         lengths = [len(s) for s in segments]
         return list(conv1d(torch.cat(segments), weight, bias, bounds(lengths), dilation=dilation).split(lengths))
 
-    assert_segments_independent(run, [normal(n, channels, seed=n) for n in (1, 2, 17, 33, 64, 511, 7)])
+    assert_segments_independent(run, [normal(n, channels, seed=n) for n in sizes])

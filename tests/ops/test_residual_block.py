@@ -1,0 +1,145 @@
+"""residual_block: exact to the ends of a segment, whatever window a row falls into and whatever lies beside it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from seamless_kernels import residual_block as module
+from seamless_kernels.residual_block import pack_residual_block, residual_block
+from support.packed import BACKENDS, DTYPES, assert_segments_independent, bounds, normal, per_segment
+from tolerance import assert_close_to_fp64
+
+DILATIONS = (1, 3, 5)
+SLOPE = 0.1
+# The interpreter takes seconds for a hundred rows. The three pairs of the widest filter reach 60 rows.
+RAGGED = [
+    pytest.param(lengths, id=str(lengths), marks=pytest.mark.slow if sum(lengths) > 60 else ())
+    for lengths in ([2, 1, 13], [59], [1], [130, 3, 61, 211])
+]
+
+
+def weights(dim: int, taps: int, dtype: torch.dtype = torch.float32) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Of three pairs: weights [dim, dim, taps] and biases [6, dim], large enough to show at the ends."""
+    size = (dim * taps) ** 0.5
+    return [normal(dim, dim, taps, dtype=dtype, seed=i) / size for i in range(6)], normal(6, dim, dtype=dtype, seed=6)
+
+
+def exact(
+    x: torch.Tensor, kernels: list[torch.Tensor], biases: torch.Tensor, lengths: list[int], dtype: torch.dtype
+) -> torch.Tensor:
+    half = kernels[0].shape[-1] // 2
+
+    def run(image: torch.Tensor) -> torch.Tensor:
+        for i, dilation in enumerate(DILATIONS):
+            options = {"padding": half * dilation, "dilation": dilation}
+            h = F.conv1d(F.leaky_relu(image, SLOPE), kernels[2 * i].to(dtype), biases[2 * i].to(dtype), **options)
+            image = image + F.conv1d(
+                F.leaky_relu(h, SLOPE), kernels[2 * i + 1].to(dtype), biases[2 * i + 1].to(dtype), padding=half
+            )
+        return image
+
+    return per_segment(x.to(dtype), lengths, run)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("lengths", RAGGED)
+@pytest.mark.parametrize(
+    "dim,taps", [(16, 3), (16, 7), (16, 11), (32, 3), pytest.param(32, 11, marks=pytest.mark.slow)]
+)
+def test_error_is_at_most_twice_torch(dim: int, taps: int, lengths: list[int], dtype: torch.dtype) -> None:
+    x, (kernels, biases) = normal(sum(lengths), dim, dtype=dtype, seed=7), weights(dim, taps, dtype)
+    own, true = (exact(x, kernels, biases, lengths, wide) for wide in (dtype, torch.float64))
+    packed = pack_residual_block(kernels)
+    out = residual_block(x, packed, biases, bounds(lengths), dilations=DILATIONS, leaky_slope=SLOPE)
+    assert_close_to_fp64(out, own, true)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_last_block_writes_the_mean(dtype: torch.dtype) -> None:
+    lengths = [21, 40]
+    x, blocks = normal(61, 16, dtype=dtype, seed=7), [weights(16, taps, dtype) for taps in (3, 7, 11)]
+    own, true = (
+        torch.stack([exact(x, kernels, biases, lengths, wide) for kernels, biases in blocks]).sum(0) / 3
+        for wide in (dtype, torch.float64)
+    )
+    total = None
+    for i, (kernels, biases) in enumerate(blocks):
+        total = residual_block(
+            x,
+            pack_residual_block(kernels),
+            biases,
+            bounds(lengths),
+            dilations=DILATIONS,
+            leaky_slope=SLOPE,
+            total=total,
+            scale=1 / 3 if i == 2 else 1.0,
+        )
+    assert total is not None
+    assert_close_to_fp64(total, own, true)
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name == "triton"], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_pairs_alone_and_windows_of_any_height_give_the_same_bits(
+    backend: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = [7, 110]
+    x, (kernels, biases) = normal(117, 16, dtype=dtype, seed=7), weights(16, 7, dtype)
+    packed = pack_residual_block(kernels)
+    whole = residual_block(x, packed, biases, bounds(lengths), dilations=DILATIONS, leaky_slope=SLOPE)
+    y = x
+    for i, dilation in enumerate(DILATIONS):
+        two = slice(2 * i, 2 * i + 2)
+        y = residual_block(y, packed[two], biases[two], bounds(lengths), dilations=(dilation,), leaky_slope=SLOPE)
+    assert torch.equal(whole, y)
+    for height in (90, 200):
+        monkeypatch.setattr(module, "_height", lambda *_, height=height: height)
+        again = residual_block(x, packed, biases, bounds(lengths), dilations=DILATIONS, leaky_slope=SLOPE)
+        assert torch.equal(whole, again)
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name == "triton"], indirect=True)
+def test_a_cut_is_not_felt_beyond_its_reach(backend: str) -> None:
+    x, (kernels, biases) = normal(130, 16, seed=7), weights(16, 3)
+    packed, reach = pack_residual_block(kernels), 12
+    whole = residual_block(x, packed, biases, bounds([130]), dilations=DILATIONS, leaky_slope=SLOPE)
+    part = residual_block(x[37:111], packed, biases, bounds([74]), dilations=DILATIONS, leaky_slope=SLOPE)
+    assert torch.equal(part[reach:-reach], whole[37 + reach : 111 - reach])
+
+
+@pytest.mark.usefixtures("backend")
+def test_what_a_neighbour_holds_is_not_read() -> None:
+    lengths, (kernels, biases) = [9, 30, 4], weights(16, 11)
+    x, packed = normal(43, 16, seed=7), pack_residual_block(kernels)
+    clean = residual_block(x, packed, biases, bounds(lengths), dilations=DILATIONS, leaky_slope=SLOPE)
+    x[9:39] = float("nan")
+    broken = residual_block(x, packed, biases, bounds(lengths), dilations=DILATIONS, leaky_slope=SLOPE)
+    assert broken[9:39].isnan().all()
+    assert torch.equal(broken[:9], clean[:9]) and torch.equal(broken[39:], clean[39:])
+
+
+@pytest.mark.parametrize(
+    "backend,dim,taps,sizes",
+    [
+        ("torch", 16, 11, (1, 2, 17, 64, 211, 7)),
+        ("triton", 16, 7, (1, 2, 19)),
+        ("triton", 32, 3, (2, 19)),
+        pytest.param("triton", 32, 11, (1, 2, 17, 64, 131, 7), marks=pytest.mark.slow),
+    ],
+    indirect=["backend"],
+)
+def test_segments_are_independent(backend: str, dim: int, taps: int, sizes: tuple[int, ...]) -> None:
+    kernels, biases = weights(dim, taps)
+    packed = pack_residual_block(kernels)
+
+    def run(segments: list[torch.Tensor], _: list[int]) -> list[torch.Tensor]:
+        lengths = [len(s) for s in segments]
+        x = torch.cat(segments)
+        out = residual_block(x, packed, biases, bounds(lengths), dilations=DILATIONS, leaky_slope=SLOPE)
+        return list(out.split(lengths))
+
+    assert_segments_independent(run, [normal(n, dim, seed=n) for n in sizes])
