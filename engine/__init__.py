@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Any
 from seamless_engine.config import EngineConfig
 from seamless_engine.errors import (
     AudioError,
+    CancelledError,
     CapacityError,
     CheckpointError,
+    DeadlineError,
+    EngineClosedError,
     InputError,
     NumericalError,
     SeamlessError,
@@ -16,14 +19,19 @@ from seamless_engine.errors import (
 from seamless_engine.request import DecodingParams, Hypothesis, Request, Result
 
 if TYPE_CHECKING:
+    from seamless_engine.async_engine import AsyncEngine
     from seamless_engine.engine import Engine
 
 __all__ = [
+    "AsyncEngine",
     "AudioError",
+    "CancelledError",
     "CapacityError",
     "CheckpointError",
+    "DeadlineError",
     "DecodingParams",
     "Engine",
+    "EngineClosedError",
     "EngineConfig",
     "Hypothesis",
     "InputError",
@@ -37,9 +45,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Engine imports torch, which takes seconds: only who asks for it waits.
+    # The engines import torch, which takes seconds: only who asks for one waits.
     if name == "Engine":
         from seamless_engine.engine import Engine
 
         return Engine
+    if name == "AsyncEngine":
+        from seamless_engine.async_engine import AsyncEngine
+
+        return AsyncEngine
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

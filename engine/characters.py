@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from seamless_engine.config import ModelConfig
@@ -34,36 +36,51 @@ class CharacterTable:
         ids = [[config.char_to_id.get(character, _UNK) for character in text] for text in texts]
         ids[_UNK] = [_UNK]
         lengths = torch.tensor([len(row) for row in ids])
+        ends = torch.tensor([token in (_PAD, config.eos_token_id) for token in range(len(texts))])
         self._char_ids = torch.tensor([index for row in ids for index in row], device=device)
         if int(self._char_ids.min()) < 0 or int(self._char_ids.max()) >= config.char_vocab_size:
             raise CheckpointError(
                 f"generation_config.json: char_to_id has ids outside char_vocab_size {config.char_vocab_size}"
             )
-        self._lengths = lengths.to(device)
+        self._host = lengths.numpy(), ends.numpy()
+        self._lengths, self._ends = lengths.to(device), ends.to(device)
         self._first = (lengths.cumsum(0) - lengths).to(device)  # position of a token's first character in _char_ids
         self._punctuation = torch.tensor([_is_punctuation(text) for text in texts], device=device)
         self._opens_word = torch.tensor([len(text) > 1 and text[0] == _SPACE for text in texts], device=device)
-        self._ends = torch.tensor([token in (_PAD, config.eos_token_id) for token in range(len(texts))], device=device)
 
-    def expand(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor) -> Characters:
+    def count(self, tokens: Sequence[int]) -> int:
+        """How many characters `expand` finds in a row, from what the host knows."""
+        lengths, ends = self._host
+        row = np.asarray(tokens, dtype=np.int64)
+        return int(lengths[row[: ends[row].argmax()] if ends[row].any() else row].sum())
+
+    def expand(
+        self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, *, prompt: int = 0, total: int | None = None
+    ) -> Characters:
         """Characters of the tokens of n rows, int64 [tokens] packed with bounds `cu_seqlens` [n + 1].
 
         The space that opens a word counts for the token before it when that is a lone punctuation mark, as in
         transformers' `_count_character_length_in_subword`. From the first pad or eos on a row has no characters.
+
+        prompt: tokens at the head of each row that are no text, at most as many as the shortest row has.
+        total: the sum of `count` over the rows; without it, the host waits for the device.
         """
-        row = torch.repeat_interleave(cu_seqlens.diff())  # [tokens]
-        ends = self._ends[tokens].cumsum(0)
+        size = len(tokens)
+        segment = torch.arange(len(cu_seqlens) - 1, device=tokens.device)
+        row = torch.repeat_interleave(segment, cu_seqlens.diff().long(), output_size=size)  # [tokens]
+        text = torch.arange(size, device=tokens.device) >= cu_seqlens[row] + prompt
+        ends = (self._ends[tokens] & text).cumsum(0)
         before = torch.cat((ends.new_zeros(1), ends))[cu_seqlens[:-1].long()]  # ends in the rows before each row
-        live = ends == before[row]
+        live = text & (ends == before[row])
 
         lengths = self._lengths[tokens] * live
         moves = torch.zeros_like(live)  # whether a token's last character is the space of the next one
-        same_row = (row[1:] == row[:-1]) & live[1:]
-        moves[:-1] = self._punctuation[tokens[:-1]] & self._opens_word[tokens[1:]] & same_row
+        neighbours = (row[1:] == row[:-1]) & live[1:] & live[:-1]
+        moves[:-1] = self._punctuation[tokens[:-1]] & self._opens_word[tokens[1:]] & neighbours
         counts = lengths + moves.long() - moves.roll(1).long()
 
         start = self._first[tokens] - (lengths.cumsum(0) - lengths)
-        positions = torch.repeat_interleave(start, lengths)
+        positions = torch.repeat_interleave(start, lengths, output_size=total)
         return Characters(self._char_ids[positions + torch.arange(len(positions), device=tokens.device)], counts)
 
 

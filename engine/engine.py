@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 
 from seamless_engine.config import EngineConfig, ModelConfig
@@ -14,11 +16,11 @@ from seamless_engine.errors import UsageError
 from seamless_engine.forward import forced_logits
 from seamless_engine.front_end import FrontEnd
 from seamless_engine.loader import find_checkpoint
-from seamless_engine.loop import Loop, failed
+from seamless_engine.loop import Loop, failed, raise_failure
 from seamless_engine.model_runner import ModelRunner
 from seamless_engine.prepared import Features, Tokens
 from seamless_engine.recovery import settled
-from seamless_engine.request import TASKS, DecodingParams, Request, Result, Task
+from seamless_engine.request import SPEECH_OUT, TASKS, DecodingParams, Request, Result, Task
 from seamless_engine.tokenizer import Tokenizer
 from seamless_kernels.dispatch import backend_for
 
@@ -120,6 +122,46 @@ class Engine:
         for _, result in self._run(enumerate(requests), params or DecodingParams()):
             yield result
 
+    def stream_audio(
+        self, request: Request, params: DecodingParams | None = None
+    ) -> Generator[np.ndarray, None, Result]:
+        """The speech of one request, float32 [samples] at a time as the vocoder makes them.
+
+        The pieces together are the `audio` that `generate` gives for the best hypothesis, to the last bit. What the
+        generator returns at its end (`result = yield from engine.stream_audio(...)`) is the Result without that audio.
+        Closing it early drops the request. `timeout` counts until the text is there.
+
+        Raises UsageError at once if the request is wrong in itself or has no speech, and, while it is read, the error
+        that `generate` would put into the result.
+        """
+        chosen = request.params or params or DecodingParams()
+        if request.task not in SPEECH_OUT:
+            raise UsageError(f"{request.task} produces text: stream_audio is for {' and '.join(sorted(SPEECH_OUT))}")
+        self._front_end.check(request, chosen)
+        return self._stream_audio(request, chosen)
+
+    def _stream_audio(self, request: Request, params: DecodingParams) -> Generator[np.ndarray, None, Result]:
+        loop, done = self._loop, deque[Job]()
+        result = Result(request.id if request.id is not None else 0, request.task, request.tgt_lang)
+        job = self._front_end.prepare(request, params, result)
+        job.outbox, job.streams = done, True
+        loop.submit(job)
+        try:
+            while not done:
+                loop.step()
+        finally:
+            if not done:
+                loop.drop(job)
+        raise_failure(result)
+        assert self._runner.speech is not None
+        try:
+            yield from self._runner.speech.stream(job)
+        except Exception as error:
+            raise settled(error) from None
+        result.units = result.n_best[0].units
+        result.timings["total"] = time.perf_counter() - job.started
+        return result
+
     def _run(self, source: Iterator[tuple[int, Request]], params: DecodingParams) -> Iterator[tuple[int, Result]]:
         loop = self._loop
         mine: dict[Job, int] = {}
@@ -172,14 +214,14 @@ def _device(device: str | torch.device) -> torch.device:
         where = torch.device(device)
     except RuntimeError as error:
         raise UsageError(f"device {device!r}: {error}") from None
-    try:
-        backend_for(torch.empty(0), {"torch": None})
-    except ValueError as error:
-        raise UsageError(str(error)) from None
     if where.type not in ("cpu", "cuda") or (where.type == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"device {str(where)!r} is not available here: use 'cpu' or, with an NVIDIA card, 'cuda'")
     if where.type == "cuda" and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         raise UsageError("TRITON_INTERPRET=1 runs kernels in an interpreter on the CPU: unset it to use the GPU")
+    try:
+        backend_for(torch.empty(0, device=where), {"torch": None})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     return where
 
 

@@ -39,3 +39,7 @@ class DeadlineError(CancelledError):
 
 class NumericalError(SeamlessError):
     """The model produced a NaN for this request; its neighbours are not affected."""
+
+
+class EngineClosedError(SeamlessError):
+    """An AsyncEngine that takes no more requests: it was closed, or its thread failed (then `__cause__` says why)."""

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Iterator
 
 import numpy as np
 
+from seamless_engine import errors
 from seamless_engine.config import EngineConfig
 from seamless_engine.decode.buffers import Status
 from seamless_engine.decode.scheduler import Job, Limits, Scheduler
-from seamless_engine.errors import CancelledError, DeadlineError, InputError, NumericalError
+from seamless_engine.errors import CancelledError, DeadlineError, InputError, NumericalError, SeamlessError, UsageError
 from seamless_engine.model_runner import ModelRunner
 from seamless_engine.recovery import isolate
-from seamless_engine.request import SPEECH_OUT, Hypothesis, Result
+from seamless_engine.request import SPEECH_OUT, Hypothesis, Request, Result
 from seamless_engine.tokenizer import Tokenizer
 
 _ADVICE = "check its input, and the weights with Engine.from_pretrained(..., check_weights=True)"
 
 
 class Loop:
-    """All requests of an engine, whoever asked for them: each finished job is put into its own outbox."""
+    """All requests of an engine, whoever asked for them: each finished job is put into its own outbox.
+
+    owner: the only thread that may submit and step, UsageError elsewhere; None while callers see to that themselves.
+    """
 
     def __init__(self, runner: ModelRunner, tokenizer: Tokenizer, options: EngineConfig) -> None:
         speak_tokens = options.speak_tokens or (512 if runner.device.type == "cuda" else 1)
         self.scheduler = Scheduler(runner.blocks, Limits(options.encode_frames, speak_tokens))
+        self.owner: threading.Thread | None = None
         self._runner = runner
         self._tokenizer = tokenizer
         self._decode_clock = 0.0
@@ -37,10 +43,12 @@ class Loop:
     @property
     def wants_more(self) -> bool:
         """Whether another request should be prepared."""
+        self._check_thread()
         return self.scheduler.wants_more
 
     def submit(self, job: Job) -> None:
         """Raises CapacityError for a request that would not fit even alone."""
+        self._check_thread()
         self.scheduler.submit(job)
 
     def drop(self, job: Job) -> None:
@@ -49,14 +57,19 @@ class Loop:
 
     def step(self) -> None:
         """One turn. What it finishes is in the outboxes afterwards."""
+        self._check_thread()
         for job in self._finished():
             job.outbox.append(job)
+
+    def _check_thread(self) -> None:
+        if self.owner not in (None, threading.current_thread()):
+            raise UsageError("this engine belongs to an AsyncEngine: give that the request, or close it first")
 
     def _finished(self) -> Iterator[Job]:
         scheduler = self.scheduler
         for job in scheduler.leaving(time.perf_counter()):
             scheduler.drop(job)
-            yield self._delivered(job, _left(job))
+            yield self._delivered(job, left(job.request, job.cancelled))
         admitted = scheduler.admit()
         if admitted:
             yield from self._encode(admitted)
@@ -87,7 +100,7 @@ class Loop:
                 self.scheduler.drop(job)
                 yield self._delivered(job, NumericalError(f"the model produced NaN for this request; {_ADVICE}"))
                 continue
-            speaks = job.request.task in SPEECH_OUT
+            speaks = job.request.task in SPEECH_OUT and not job.streams
             self._runner.finish(job)
             self.scheduler.retire(job, speaks)
             if not speaks:
@@ -130,7 +143,15 @@ def failed(result: Result, error: Exception) -> Result:
     return result
 
 
-def _left(job: Job) -> CancelledError:
-    if job.cancelled:
+def raise_failure(result: Result) -> None:
+    """Raises the exception that `result.error` tells of, if there is one."""
+    if result.error is not None:
+        kind, _, message = result.error.partition(": ")
+        raise getattr(errors, kind, SeamlessError)(message)
+
+
+def left(request: Request, cancelled: bool) -> CancelledError:
+    """Why a request leaves before it is finished: it was cancelled, or else it is late."""
+    if cancelled:
         return CancelledError("the request was cancelled")
-    return DeadlineError(f"the request was not finished within its timeout of {job.request.timeout:g} s")
+    return DeadlineError(f"the request was not finished within its timeout of {request.timeout:g} s")

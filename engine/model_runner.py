@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from seamless_engine.characters import Characters, CharacterTable
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.decode.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager
 from seamless_engine.decode.buffers import DecodeBuffers, Status
@@ -18,10 +15,8 @@ from seamless_engine.decode.device_step import TorchSearch
 from seamless_engine.decode.flags import Flags
 from seamless_engine.decode.layout import LayoutBuilder, StepLayout
 from seamless_engine.decode.native_search import native_search
-from seamless_engine.decode.processors import gumbel
 from seamless_engine.decode.scheduler import Job
 from seamless_engine.decode.step_graphs import BEAMS, CudaRecorder, StepGraphs, bucket
-from seamless_engine.errors import NumericalError
 from seamless_engine.loader import Checkpoint, modules_for
 from seamless_engine.models.layers import cumulative
 from seamless_engine.models.speech_encoder import SpeechEncoder
@@ -30,16 +25,9 @@ from seamless_engine.models.text_decoder import KVPool, TextDecoder
 from seamless_engine.models.text_encoder import TextEncoder
 from seamless_engine.models.vocoder import Vocoder
 from seamless_engine.prepared import Features
-from seamless_engine.request import SPEECH_OUT, DecodingParams, Hypothesis, Task
+from seamless_engine.request import SPEECH_OUT, Hypothesis, Task
+from seamless_engine.speech_out import SpeechInput, SpeechOut
 from seamless_kernels.fbank import fbank
-
-
-@dataclass(frozen=True)
-class SpeechInput:
-    """What the speech pass keeps of a hypothesis: states [length, dim] of all tokens but the last, and their ids."""
-
-    states: torch.Tensor
-    tokens: torch.Tensor  # int64 [length], prompt included
 
 
 class ModelRunner:
@@ -67,7 +55,7 @@ class ModelRunner:
         )
         self.t2u = TextToUnit(weights.at("t2u_model"), config) if "t2u_model" in modules else None
         self.vocoder = Vocoder(weights.at("vocoder"), config) if "vocoder" in modules else None
-        self.characters = CharacterTable(config, device) if self.t2u else None
+        self.speech = SpeechOut(self.t2u, self.vocoder, config, device) if self.t2u and self.vocoder else None
         checkpoint.require_finite()
         self.weight_bytes = checkpoint.bytes_read
 
@@ -179,70 +167,10 @@ class ModelRunner:
             pools = self.buffers.state_pool, self.buffers.token_pool
             job.speech = [SpeechInput(*(pool[finding.slots] for pool in pools)) for finding in findings]
 
-    @torch.inference_mode()
     def speak(self, jobs: list[Job]) -> None:
-        """Units and waveform of every hypothesis of the requests. A sentence without characters gives no samples."""
-        spoken = []
-        for job in jobs:
-            for hypothesis, speech in zip(job.result.n_best, job.speech, strict=True):
-                hypothesis.units, hypothesis.audio = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-                characters = self._characters(speech.tokens)
-                if len(characters.char_ids):
-                    spoken.append((job, hypothesis, speech, characters))
-        if spoken:
-            self._speak(*zip(*spoken, strict=True))
-
-    def _speak(
-        self,
-        jobs: tuple[Job, ...],
-        hypotheses: tuple[Hypothesis, ...],
-        speech: tuple[SpeechInput, ...],
-        characters: tuple[Characters, ...],
-    ) -> None:
-        assert self.t2u is not None and self.vocoder is not None
-        tokens = torch.cat([part.tokens for part in speech])
-        lengths = torch.tensor([len(part.tokens) for part in speech], device=self.device)
-        char_ids, counts = (torch.cat(parts) for parts in zip(*characters, strict=True))
-        padding = (tokens == self.config.pad_token_id).long()
-        valid = lengths - torch.stack([part.sum() for part in padding.split(lengths.tolist())])
-        states = torch.cat([part.states for part in speech])
-        units = self.t2u(states, cumulative(lengths), valid.int(), char_ids, counts)
-        if not units.logits.isfinite().all():
-            raise NumericalError("the unit scores of this request are not finite; check the weights")
-        sizes = units.cu_seqlens.diff().tolist()
-        params = [job.params for job in jobs]
-        chosen = [choose_units(logits, p) for logits, p in zip(units.logits.split(sizes), params, strict=True)]
-        ids, unknown = self._vocoder_ids(torch.cat(chosen))
-        waveforms = self.vocoder(
-            ids,
-            units.cu_seqlens,
-            torch.tensor([job.voice.language for job in jobs if job.voice], device=self.device),
-            torch.tensor([job.voice.speaker for job in jobs if job.voice], device=self.device),
-            torch.tensor([p.vocoder_durations for p in params], device=self.device),
-        )
-        parts = zip(jobs, hypotheses, ids.split(sizes), unknown.split(sizes), waveforms, strict=True)
-        for job, hypothesis, unit, bad, wave in parts:
-            hypothesis.units, hypothesis.audio = unit.cpu().numpy(), wave.float().cpu().numpy()
-            if bad.any():
-                job.result.warnings.append(f"{int(bad.sum())} units that the vocoder does not have were left silent")
-
-    def _characters(self, tokens: torch.Tensor) -> Characters:
-        """Characters of a hypothesis, counted at each decoder position: that of the state which predicts the token.
-
-        Position 0 reads eos and predicts the language; the last one predicts the token that is not spoken.
-        """
-        assert self.characters is not None
-        body = tokens[PROMPT_LENGTH:]
-        char_ids, counts = self.characters.expand(body, torch.tensor([0, len(body)], device=self.device))
-        return Characters(char_ids, torch.nn.functional.pad(counts, (1, 1)))
-
-    def _vocoder_ids(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """T2U ids → rows of the unit table. eos, and ids that the table does not have, count as padding."""
-        pad = self.config.t2u_pad_token_id
-        shifted = ids - self.config.vocoder_offset
-        special = (ids == pad) | (ids == self.config.t2u_eos_token_id)
-        unknown = ((shifted < 0) | (shifted >= self.config.unit_hifi_gan_vocab_size)) & ~special
-        return torch.where(special | unknown, pad, shifted), unknown
+        """Units and waveform of every hypothesis of the requests."""
+        assert self.speech is not None
+        self.speech.speak(jobs)
 
     def memory(self) -> dict[str, int]:
         """Bytes by holder: each module's weights, the key/value pool, the other decoding buffers."""
@@ -252,16 +180,6 @@ class ModelRunner:
             "kv_pool": self.pool.k.nbytes + self.pool.v.nbytes,
             "decode_buffers": sum(tensor.nbytes for tensor in buffers),
         }
-
-
-def choose_units(logits: torch.Tensor, params: DecodingParams) -> torch.Tensor:
-    """Unit ids int64 [units] from logits [units, vocab]: the best, or a draw at a temperature other than 1."""
-    if not params.speech_do_sample or params.speech_temperature == 1.0:
-        return logits.argmax(-1)
-    stream = torch.arange(len(logits), device=logits.device)
-    seed_low, seed_high = (torch.full_like(stream, params.seed >> shift & 0xFFFFFFFF) for shift in (0, 32))
-    noise = gumbel(seed_low, seed_high, torch.zeros_like(stream), stream, logits.shape[1])
-    return (logits / params.speech_temperature + noise).argmax(-1)
 
 
 def _default_slots(config: ModelConfig, options: EngineConfig, device: torch.device, element_size: int) -> int:

@@ -27,15 +27,17 @@ LAYERS = {
     "seamless_kernels": 0,
     "seamless_engine.model_runner": 2,
     "seamless_engine.forward": 2,
-    "seamless_engine.loop": 2,
-    "seamless_engine.engine": 3,
-    "seamless_engine.async_engine": 3,
-    "seamless_engine": 3,  # `from seamless_engine import Engine`
-    "seamless_engine.cli": 4,
-    "seamless_engine.__main__": 4,
-    "seamless_engine.environment": 4,
-    "seamless_engine.hf": 4,
-    "seamless_engine.jobs": 4,
+    "seamless_engine.loop": 3,
+    "seamless_engine.front_end": 3,
+    "seamless_engine.owner": 4,
+    "seamless_engine.engine": 4,
+    "seamless_engine.async_engine": 5,
+    "seamless_engine": 5,  # `from seamless_engine import Engine`
+    "seamless_engine.cli": 6,
+    "seamless_engine.__main__": 6,
+    "seamless_engine.environment": 6,
+    "seamless_engine.hf": 6,
+    "seamless_engine.jobs": 6,
 }
 BOTTOM = 1
 POLICY = {"block_manager.py", "scheduler.py", "search.py"}

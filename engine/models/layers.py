@@ -14,7 +14,6 @@ from seamless_kernels.attention import attention
 from seamless_kernels.conv1d import conv1d, pack_conv_weight
 from seamless_kernels.layer_norm import layer_norm
 from seamless_kernels.linear import Activation, linear, pack_weight
-from seamless_kernels.upsample import upsample
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ class TransformerLayer:
 
 
 class VariancePredictor:
-    """Log-durations of packed rows, in float32: conv → ReLU → norm, twice, then one number a row."""
+    """Durations of packed rows, in float32: conv → ReLU → norm, twice, then the logarithm of one number a row."""
 
     def __init__(self, weights: Weights) -> None:
         self.conv1 = weights.conv("conv1", torch.float32)
@@ -159,14 +158,13 @@ class VariancePredictor:
         self.proj = weights.linear("proj", dtype=torch.float32)
 
     def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-        """x [total, dim] → whole numbers of frames, int64 [total], at least 1. Raises NumericalError."""
-        x = self.norm1(self.conv1(x.float(), cu_seqlens).relu_())
+        """x [total, dim] → whole numbers of frames, int64 [total], at least 1; 0 where the number is NaN."""
+        x = self.norm1(self.conv1(x, cu_seqlens).relu_())
         x = self.norm2(self.conv2(x, cu_seqlens).relu_())
         log_duration = self.proj(x)[:, 0]
-        if log_duration.isnan().any():
-            raise NumericalError("the durations of this request are NaN; check the weights")
         # In float64 a vectorised expm1 and a scalar one round to the same whole number (half to even).
-        return torch.expm1(log_duration.double()).round().clamp(1, MAX_FRAMES).long()
+        frames = torch.expm1(log_duration.double()).round().clamp(1, MAX_FRAMES)
+        return frames.nan_to_num(nan=0.0).long()
 
 
 MAX_FRAMES = 1 << 16  # of one clip, 22 minutes: a predictor that asks for more is broken
@@ -218,16 +216,15 @@ def segment_sums(values: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor
     return torch.zeros_like(lengths).index_add_(0, owner, values)
 
 
-def stretch(
-    x: torch.Tensor, durations: torch.Tensor, cu_seqlens: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """x [total, dim] with row i repeated durations[i] times, the frames of each segment int64 [n], and cu_seqlens.
+def frame_counts(durations: torch.Tensor, cu_seqlens: torch.Tensor) -> list[int]:
+    """Frames of each segment of the durations of a VariancePredictor: the one read-back of a pass.
 
-    Raises NumericalError for a segment of more than MAX_FRAMES. Lengths are read back here, and only here.
+    Raises NumericalError if a duration was NaN, or a segment has more than MAX_FRAMES.
     """
-    frames = segment_sums(durations, cu_seqlens)
-    cu_frames = cumulative(frames)
-    longest, total = int(frames.max()), int(cu_frames[-1])
-    if longest > MAX_FRAMES:
-        raise NumericalError(f"the speech would take {longest} frames, more than {MAX_FRAMES}; check the weights")
-    return upsample(x, durations, total), frames, cu_frames
+    broken = segment_sums((durations == 0).long(), cu_seqlens)
+    frames, nans = torch.stack((segment_sums(durations, cu_seqlens), broken)).tolist()
+    if any(nans):
+        raise NumericalError("the durations of this request are NaN; check the weights")
+    if max(frames) > MAX_FRAMES:
+        raise NumericalError(f"the speech would take {max(frames)} frames, more than {MAX_FRAMES}; check the weights")
+    return frames

@@ -14,9 +14,9 @@ from seamless_engine.models.layers import (
     VariancePredictor,
     Weights,
     cumulative,
+    frame_counts,
     segment_positions,
     segment_sums,
-    stretch,
 )
 from seamless_kernels.layer_norm import add_layer_norm
 from seamless_kernels.linear import linear, pack_weight
@@ -25,10 +25,10 @@ from seamless_kernels.upsample import upsample
 
 @dataclass(frozen=True)
 class Units:
-    """logits float32 [total, vocab] over the T2U vocabulary, and their segments."""
+    """Final states [total, dim] of the units of n sentences, and how many each sentence has."""
 
-    logits: torch.Tensor
-    cu_seqlens: torch.Tensor
+    states: torch.Tensor
+    lengths: list[int]
 
 
 class TextToUnit:
@@ -44,7 +44,8 @@ class TextToUnit:
         heads = config.t2u_decoder_attention_heads
         self.layers = [UnitLayer(decoder.at(f"layers.{i}"), heads) for i in range(config.t2u_decoder_layers)]
         self.norm = decoder.norm("layer_norm")
-        self.head = pack_weight(decoder.tensor("embed_tokens.weight", torch.float32))
+        head = decoder.tensor("embed_tokens.weight")
+        self.head = pack_weight(head.float() if head.device.type == "cpu" else head)  # as the text decoder's
 
     def __call__(
         self,
@@ -57,6 +58,7 @@ class TextToUnit:
         """Text decoder states [total, dim] and the characters of each [total] → units.
 
         `valid` int32 [n]: states that count as keys (all, but for pad tokens inside a hypothesis).
+        Lengths are read back here, once. Raises NumericalError for durations that are none.
         """
         encoded = self.encoder(states, cu_seqlens, valid)
         cu_chars = cumulative(segment_sums(char_counts, cu_seqlens))
@@ -64,11 +66,17 @@ class TextToUnit:
         x = self.char_embedding[char_ids] * self.scale + self._position(self.char_alpha, cu_chars, len(x)) + x
 
         durations = self.durations(x, cu_chars)
-        x, _, cu_frames = stretch(x, durations, cu_chars)
-        x = x + self._position(self.unit_alpha, cu_frames, len(x))
+        lengths = frame_counts(durations, cu_chars)
+        cu_units = cumulative(segment_sums(durations, cu_chars))
+        x = upsample(x, durations, sum(lengths))
+        x = x + self._position(self.unit_alpha, cu_units, len(x))
         for layer in self.layers:
-            x = layer(x, cu_frames)
-        return Units(linear(self.norm(x).float(), self.head), cu_frames)
+            x = layer(x, cu_units)
+        return Units(self.norm(x), lengths)
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """float32 [rows, vocab] over the T2U vocabulary."""
+        return linear(states.to(self.head.dtype), self.head, out_dtype=torch.float32)
 
     def _position(self, alpha: torch.Tensor, cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
         first = self.positions.padding_idx + 1

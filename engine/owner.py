@@ -1,0 +1,283 @@
+"""The thread that owns an engine's loop, and those that read for it. Any thread may ask; nothing here knows asyncio.
+
+submit ─► parked ─► queue ─► a reader: audio, text ─► ready ─► the loop ─► the ticket's result
+          max_queue are held from here on                      while it wants more
+
+Reading has threads of its own: decoding and resampling release the interpreter, and the owner stays with the device.
+One encoder pass is read ahead, beside the one that waits in the loop: a long queue holds no decoded audio.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+
+import torch
+
+from seamless_engine.decode.scheduler import Job
+from seamless_engine.errors import EngineClosedError, UsageError
+from seamless_engine.front_end import FrontEnd
+from seamless_engine.loop import Loop, failed, left
+from seamless_engine.recovery import settled
+from seamless_engine.request import DecodingParams, Request, Result
+
+_log = logging.getLogger(__name__)
+
+
+class Ticket(Future[Result]):
+    """The result of a request that was submitted. Cancelling it gives the request up.
+
+    taken: done when the owner holds the request. line: where the ticket stands, while it can be taken out of there.
+    """
+
+    def __init__(self, request: Request, params: DecodingParams, result: Result) -> None:
+        super().__init__()
+        self.request = request
+        self.params = params
+        self.draft = result
+        self.started = time.perf_counter()
+        self.deadline = None if request.timeout is None else self.started + request.timeout
+        self.taken: Future[None] = Future()
+        self.line: deque[Ticket] | None = None
+        self.job: Job | None = None
+
+
+class Owner:
+    """max_queue: requests that are held at a time, from the place in the queue to the result. readers: threads."""
+
+    def __init__(self, loop: Loop, front_end: FrontEnd, device: torch.device, max_queue: int, readers: int) -> None:
+        if loop.owner is not None or loop.busy:
+            raise UsageError("this engine is in use: close its AsyncEngine, and the streams that it has begun, first")
+        self.ended: Future[None] = Future()
+        self._loop = loop
+        self._front_end = front_end
+        self._device = device
+        self._max_queue = max_queue
+        # Reentrant, because a ticket that is cancelled comes back here from wherever that happens.
+        self._lock = threading.RLock()
+        self._for_owner = threading.Condition(self._lock)
+        self._for_readers = threading.Condition(self._lock)
+        self._parked: deque[Ticket] = deque()
+        self._queue: deque[Ticket] = deque()
+        self._ready: deque[Ticket] = deque()
+        self._held: set[Ticket] = set()
+        self._timed: dict[Ticket, float] = {}  # deadlines that the loop does not know yet
+        self._running: dict[Job, Ticket] = {}  # in the loop
+        self._done: deque[Job] = deque()
+        self._closing = False
+        self._over = False
+        self._failure: BaseException | None = None
+        # Daemons, so that an engine that nobody closed does not keep the process; it is stopped at exit.
+        self._thread = threading.Thread(target=self._own, name="seamless-engine", daemon=True)
+        loop.owner = self._thread
+        atexit.register(self._at_exit)
+        self._thread.start()
+        for _ in range(readers):
+            threading.Thread(target=self._read, name="seamless-engine-reader", daemon=True).start()
+
+    def submit(self, ticket: Ticket) -> None:
+        """Raises EngineClosedError."""
+        with self._lock:
+            if self._closing:
+                raise self._refusal()
+            self._stand(ticket, self._parked)
+            if ticket.deadline is not None:
+                self._timed[ticket] = ticket.deadline
+                self._for_owner.notify()  # it may have to wake up earlier now
+            self._take()
+        ticket.add_done_callback(self._given_up)
+
+    def close(self, drain: bool) -> None:
+        """Take no more requests. Those that were submitted are finished, or without `drain` cancelled."""
+        with self._lock:
+            self._closing = True
+            for ticket in [] if drain else [*self._parked, *self._held]:
+                if ticket.job in self._running:
+                    ticket.job.cancelled = True
+                else:
+                    self._answer(ticket, failed(ticket.draft, left(ticket.request, cancelled=True)))
+            self._for_owner.notify()
+
+    def _at_exit(self) -> None:
+        self.close(drain=False)
+        self._thread.join()
+
+    # The owner's thread
+
+    def _own(self) -> None:
+        try:
+            if self._device.type == "cuda":
+                torch.cuda.set_device(self._device)  # each thread has its own current device
+            while self._collect():
+                self._loop.step()
+                self._deliver()
+        except BaseException as error:
+            self._fail(error)
+        try:
+            with self._lock:
+                for job in self._running:
+                    self._loop.drop(job)
+        finally:
+            with self._lock:
+                self._running.clear()
+                self._loop.owner = None
+                self._over = True
+                self._for_readers.notify_all()
+            atexit.unregister(self._at_exit)
+            self.ended.set_result(None)
+
+    def _collect(self) -> bool:
+        """Give the loop what it wants, and wait until it has work. False when there will be none any more."""
+        with self._lock:
+            while True:
+                soonest = self._expire()
+                self._feed()
+                if self._failure is not None:
+                    return False
+                if self._loop.busy:
+                    return True
+                if self._closing and not self._held:
+                    return False
+                self._for_owner.wait(soonest)
+
+    def _expire(self) -> float | None:
+        """Answer who is late outside of the loop. Seconds until the next one will be."""
+        now = time.perf_counter()
+        for ticket in [ticket for ticket, deadline in self._timed.items() if deadline <= now]:
+            self._answer(ticket, failed(ticket.draft, left(ticket.request, cancelled=False)))
+        return min(self._timed.values()) - now if self._timed else None
+
+    def _feed(self) -> None:
+        while self._ready and self._loop.wants_more:
+            ticket = self._ready.popleft()
+            ticket.line = None
+            assert ticket.job is not None
+            self._timed.pop(ticket, None)  # from here on its deadline is the loop's
+            self._for_readers.notify()
+            try:
+                self._loop.submit(ticket.job)
+                self._running[ticket.job] = ticket
+            except Exception as error:  # whatever it is, only this request has it
+                self._answer(ticket, failed(ticket.draft, settled(error)))
+
+    def _deliver(self) -> None:
+        with self._lock:
+            while self._done:
+                job = self._done.popleft()
+                self._answer(self._running.pop(job), job.result)
+
+    # A reader's thread
+
+    def _read(self) -> None:
+        try:
+            while self._read_one():
+                pass
+        except BaseException as error:  # from a caller's file object; a reader that is gone would leave others waiting
+            self._fail(error)
+
+    def _read_one(self) -> bool:
+        with self._lock:
+            while not (self._queue and self._wants_more_read):
+                if self._over:
+                    return False
+                self._for_readers.wait()
+            ticket = self._queue.popleft()
+            ticket.line = None
+        try:
+            found = self._front_end.prepare(ticket.request, ticket.params, ticket.draft)
+        except Exception as error:  # whatever it is, only this request has it
+            found = settled(error)
+        with self._lock:
+            if ticket not in self._held:
+                return True  # it was answered meanwhile
+            if isinstance(found, Exception):
+                self._answer(ticket, failed(ticket.draft, found))
+                return True
+            found.started, found.deadline, found.outbox = ticket.started, ticket.deadline, self._done
+            ticket.job = found
+            self._stand(ticket, self._ready)
+            self._for_owner.notify()
+        return True
+
+    @property
+    def _wants_more_read(self) -> bool:
+        rows = sum(ticket.job.source_rows for ticket in self._ready if ticket.job is not None)
+        return rows < self._front_end.options.encode_frames
+
+    # Anybody, with the lock
+
+    def _stand(self, ticket: Ticket, line: deque[Ticket]) -> None:
+        line.append(ticket)
+        ticket.line = line
+
+    def _take(self) -> None:
+        """Let in who waits for a place, in order."""
+        while self._parked and len(self._held) < self._max_queue:
+            ticket = self._parked.popleft()
+            self._held.add(ticket)
+            self._stand(ticket, self._queue)
+            _settle(ticket.taken, None)
+            self._for_readers.notify()
+
+    def _answer(self, ticket: Ticket, result: Result) -> None:
+        if not ticket.taken.done():
+            _settle(ticket.taken, None)
+        if not ticket.done():
+            _settle(ticket, result)
+        self._release(ticket)
+
+    def _release(self, ticket: Ticket) -> None:
+        if ticket.line is not None:
+            ticket.line.remove(ticket)
+            ticket.line = None
+            self._for_readers.notify_all()
+        self._held.discard(ticket)
+        self._timed.pop(ticket, None)
+        self._take()
+        if self._closing and not self._held:
+            self._for_owner.notify()
+
+    def _given_up(self, ticket: Future[Result]) -> None:
+        """Called when a ticket is done, however that came."""
+        assert isinstance(ticket, Ticket)
+        if ticket.cancelled():
+            with self._lock:
+                if ticket.job in self._running:
+                    ticket.job.cancelled = True  # the loop gives it back at its next step
+                else:
+                    self._release(ticket)
+
+    def _fail(self, error: BaseException) -> None:
+        """Nothing will be answered any more: say so to everybody who waits."""
+        _log.critical("the engine failed", exc_info=error)
+        with self._lock:
+            self._failure = error.with_traceback(None)  # which holds the tensors of its frames
+            self._closing = True
+            for future in [*(ticket.taken for ticket in self._parked), *self._held]:
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(self._refusal())
+            for ticket in (*self._parked, *self._queue, *self._ready):
+                ticket.line = None
+            for group in (self._parked, self._queue, self._ready, self._held, self._timed):
+                group.clear()
+            self._for_owner.notify()
+
+    def _refusal(self) -> EngineClosedError:
+        if self._failure is None:
+            return EngineClosedError("the engine was closed and takes no more requests")
+        kind = type(self._failure).__name__
+        error = EngineClosedError(
+            f"the engine failed and takes no more requests: make a new one ({kind}: {self._failure})"
+        )
+        error.__cause__ = self._failure
+        return error
+
+
+def _settle(future: Future, value: object) -> None:
+    """Set the result, unless the future was cancelled meanwhile."""
+    if future.set_running_or_notify_cancel():
+        future.set_result(value)

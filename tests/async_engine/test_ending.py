@@ -1,0 +1,212 @@
+"""An AsyncEngine that is closed, forgotten, left by its event loop, or broken: everybody is told, nobody hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import io
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Awaitable
+
+import pytest
+
+from seamless_engine import AsyncEngine, Engine, EngineClosedError, Request, Result
+from support.async_engine import LONG, PATIENCE, Checkpoint, Reading, Steps, answered, assert_free, run, sentence, until
+from support.parity import same
+
+
+def test_close_finishes_what_was_submitted(engine: Engine, reading: Reading) -> None:
+    requests = [sentence(i, LONG) for i in range(6)]
+
+    async def main() -> list[Result]:
+        shared = AsyncEngine(engine, max_queue=3)
+        tasks = [asyncio.create_task(answered(shared, request)) for request in requests]
+        await until(lambda: len(shared._owner._parked) == 3)
+        closing = asyncio.create_task(shared.close())
+        await asyncio.sleep(0)
+        with pytest.raises(EngineClosedError, match="was closed"):
+            await shared.submit(sentence(0))
+        reading.go()
+        await closing
+        return await asyncio.gather(*tasks)
+
+    found = run(main())
+    assert all(same(a, b) for a, b in zip(engine.generate(requests), found, strict=True))
+
+
+@pytest.mark.parametrize("step", [0, 1, 5])
+def test_close_without_draining_cancels_what_was_submitted(engine: Engine, steps: Steps, step: int) -> None:
+    async def main() -> None:
+        steps.stop_before(step)
+        shared = AsyncEngine(engine, max_queue=3)
+        tasks = [asyncio.create_task(answered(shared, sentence(i, LONG))) for i in range(6)]
+        await steps.stopped()
+        await until(lambda: len(shared._owner._parked) == 3)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(shared.close(), 0.01)
+        closing = asyncio.create_task(shared.close(drain=False))  # a second thought
+        await asyncio.sleep(0)
+        steps.go()
+        await closing
+        for result in await asyncio.gather(*tasks):
+            assert (result.finish_reason, result.error) == ("cancelled", "CancelledError: the request was cancelled")
+        assert steps.count == step + 1
+
+    run(main())
+
+
+def test_an_error_in_the_block_of_an_engine_cancels_its_requests(engine: Engine, reading: Reading) -> None:
+    async def main() -> None:
+        answers: list[asyncio.Future[Result]] = []
+        with pytest.raises(ZeroDivisionError):
+            async with AsyncEngine(engine) as shared:
+                answers.append(await shared.submit(sentence(0)))  # and it cannot be read before the end
+                raise ZeroDivisionError
+        assert (await answers[0]).finish_reason == "cancelled"
+        with pytest.raises(EngineClosedError):
+            await shared.submit(sentence(0))
+        await shared.close()
+        reading.go()
+
+    run(main())
+
+
+def test_closing_ends_every_thread(engine: Engine) -> None:
+    before = set(threading.enumerate())
+
+    async def main() -> None:
+        async with AsyncEngine(engine, readers=3) as shared:
+            await shared.generate([sentence(0)])
+            assert len(set(threading.enumerate()) - before) == 4
+        await until(lambda: set(threading.enumerate()) <= before)
+
+    run(main())
+
+
+def test_the_event_loop_may_go_first(engine: Engine, steps: Steps) -> None:
+    shared = AsyncEngine(engine, max_queue=2)
+
+    async def leaves(awaits: bool) -> None:
+        answer = await shared.submit(sentence(0, LONG))
+        if awaits:
+            asyncio.create_task(answered(shared, sentence(1, LONG)))
+            asyncio.create_task(answered(shared, sentence(2, LONG)))
+            asyncio.ensure_future(answer)
+            await asyncio.sleep(0)
+
+    run(leaves(awaits=False))
+    run(leaves(awaits=True))
+
+    async def later() -> None:
+        assert (await answered(shared, sentence(3))).error is None
+        await shared.close()
+
+    run(later())
+
+
+def test_a_forgotten_engine_ends_its_threads(engine: Engine) -> None:
+    before = set(threading.enumerate())
+
+    async def main() -> Result:
+        shared = AsyncEngine(engine)
+        gone = weakref.ref(shared)
+        answer = await shared.submit(sentence(0, LONG))
+        del shared
+        gc.collect()
+        assert gone() is None
+        return await answer
+
+    assert run(main()).finish_reason == "length"
+    deadline = time.monotonic() + PATIENCE
+    while not set(threading.enumerate()) <= before:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_process_ends_although_its_engine_works(checkpoint: Checkpoint) -> None:
+    code = f"""
+import asyncio
+from seamless_engine import AsyncEngine, DecodingParams, Request
+
+engine = AsyncEngine.from_pretrained({str(checkpoint(0))!r}, device="cpu", tasks=["t2tt"])
+
+async def main():
+    params = DecodingParams(max_new_tokens=1000, min_new_tokens=1000)
+    for _ in range(20):
+        await engine.submit(Request("t2tt", "fra", text="a", src_lang="eng"), params)
+
+asyncio.run(main())
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("an illegal memory access"), SystemExit(3)], ids=repr)
+def test_a_step_that_breaks_fails_everybody_and_nobody_hangs(
+    engine: Engine, steps: Steps, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(step: int) -> None:
+        if step == 2:
+            raise error
+
+    async def main() -> None:
+        steps.before = breaks
+        shared = AsyncEngine(engine, max_queue=3)
+        waiting: list[Awaitable[object]] = [answered(shared, sentence(i, LONG)) for i in range(5)]
+        waiting += [shared.generate([sentence(i, LONG) for i in range(5)]), anext(shared.stream([sentence(6, LONG)]))]
+        for failure in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(failure, EngineClosedError) and failure.__cause__ is error
+            assert str(failure) == (
+                f"the engine failed and takes no more requests: make a new one ({type(error).__name__}: {error})"
+            )
+        with pytest.raises(EngineClosedError, match="the engine failed"):
+            await shared.submit(sentence(0))
+        await shared.close()
+
+    run(main())
+    assert "the engine failed" in caplog.text and "in breaks" in caplog.text
+    assert error.__traceback__ is None
+
+
+def test_a_step_that_breaks_after_a_request_was_given_up_is_told_to_the_others(engine: Engine, steps: Steps) -> None:
+    def breaks(step: int) -> None:
+        if step == 2:
+            raise RuntimeError("broken")
+
+    async def main() -> None:
+        steps.stop_before(1)
+        steps.before = breaks
+        shared = AsyncEngine(engine)
+        answers = [await shared.submit(sentence(i, LONG)) for i in range(3)]
+        await steps.stopped()
+        answers[1].cancel()
+        steps.go()
+        failures = await asyncio.gather(*answers, return_exceptions=True)
+        assert [type(failure) for failure in failures] == [
+            *(EngineClosedError, asyncio.CancelledError, EngineClosedError)
+        ]
+        await shared.close()
+
+    run(main())
+
+
+def test_a_reader_that_is_ended_from_outside_is_told_to_everybody(checkpoint: Checkpoint) -> None:
+    class Ends(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise SystemExit
+
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["asr", "t2tt"])
+
+    async def main() -> None:
+        shared = AsyncEngine(engine, readers=1)
+        with pytest.raises(EngineClosedError, match="the engine failed"):
+            await shared.generate([Request("asr", "eng", audio=Ends(b"RIFF")), sentence(0, LONG)])
+        await shared.close()
+
+    run(main())
+    assert_free(engine)

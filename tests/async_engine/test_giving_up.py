@@ -1,0 +1,217 @@
+"""Requests that are cancelled or late, at every point: nothing stays held, nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from seamless_engine import AsyncEngine, DecodingParams, Engine, EngineConfig, Request, Result
+from seamless_engine.decode.scheduler import Job
+from seamless_engine.request import Stage
+from support.async_engine import LONG, Checkpoint, Reading, Steps, answered, assert_free, run, sentence, until
+from support.parity import TEXTS, same
+
+
+def test_a_task_may_be_cancelled_before_any_step_and_nothing_stays_held(checkpoint: Checkpoint) -> None:
+    options = EngineConfig(speak_tokens=10_000)  # so that speech waits for company
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt", "t2st"], options=options)
+    victim = Request("t2st", "fra", text=TEXTS[0], src_lang="eng", params=DecodingParams(num_beams=3, max_new_tokens=4))
+    others = [sentence(i, LONG) for i in range(1, 4)]
+    expected = engine.generate(others)
+    scheduler, blocks = engine._loop.scheduler, engine._runner.blocks
+    stages = set()
+
+    async def cancelled_before(step: int) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            steps = Steps(engine, patch)
+            steps.stop_before(step)
+            async with AsyncEngine(engine) as shared:
+                rest = [asyncio.create_task(answered(shared, request)) for request in others]
+                task = asyncio.create_task(answered(shared, victim))
+                await steps.stopped()
+                held = [*scheduler.waiting, *scheduler.decoding, *scheduler.speaking]
+                found = [job for job in held if job.request is victim]
+                stages.add(found[0].stage if found else None)
+                task.cancel()
+                await asyncio.wait([task])
+                assert task.cancelled() == bool(found) or not found
+
+                def gone(now: int) -> None:
+                    if now == step and found:
+                        assert found[0].stage is Stage.FINISHED and found[0].serial not in blocks._blocks
+
+                steps.after = gone
+                steps.go()
+                assert all(same(a, b) for a, b in zip(expected, await asyncio.gather(*rest), strict=True))
+        assert_free(engine)
+
+    async def main() -> None:
+        for step in range(24):
+            await cancelled_before(step)
+
+    run(main())
+    assert {Stage.DECODING, Stage.SPEAKING, None} <= stages
+
+
+def test_a_request_that_is_given_up_before_it_reaches_the_loop_never_runs(
+    engine: Engine, reading: Reading, steps: Steps
+) -> None:
+    requests = [sentence(i, id=i) for i in range(8)]
+    given_up = (5, 0, 2, 7)  # parked, being read, queued, parked
+    ran: set[str | int | None] = set()
+    steps.after = lambda step: ran.update(job.request.id for job in engine._loop.scheduler.decoding)
+
+    async def main() -> None:
+        async with AsyncEngine(engine, max_queue=4, readers=1) as shared:
+            tasks = [asyncio.create_task(answered(shared, request)) for request in requests]
+            await until(lambda: len(reading.begun) == 1 and len(shared._owner._parked) == 4)
+            for number in given_up:
+                tasks[number].cancel()
+            await asyncio.wait([tasks[number] for number in given_up])
+            assert len(shared._owner._held) == 4 and not shared._owner._parked  # the places went to the next
+            reading.go()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [isinstance(result, Result) for result in results] == [i not in given_up for i in range(8)]
+
+    run(main())
+    assert ran == {1, 3, 4, 6} == {int(request.id or 0) for request in reading.begun} - {0}
+
+
+def test_a_request_may_be_given_up_when_it_is_read_and_the_loop_wants_no_more(checkpoint: Checkpoint) -> None:
+    engine = Engine.from_pretrained(
+        checkpoint(0), device="cpu", tasks=["t2tt"], options=EngineConfig(max_rows=2, encode_frames=8)
+    )
+
+    async def main() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            steps = Steps(engine, patch)
+            steps.stop_before(1)
+            async with AsyncEngine(engine) as shared:
+                tasks = [asyncio.create_task(answered(shared, sentence(i, LONG))) for i in range(6)]
+                await steps.stopped()
+                await until(lambda: shared._owner._ready)
+                ready = list(shared._owner._ready)[0].request
+                victim = next(i for i in range(6) if ready.text == TEXTS[i])
+                tasks[victim].cancel()
+                await asyncio.wait([tasks[victim]])
+                assert ready not in [ticket.request for ticket in shared._owner._held]
+                steps.go()
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+                assert [isinstance(result, Result) for result in results] == [i != victim for i in range(6)]
+
+    run(main())
+    assert_free(engine)
+
+
+def test_an_answer_can_be_cancelled_by_itself_and_again(engine: Engine, steps: Steps) -> None:
+    async def main() -> None:
+        steps.stop_before(2)
+        async with AsyncEngine(engine) as shared:
+            answer, other = await shared.submit(sentence(0, LONG)), await shared.submit(sentence(1, LONG))
+            await steps.stopped()
+            assert answer.cancel() and not answer.cancel()
+            steps.go()
+            with pytest.raises(asyncio.CancelledError):
+                await answer
+            assert (await other).error is None
+            assert not other.cancel()
+
+    run(main())
+
+
+def test_generate_that_is_cancelled_gives_everything_up(engine: Engine, steps: Steps) -> None:
+    async def main() -> None:
+        steps.stop_before(3)
+        async with AsyncEngine(engine, max_queue=3) as shared:
+            task = asyncio.create_task(shared.generate([sentence(i, LONG) for i in range(9)]))
+            await steps.stopped()
+            task.cancel()
+            await asyncio.wait([task])
+            steps.go()
+            await until(lambda: not shared._owner._held)
+            assert steps.count == 4  # that step was the last one
+
+    run(main())
+
+
+def test_a_request_that_is_late_already_is_never_read(engine: Engine, reading: Reading) -> None:
+    async def main() -> None:
+        async with AsyncEngine(engine, readers=1) as shared:
+            first = await shared.submit(sentence(0))
+            await until(lambda: reading.begun)
+            late = await answered(shared, sentence(1, timeout=0.0))
+            assert late.finish_reason == "cancelled"
+            assert late.error == "DeadlineError: the request was not finished within its timeout of 0 s"
+            reading.go()
+            assert (await first).error is None
+        assert len(reading.begun) == 1
+
+    run(main())
+
+
+def test_the_timeout_counts_the_wait_for_a_place(engine: Engine, reading: Reading) -> None:
+    async def main() -> None:
+        async with AsyncEngine(engine, max_queue=1) as shared:
+            first = await shared.submit(sentence(0))
+            submitted = time.perf_counter()
+            patient = asyncio.create_task(answered(shared, sentence(2, timeout=1e6)))
+            late = await answered(shared, sentence(1, timeout=0.05))
+            assert not first.done() and (late.error or "").startswith("DeadlineError")
+            waited = time.perf_counter() - submitted
+            reading.go()
+            assert (await first).error is None
+            timings = (await patient).timings
+            assert timings["total"] >= timings["queued"] >= waited
+
+    run(main())
+
+
+def test_a_request_that_is_late_while_it_is_read_is_answered_at_once(
+    engine: Engine, reading: Reading, steps: Steps
+) -> None:
+    late, other = sentence(0, timeout=0.05), sentence(1)
+    ran: set[str] = set()
+    steps.after = lambda step: ran.update(str(job.request.text) for job in engine._loop.scheduler.decoding)
+
+    async def main() -> None:
+        async with AsyncEngine(engine, readers=1) as shared:
+            result = await answered(shared, late)
+            reading.go()
+            assert (await answered(shared, other)).error is None
+            assert (result.error or "").startswith("DeadlineError") and result.finish_reason == "cancelled"
+
+    run(main())
+    assert ran == {other.text}
+
+
+def test_a_deadline_is_kept_at_every_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = sentence(1, LONG)
+    [expected] = engine.generate([other])
+
+    async def late_at(step: int) -> None:
+        with monkeypatch.context() as patch:
+            steps = Steps(engine, patch)
+            late: list[Job] = []
+
+            def overtake(now: int) -> None:
+                if now == step:
+                    scheduler = engine._loop.scheduler
+                    late.extend(job for job in (*scheduler.waiting, *scheduler.decoding) if job.deadline)
+                    for job in late:
+                        job.deadline = 0.0
+
+            steps.before = overtake
+            async with AsyncEngine(engine) as shared:
+                answer = await shared.submit(sentence(0, LONG, timeout=1e6))
+                assert same(expected, await answered(shared, other))
+                result = await answer
+                assert result.finish_reason == ("cancelled" if late else "length")
+                assert (result.error or "").startswith("DeadlineError" if late else "")
+
+    async def main() -> None:
+        for step in range(0, 24, 4):
+            await late_at(step)
+
+    run(main())

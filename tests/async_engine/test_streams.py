@@ -1,0 +1,122 @@
+"""Streams of an AsyncEngine: bounded, closed early, fed by anything, even by each other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+
+from seamless_engine import AsyncEngine, Engine, Request
+from support.async_engine import LONG, Steps, answered, run, sentence, until
+from support.parity import same
+
+
+async def drawn(requests: list[Request], wait: Callable[[int], Awaitable[object]]) -> AsyncIterator[Request]:
+    for number, request in enumerate(requests):
+        await wait(number)
+        yield request
+
+
+def test_a_stream_may_be_drawn_from_an_asynchronous_iterable(engine: Engine) -> None:
+    requests = [sentence(i) for i in range(12)]
+    expected = engine.generate(requests)
+
+    async def main() -> None:
+        got = asyncio.Semaphore(3)  # of twelve; the others wait until results have come
+
+        async with AsyncEngine(engine, max_queue=4) as shared:
+            results = {}
+            async for result in shared.stream(drawn(requests, lambda number: got.acquire())):
+                results[result.id] = result
+                got.release()
+        assert all(same(expected[i], results[i]) for i in range(12))
+
+    run(main())
+
+
+@pytest.mark.parametrize("max_queue", [1, 4])
+def test_a_stream_draws_no_more_than_it_may_hold(engine: Engine, max_queue: int) -> None:
+    count = 0
+
+    def endless() -> Iterator[Request]:
+        nonlocal count
+        while True:
+            count += 1
+            yield sentence(count)
+
+    async def main() -> None:
+        async with AsyncEngine(engine, max_queue=max_queue) as shared:
+            async with contextlib.aclosing(shared.stream(endless())) as results:
+                for finished in range(1, 30):
+                    assert (await anext(results)).error is None
+                    if finished % 10 == 0:  # a consumer that is slow
+                        await until(lambda: not shared._owner._held)
+                        assert count == finished - 1 + max_queue or count == finished + max_queue
+                    assert count <= finished + max_queue
+            await until(lambda: not shared._owner._held)
+
+    run(main())
+
+
+def test_a_stream_that_is_closed_early_gives_up_what_it_holds(engine: Engine, steps: Steps) -> None:
+    async def main() -> None:
+        async with AsyncEngine(engine) as shared:
+            results = shared.stream([sentence(0), *(sentence(i, LONG) for i in range(1, 9))])
+            await anext(results)
+            at = steps.count
+            await results.aclose()
+            await until(lambda: not shared._owner._held)
+            assert steps.count <= at + 3 < 24
+
+    run(main())
+
+
+def test_a_stream_that_is_dropped_gives_up_what_it_holds(engine: Engine) -> None:
+    async def main() -> None:
+        async with AsyncEngine(engine) as shared:
+            results = shared.stream([sentence(0), *(sentence(i, LONG) for i in range(1, 9))])
+            await anext(results)
+            del results
+            gc.collect()
+            await until(lambda: not shared._owner._held)
+
+    run(main())
+
+
+def test_what_the_iterable_raises_ends_the_stream(engine: Engine) -> None:
+    async def broken() -> AsyncIterator[Request]:
+        yield sentence(0, LONG)
+        raise OSError("no such manifest")
+
+    async def main() -> None:
+        async with AsyncEngine(engine) as shared:
+            with pytest.raises(OSError, match="no such manifest"):
+                async for _ in shared.stream(broken()):
+                    pass
+            await until(lambda: not shared._owner._held)
+
+    run(main())
+
+
+@pytest.mark.parametrize("max_queue", [1, 3])
+def test_streams_can_feed_each_other_through_one_engine(engine: Engine, max_queue: int) -> None:
+    requests = [sentence(i) for i in range(10)]
+    expected = engine.generate(requests)
+
+    async def main() -> None:
+        async with AsyncEngine(engine, max_queue=max_queue) as shared:
+
+            async def second() -> AsyncIterator[Request]:
+                async for result in shared.stream(requests):
+                    yield requests[int(result.id)]
+
+            found = []
+            async for result in shared.stream(second()):
+                assert (await answered(shared, sentence(0))).error is None  # and in between
+                found.append(result)
+        assert sorted(result.text for result in found) == sorted(result.text for result in expected)
+
+    run(main())
