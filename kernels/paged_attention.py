@@ -76,10 +76,13 @@ def _reference_cross(
         if rows.start == rows.stop:
             continue
         slots = slot_table[table, :length]
-        k = k_pool.index_select(0, slots).transpose(0, 1)  # [heads, length, d]
-        v = v_pool.index_select(0, slots).transpose(0, 1)
-        queries = q[rows].transpose(0, 1).contiguous()  # [heads, beams, d]
-        out[rows] = F.scaled_dot_product_attention(queries[None], k[None], v[None])[0].transpose(0, 1)
+        k = k_pool.index_select(0, slots).transpose(0, 1).float()  # [heads, length, d]
+        v = v_pool.index_select(0, slots).transpose(0, 1).float()
+        beams = rows.stop - rows.start
+        # torch's few queries have other bits than its many; in float16 even those of multiples of 16 have.
+        queries = F.pad(q[rows].transpose(0, 1).float(), (0, 0, 0, -beams % 16)).contiguous()  # [heads, beams, d]
+        mixed = F.scaled_dot_product_attention(queries[None], k[None], v[None])[0, :, :beams]
+        out[rows] = mixed.transpose(0, 1).to(q.dtype)
     return out
 
 

@@ -25,7 +25,7 @@ from transformers import (
 from seamless_engine import DecodingParams, Engine, Request, UsageError
 from seamless_engine.decode.buffers import ban_entries
 from seamless_engine.decode.processors import ban_list, gumbel, penalise_repetition, warp
-from seamless_engine.model_runner import choose_units
+from seamless_engine.speech_out import choose_units
 from seamless_kernels.top_candidates import ban
 from support.audio import clip_of_samples
 from support.oracle import load

@@ -1,105 +1,197 @@
-"""The scheduler on plain data: first come first served, within the pools, and everything comes back."""
+"""The scheduler on plain data: first come first served within the pools, nobody waits for ever, all comes back."""
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
-from seamless_engine import CapacityError, DecodingParams, Request, Result
-from seamless_engine.decode.block_manager import BlockManager
+from seamless_engine import CapacityError
 from seamless_engine.decode.scheduler import Job, Scheduler
 from seamless_engine.request import Stage
+from support.schedules import job, scheduler
 
 
-def job(source_length: int = 10, num_beams: int = 1, max_new_tokens: int = 20, draws: int = 1) -> Job:
-    params = DecodingParams(num_beams=num_beams, do_sample=draws > 1, num_return_sequences=draws)
-    return Job(
-        request=Request("t2tt", "fra", text="x", src_lang="eng"),
-        params=params,
-        result=Result(0, "t2tt", "fra"),
-        source=[5] * source_length,
-        source_rows=source_length,
-        source_length=source_length,
-        max_new_tokens=max_new_tokens,
-        language_id=9,
-        voice=None,
-        started=0.0,
-    )
-
-
-def scheduler(blocks: int = 100, rows: int = 10, encode_rows: int = 1000, speak_tokens: int = 50) -> Scheduler:
-    return Scheduler(BlockManager(blocks, rows), encode_rows, speak_tokens)
-
-
-def test_requests_are_admitted_in_order_and_never_past_one_that_waits() -> None:
-    plan = scheduler(rows=4)
-    jobs = [job(), job(num_beams=5 - 2), job(num_beams=4), job()]
+def submitted(plan: Scheduler, *jobs: Job) -> list[Job]:
     for one in jobs:
         plan.submit(one)
-    assert [one for one, _ in plan.admit()] == jobs[:2]
-    assert plan.admit() == []  # four beams do not fit beside four rows, and the last does not overtake them
-    plan.retire(jobs[1], speaks=False)
-    plan.retire(jobs[0], speaks=False)
-    assert [one for one, _ in plan.admit()] == jobs[2:3]
+    return list(jobs)
+
+
+def admitted(plan: Scheduler) -> list[Job]:
+    return [one for one, _ in plan.admit()]
+
+
+def test_requests_are_admitted_in_order() -> None:
+    plan = scheduler(rows=4)
+    jobs = submitted(plan, job(), job(num_beams=3), job(num_beams=4), job(num_beams=4))
+    assert admitted(plan) == jobs[:2]
+    assert admitted(plan) == []
+    for one in jobs[1::-1]:
+        plan.retire(one, speaks=False)
+    assert admitted(plan) == jobs[2:3]
+    assert [one.stage for one in jobs] == [Stage.FINISHED, Stage.FINISHED, Stage.DECODING, Stage.WAITING]
+
+
+@pytest.mark.parametrize("what", ["rows", "blocks"])
+def test_what_fits_goes_before_what_does_not(what: str) -> None:
+    plan = scheduler(blocks=12, rows=4)  # a small request takes 3 blocks
+    large = job(num_beams=4, max_new_tokens=1) if what == "rows" else job(source_length=160)
+    first, *others = submitted(plan, job(), large, job(), job())
+    assert admitted(plan) == [first, *others[1:]]
+    assert large.overtaken == 2 and others[1].overtaken == 0
+
+
+@pytest.mark.parametrize("lookahead,expected", [(0, 0), (2, 0), (3, 1), (9, 1)])
+def test_it_looks_so_far_ahead_and_no_further(lookahead: int, expected: int) -> None:
+    plan = scheduler(rows=4, lookahead=lookahead)
+    _, *waiting = submitted(plan, job(), *[job(num_beams=4) for _ in range(3)], job())
+    assert admitted(plan) == [plan.decoding[0], *waiting[3:]][: 1 + expected]
+
+
+@pytest.mark.parametrize("patience", [1, 3, 16])
+def test_a_huge_request_does_not_starve(patience: int) -> None:
+    """Small ones come without end and would always fit: the huge one is overtaken `patience` times, then it is next."""
+    plan = scheduler(rows=4, patience=patience)
+    submitted(plan, job(), job())
+    admitted(plan)
+    (huge,) = submitted(plan, job(num_beams=4))
+    turns = 0
+    while huge.stage is Stage.WAITING:
+        submitted(plan, job())
+        admitted(plan)
+        if plan.decoding != [huge]:
+            plan.retire(plan.decoding[0], speaks=False)
+        turns += 1
+        assert turns < patience + 5
+    assert huge.overtaken == patience and plan.decoding == [huge]
+    assert len(plan.waiting) == 3  # it waited for two to end
+    plan.retire(huge, speaks=False)
+    waiting = plan.waiting
+    assert admitted(plan) == waiting and plan.waiting == []
+
+
+def test_huge_requests_do_not_starve_small_ones() -> None:
+    """Huge ones come without end: a small one goes beside one that leaves it room, a larger one when it is its turn."""
+    plan = scheduler(rows=4, patience=3)
+    before = submitted(plan, *[job(num_beams=3) for _ in range(5)])
+    assert admitted(plan) == before[:1]
+    (small,) = submitted(plan, job())
+    assert admitted(plan) == [small]
+    (larger,) = submitted(plan, job(num_beams=2))
+    for _ in range(6):
+        assert larger.stage is Stage.WAITING
+        (after,) = submitted(plan, job(num_beams=3))
+        plan.retire(plan.decoding[0], speaks=False)
+        admitted(plan)
+    assert (
+        larger.stage is Stage.DECODING
+        and after.stage is Stage.WAITING
+        and not any(one in plan.waiting for one in before)
+    )
 
 
 def test_an_encoder_pass_keeps_its_budget_but_takes_a_large_one_alone() -> None:
     plan = scheduler(encode_rows=25)
-    jobs = [job(10), job(10), job(10), job(60)]
-    for one in jobs:
-        plan.submit(one)
-    assert [len(plan.admit()) for _ in range(3)] == [2, 1, 1]
+    jobs = submitted(plan, job(10), job(10), job(10), job(60), job(5))
+    assert [admitted(plan) for _ in range(4)] == [jobs[:2], jobs[2:3], jobs[3:4], jobs[4:]]
+
+
+def test_a_pass_is_put_off_while_rows_are_busy_but_not_for_long() -> None:
+    plan = scheduler(rows=8, encode_rows=100, patience=5)
+    submitted(plan, *[job() for _ in range(7)])
+    assert len(admitted(plan)) == 7
+    (one,) = submitted(plan, job(10))
+    assert [len(plan.admit()) for _ in range(6)] == [0, 0, 0, 0, 0, 1]
+    plan.drop(one)
+    (large,) = submitted(plan, job(25))  # a quarter of a pass
+    assert admitted(plan) == [large]
+    plan.drop(large)
+    submitted(plan, job(10))
+    assert admitted(plan) == []
+    plan.drop(plan.decoding[0])  # a quarter of the rows is free
+    assert len(admitted(plan)) == 1
 
 
 def test_what_can_never_fit_is_refused_with_the_number_needed() -> None:
     plan = scheduler(blocks=10, rows=4)
-    plan.submit(job(source_length=32, num_beams=4, max_new_tokens=14 + 16))  # 2 + 4 · 2 blocks: all there are
-    with pytest.raises(CapacityError, match="needs 11 blocks"):
+    submitted(plan, job(source_length=32, num_beams=4, max_new_tokens=14 + 16))  # 2 + 4 · 2 blocks: all there are
+    assert len(admitted(plan)) == 1
+    with pytest.raises(CapacityError, match="needs 11 blocks of 16 slots .33 encodings, 4 rows of up to 32 tokens"):
         plan.submit(job(source_length=33, num_beams=4, max_new_tokens=30))
+    with pytest.raises(CapacityError, match="needs 14 blocks"):
+        plan.submit(job(source_length=32, num_beams=4, max_new_tokens=31))
     with pytest.raises(CapacityError, match="5 beams or draws"):
         plan.submit(job(num_beams=5))
     with pytest.raises(CapacityError, match="6 beams or draws"):
         plan.submit(job(draws=6))
+    assert plan.waiting == [] and len(plan.decoding) == 1
+
+
+def test_cancelled_and_late_requests_leave_from_every_stage() -> None:
+    plan = scheduler(rows=6)
+    jobs = submitted(plan, *[job(deadline=deadline) for deadline in (None, 5.0, 7.0) for _ in range(2)])
+    speaking, decoding = jobs[::2], jobs[1::2]
+    assert admitted(plan) == jobs
+    for one in speaking:
+        plan.retire(one, speaks=True)
+    waiting = submitted(plan, *[job(deadline=deadline) for deadline in (None, 5.0, 7.0)])
+    assert plan.leaving(4.9) == []
+    assert set(plan.leaving(5.0)) == {speaking[1], decoding[1], waiting[1]}
+    for stage in (speaking, decoding, waiting):
+        stage[0].cancelled = True
+    left = plan.leaving(6.9)
+    assert set(left) == {stage[i] for stage in (speaking, decoding, waiting) for i in (0, 1)}
+    for one in left:
+        plan.drop(one)
+    assert plan.leaving(6.9) == []
+    assert (plan.speaking, plan.decoding, plan.waiting) == (speaking[2:], decoding[2:], waiting[2:])
+    assert all(one.stage is Stage.FINISHED for one in left)
+    assert plan.blocks.free_rows == 5 and plan.blocks.free_blocks == plan.blocks.num_blocks - 3
+
+
+def test_what_was_dropped_once_may_be_dropped_again() -> None:
+    plan = scheduler()
+    (one,) = submitted(plan, job())
+    for _ in range(2):
+        plan.drop(one)
+    assert not plan.busy and plan.blocks.free_blocks == plan.blocks.num_blocks
 
 
 def test_speech_waits_for_a_full_pass_or_for_nothing_else_to_do() -> None:
     plan = scheduler(speak_tokens=50)
-    first, second, other = job(), job(), job()
-    for one in (first, second, other):
-        plan.submit(one)
-    plan.admit()
-    first.position = second.position = 30
+    first, second, third, other = submitted(plan, job(), job(), job(), job())
+    admitted(plan)
+    first.position = second.position = third.position = 30
     plan.retire(first, speaks=True)
     assert plan.next_speech() == []
     plan.retire(second, speaks=True)
+    plan.retire(third, speaks=True)
     assert plan.next_speech() == [first, second]
-    plan.retire(other, speaks=True)
-    assert plan.next_speech() == [other] and not plan.busy
+    assert plan.next_speech() == []
+    plan.retire(other, speaks=False)
+    assert plan.next_speech() == [third] and not plan.busy
 
 
-def test_random_schedules_give_everything_back() -> None:
-    for seed in range(100):
-        rng = random.Random(seed)
-        plan = scheduler(blocks=rng.randint(12, 60), rows=rng.randint(4, 12), encode_rows=rng.choice([1, 30, 1000]))
-        coming = [job(rng.randint(1, 40), rng.randint(1, 4), rng.randint(1, 30)) for _ in range(30)]
-        done = 0
-        while coming or plan.busy:
-            if coming and rng.random() < 0.5:
-                plan.submit(coming.pop())
-            plan.admit()
-            for one in list(plan.decoding):
-                one.position += 1
-                if rng.random() < 0.2:
-                    plan.retire(one, speaks=rng.random() < 0.5)
-                    done += one.stage is Stage.FINISHED
-                elif rng.random() < 0.05:
-                    plan.drop(one)
-                    done += 1
-            if plan.waiting and rng.random() < 0.05:
-                plan.drop(plan.waiting[-1])
-                done += 1
-            done += len(plan.next_speech())
-            plan.blocks.check_integrity()
-        assert done == 30
-        assert plan.blocks.free_blocks == plan.blocks.num_blocks and plan.blocks.free_rows == plan.blocks.num_rows
+def test_speech_does_not_wait_for_ever() -> None:
+    plan = scheduler(speak_tokens=50, patience=4)
+    first, second, _ = submitted(plan, job(), job(), job())
+    admitted(plan)
+    plan.retire(first, speaks=True)
+    turns = []
+    for _ in range(9):
+        admitted(plan)
+        if second.stage is Stage.DECODING:
+            plan.retire(second, speaks=True)
+        turns.append(plan.next_speech())
+    assert [len(spoken) for spoken in turns] == [0, 0, 0, 2, 0, 0, 0, 0, 0]
+
+
+def test_what_is_prepared_ahead_is_a_pass_at_most() -> None:
+    plan = scheduler(rows=4, encode_rows=100)
+    assert plan.wants_more
+    submitted(plan, job(99))
+    assert plan.wants_more
+    submitted(plan, job(1))
+    assert not plan.wants_more
+    few = scheduler(rows=4)
+    submitted(few, *[job() for _ in range(4)])
+    assert not few.wants_more

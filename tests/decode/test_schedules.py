@@ -23,23 +23,23 @@ Patch = pytest.MonkeyPatch
 
 class Schedules(RuleBasedStateMachine):
     @initialize(
-        blocks=st.sampled_from([4, 12, 40]),
-        rows=st.sampled_from([2, 5, 6, 7]),
+        blocks=st.sampled_from([4, 15, 100]),
+        rows=st.sampled_from([2, 6, 15]),
         encode_rows=st.sampled_from([1, 50, 1000]),
         speak_tokens=st.sampled_from([1, 30, 100]),
         lookahead=st.integers(0, 2),
-        patience=st.sampled_from([1, 2, 6]),
+        patience=st.sampled_from([1, 2, 5]),
     )
     def start(self, blocks: int, rows: int, **limits: int) -> None:
         self.world = World(blocks, rows, Limits(**limits))
 
     @rule(
-        count=st.integers(1, 3),
-        source_length=st.sampled_from([1, 16, 17, 40]),
-        rows=st.sampled_from([(1, 1), (2, 1), (5, 1), (1, 3)]),
+        count=st.integers(1, 6),
+        source_length=st.sampled_from([1, 16, 17, 33]),
+        rows=st.sampled_from([(1, 1), (2, 1), (4, 1), (6, 1), (1, 3)]),
         max_new_tokens=st.sampled_from([14, 15, World.LONGEST]),
-        timeout=st.sampled_from([None, 2, 5, 8]),
-        steps=st.sampled_from([1, 4, World.LONGEST]),
+        timeout=st.sampled_from([None, None, 2, 6]),
+        steps=st.sampled_from([2, 8, World.LONGEST]),
         speaks=st.booleans(),
     )
     def arrive(
@@ -54,8 +54,8 @@ class Schedules(RuleBasedStateMachine):
     ) -> None:
         beams, draws = rows
         deadline = None if timeout is None else self.world.now + timeout
-        for _ in range(count):
-            self.world.arrive(job(source_length, beams, max_new_tokens, draws, deadline), steps, speaks)
+        for i in range(count):
+            self.world.arrive(job(source_length, beams, max_new_tokens, draws, deadline), steps + 2 * i, speaks)
 
     @precondition(lambda self: self.world.live)
     @rule(which=st.integers(0, 1000), fails=st.booleans())
@@ -88,7 +88,7 @@ def explore(examples: int, phases: tuple[Phase, ...] = (Phase.generate,)) -> Non
             deadline=None,
             phases=phases,
             report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[HealthCheck.too_slow],
         ),
     )
 
@@ -108,8 +108,8 @@ def test_schedules_that_hypothesis_makes_up() -> None:
 
 @pytest.mark.slow
 def test_many_more_schedules() -> None:
-    explore(10_000, (Phase.generate, Phase.shrink))
-    for seed in range(SCHEDULES, 10 * SCHEDULES):
+    explore(4_000, (Phase.generate, Phase.shrink))
+    for seed in range(SCHEDULES, 5 * SCHEDULES):
         run_schedule(seed)
 
 
@@ -288,4 +288,4 @@ def test_random_schedules_find(bug: Callable[[Patch], None], monkeypatch: Patch)
 def test_the_state_machine_finds(bug: Callable[[Patch], None], monkeypatch: Patch) -> None:
     bug(monkeypatch)
     with pytest.raises(FOUND):
-        explore(200)
+        explore(3000)
