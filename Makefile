@@ -7,12 +7,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 # Waiting threads sleep: when another process uses a core, torch's spinning ones make everything ten times slower.
-demo test test-all lint: export OMP_WAIT_POLICY ?= passive
+demo train-demo test test-all lint: export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-all lint bench bench-gpu docs clean
+.PHONY: demo train-demo test test-all lint bench bench-gpu docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python demo/run.py
+
+# Everything that made demo/checkpoint, hours on a CPU: stop it at any time, it goes on where it stood.
+train-demo: $(VENV)/.installed-train
+	$(BIN)/python -m demo.train --work build/demo --out build/demo/checkpoint
 
 test: $(VENV)/.installed-test
 	$(BIN)/pytest
@@ -50,12 +54,14 @@ $(VENV)/.torch:
 	$(PIP) install $(TORCH)
 	touch $@
 
-$(VENV)/.installed: extras :=
+$(VENV)/.installed: extras := [demo]
 $(VENV)/.installed-test: extras := [test]
 $(VENV)/.installed-bench: extras := [test,bench]
 $(VENV)/.installed-lint: extras := [test,bench,lint]
 $(VENV)/.installed-docs: extras := [docs]
-$(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-bench $(VENV)/.installed-lint $(VENV)/.installed-docs: \
+$(VENV)/.installed-train: extras := [train,bench]
+$(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-bench $(VENV)/.installed-lint $(VENV)/.installed-docs \
+		$(VENV)/.installed-train: \
 		$(VENV)/.torch setup.py pyproject.toml $(wildcard csrc/*)
 	$(PIP) install -e '.$(extras)'
 	touch $@

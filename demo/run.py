@@ -1,4 +1,8 @@
-"""The demo: recorded speech and text through all five tasks, mixed in one batch of the public API."""
+"""The demo: recorded speech and text through all five tasks, mixed in one batch of the public API.
+
+Prints a table of what was expected and what came out, writes the texts, the wavs and a picture of one clip and its
+spoken translation, and ends with the word error rate of the recognised clips.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,24 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import jiwer
+import matplotlib
+
+matplotlib.use("agg")  # before pyplot: no screen is needed
+import matplotlib.pyplot as plt
+import numpy as np
 import soundfile
+import torch
 
 from seamless_engine import DecodingParams, Engine, Request, Result
+from seamless_engine.audio import load_audio
+from seamless_kernels.fbank import mel_filters
 
 HERE = Path(__file__).resolve().parent
-OTHER = {"eng": "fra", "fra": "eng"}
 TEXTS = [
-    ("eng", "eight hundred and twelve", "huit cent douze"),
-    ("fra", "six cent quarante-deux", "six hundred and forty-two"),
-    ("fra", "cinq cent un", "five hundred and one"),
+    ("eng", "eight hundred and twelve", "fra", "huit cent douze"),
+    ("fra", "six cent quarante-deux", "eng", "six hundred and forty-two"),
+    ("fra", "cinq cent un", "eng", "five hundred and one"),
 ]
 
 
@@ -35,11 +47,11 @@ class Job(NamedTuple):
 def speech_jobs() -> list[Job]:
     jobs = []
     with open(HERE / "audio" / "texts.tsv", encoding="utf-8", newline="") as file:
-        for name, lang, words, translation in csv.reader(file, delimiter="\t"):
+        for name, lang, words, other, translation in csv.reader(file, delimiter="\t"):
             path = HERE / "audio" / name
             seconds = soundfile.info(path).duration
             for task in ("asr", "s2tt", "s2st"):
-                tgt_lang = lang if task == "asr" else OTHER[lang]
+                tgt_lang = lang if task == "asr" else other
                 expected = (words if task == "asr" else translation) if translation else None
                 request = Request(task, tgt_lang, audio=path, id=f"{path.stem}.{task}.{tgt_lang}")
                 jobs.append(Job(request, name, f"{lang} → {tgt_lang}", seconds, expected))
@@ -48,9 +60,8 @@ def speech_jobs() -> list[Job]:
 
 def text_jobs() -> list[Job]:
     jobs = []
-    for number, (lang, text, translation) in enumerate(TEXTS, 1):
+    for number, (lang, text, tgt_lang, translation) in enumerate(TEXTS, 1):
         for task in ("t2tt", "t2st"):
-            tgt_lang = OTHER[lang]
             request = Request(task, tgt_lang, text=text, src_lang=lang, id=f"text-{number}.{task}.{tgt_lang}")
             jobs.append(Job(request, text, f"{lang} → {tgt_lang}", 0.0, translation))
     return jobs
@@ -73,6 +84,25 @@ def print_table(rows: list[list[str]]) -> None:
     rows.insert(1, ["-" * width for width in widths])
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def log_mel(samples: torch.Tensor) -> np.ndarray:
+    """[80, n] of samples at 16 kHz, 10 ms a column."""
+    power = torch.stft(samples, 512, 160, 400, torch.hann_window(400), return_complex=True).abs().square()
+    return (torch.from_numpy(mel_filters()).float().T @ power + 1e-6).log10().numpy()
+
+
+def draw(job: Job, result: Result, path: Path) -> None:
+    """Mel spectrograms of a clip and of its translation."""
+    assert result.audio is not None
+    heard, spoken = log_mel(load_audio(job.request.audio)), log_mel(torch.from_numpy(result.audio))
+    figure, axes = plt.subplots(2, figsize=(9, 5), sharex=True, layout="constrained")
+    for axis, mel, title in ((axes[0], heard, job.source), (axes[1], spoken, f"{job.languages}: {result.text}")):
+        axis.imshow(mel, origin="lower", aspect="auto", extent=(0, mel.shape[1] / 100, 0, len(mel)), vmin=-5)
+        axis.set(title=title, ylabel="mel bin")
+    axes[1].set(xlabel="seconds", xlim=(0, max(heard.shape[1], spoken.shape[1]) / 100))
+    figure.savefig(path)
+    plt.close(figure)
 
 
 def main() -> int:
@@ -113,14 +143,24 @@ def main() -> int:
             )
     print_table(table)
 
+    speaking = [(job, result) for job, result in zip(jobs, results, strict=True) if result.audio is not None]
+    pictured = next(((job, result) for job, result in speaking if job.seconds_in), None)
+    if pictured is not None:
+        draw(*pictured, output / f"{pictured[1].id}.png")
     known = [(job, result) for job, result in zip(jobs, results, strict=True) if job.expected is not None]
     right = sum(verdict(job, result) == "ok" for job, result in known)
     failed = sum(result.error is not None for result in results)
     print(
         f"\n{len(jobs)} requests in one batch, beam 5, {wall:.2f} s: {right} of {len(known)} as expected, "
         f"{failed} failed, RTFx {seconds / wall:.1f} (seconds of audio per second, the first call included). "
-        f"Texts and wavs: {output}"
+        f"Texts, wavs and a picture: {output}"
     )
+    recognised = [
+        (job.expected or "", result.text) for job, result in known if result.task == "asr" and not result.error
+    ]
+    if recognised:
+        rate = jiwer.wer([expected for expected, _ in recognised], [said for _, said in recognised])
+        print(f"word error rate over {len(recognised)} recognised clips: {100 * rate:.1f} %")
     return 1 if failed else 0
 
 

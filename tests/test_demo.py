@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -23,5 +24,7 @@ def test_demo_knows_the_numbers_and_fails_nowhere(
     assert {row.partition(" ")[0] for row in rows} == {"asr", "s2tt", "s2st", "t2tt", "t2st"}
     assert sum("out of domain" in row for row in rows) == 3
     assert sum("  ok  " in row for row in rows) >= len(rows) // 2
+    assert float(re.fullmatch(r"word error rate over \d+ recognised clips: ([\d.]+) %", lines[-1])[1]) < 20  # pyright: ignore[reportOptionalSubscript]
+    assert len(list((tmp_path / "output").glob("*.png"))) == 1
     speaking = [row for row in rows if row.startswith(("s2st", "t2st"))]
     assert len(list((tmp_path / "output").glob("*.wav"))) == len(speaking)
