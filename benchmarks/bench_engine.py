@@ -1,9 +1,11 @@
-"""The engine as a whole, on the committed trace, against transformers in the same run.
+"""The engine as a whole, on a committed trace, against others in the same run.
 
     python -m benchmarks.bench_engine --device cpu --against transformers
+    python -m benchmarks.bench_engine --device cpu --against transformers,ctranslate2 --trace ragged
+    python -m benchmarks.bench_engine --device cpu --against transformers --trace ragged --tasks s2tt
 
-Every output has a forced length, so both sides do the same work. Both answer one request to warm up; then the
-median of --repeats.
+Every output has a forced length, so all sides do the same work. They answer one request to warm up; then the median of
+--repeats. `--trace ragged` is bench_ragged.py: tokens a second of text tasks, others at their best settings.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.bench_ragged import bench_ragged
 from benchmarks.common import machine, print_table, timed, write_json
 from benchmarks.workload import DIMS, RATE, TASKS, Item, bench_checkpoint, items
 from seamless_engine import Engine, Result
@@ -25,16 +28,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
-    parser.add_argument("--against", choices=("transformers", "none"), default="none")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="requests given at once")
+    parser.add_argument("--against", type=_names, default=[], help="transformers, ctranslate2, or both with a comma")
+    parser.add_argument("--trace", choices=("even", "ragged"), default="even")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="default: all, or t2tt of the ragged trace")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="requests given at once, even trace")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--checkpoint", type=Path, help="folder to keep the random checkpoint in between runs")
     parser.add_argument("--json", type=Path, help="default: benchmarks/results/engine-DEVICE.json")
     options = parser.parse_args()
+    options.tasks = options.tasks or (list(TASKS) if options.trace == "even" else ["t2tt"])
     with tempfile.TemporaryDirectory() as scratch:
-        rows = run(options, bench_checkpoint(options.checkpoint or Path(scratch)))
+        folder = bench_checkpoint(options.checkpoint or Path(scratch))
+        if options.trace == "ragged":
+            return bench_ragged(options, folder)
+        rows = run(options, folder)
     facts = machine(options.device)
     print("  ".join(f"{key}={value}" for key, value in facts.items()))
     columns = list(rows[0])
@@ -43,12 +51,20 @@ def main() -> None:
     write_json(target, {"machine": facts, "dims": DIMS, "dtype": options.dtype, "rows": rows})
 
 
+def _names(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name and name != "none"]
+    unknown = set(names) - {"transformers", "ctranslate2"}
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
+    return names
+
+
 def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for task in options.tasks:
         engine = Engine.from_pretrained(folder, tasks=[task], device=options.device, dtype=options.dtype)
         theirs = None
-        if options.against == "transformers":
+        if "transformers" in options.against:
             from benchmarks.baseline import Transformers
 
             theirs = Transformers(folder, task, options.device, getattr(torch, options.dtype))
@@ -87,7 +103,7 @@ def _compare(
         theirs.generate(work[:1], beams)
         seconds = [timed(lambda: theirs.generate(work, beams), options.device) for _ in range(options.repeats)]
         row["theirs_s"] = round(statistics.median(s for s, _ in seconds), 3)
-        row["theirs_out_s"] = round(seconds[0][1], 1)
+        row["theirs_out_s"] = round(seconds[0][1][1], 1)
         row["ratio"] = round(row["theirs_s"] / row["ours_s"], 2)
     return row
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "triton", "transformers", "numpy", "sentencepiece")
+_PACKAGES = ("torch", "triton", "transformers", "ctranslate2", "numpy", "sentencepiece")
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import ragged
 from seamless_engine import DecodingParams, Request
+from seamless_engine.config import ModelConfig
+from seamless_engine.prepared import Tokens
 from seamless_engine.random_checkpoint import write_checkpoint
 
 TASKS = ("s2tt", "s2st", "t2tt", "t2st")
@@ -39,12 +42,14 @@ class Item:
     waveform: np.ndarray | None  # float32 [samples] at 16 kHz
     text: str | None
     new_tokens: int
+    ids: list[int] | None = None  # in place of text
 
     def request(self, task: str, num_beams: int) -> Request:
         params = DecodingParams(num_beams=num_beams, max_new_tokens=self.new_tokens, min_new_tokens=self.new_tokens)
         if self.waveform is not None:
             return Request(task, "fra", audio=self.waveform, sampling_rate=RATE, params=params)
-        return Request(task, "fra", text=self.text, src_lang="eng", params=params)
+        text = self.text if self.ids is None else Tokens(self.ids)
+        return Request(task, "fra", text=text, src_lang="eng", params=params)
 
 
 def items(task: str, count: int, seed: int = 0) -> list[Item]:
@@ -59,9 +64,25 @@ def items(task: str, count: int, seed: int = 0) -> list[Item]:
     return [Item(None, _sentence(words, line["words"]), line["new_tokens"]) for line in trace["sentences"][:count]]
 
 
+def ragged_items(task: str, config: ModelConfig, seed: int = 0) -> list[Item]:
+    """The ragged trace. Sentences are random pieces, so that all sides read exactly the same ids."""
+    trace = ragged.load()
+    if task.startswith("s2"):
+        noise = np.random.default_rng(seed)
+        return [Item(_clip(noise, int(line["seconds"] * RATE)), None, line["new_tokens"]) for line in trace["clips"]]
+    choose = random.Random(seed)
+    language, eos = config.text_lang_ids["eng"], config.eos_token_id
+    pieces = range(eos + 1, min(config.text_lang_ids.values()))
+    return [
+        Item(None, None, line["new_tokens"], [language, *choose.choices(pieces, k=line["source_tokens"] - 2), eos])
+        for line in trace["sentences"]
+    ]
+
+
 def _clip(rng: np.random.Generator, samples: int) -> np.ndarray:
     """Noise whose level and colour wander as in speech."""
-    envelope = np.interp(np.arange(samples), np.arange(0, samples + 4000, 2000), rng.random(samples // 2000 + 3))
+    knots = np.arange(0, samples + 4000, 2000)
+    envelope = np.interp(np.arange(samples), knots, rng.random(len(knots)))
     noise = rng.standard_normal(samples)
     noise[1:] += 0.7 * noise[:-1]
     return (0.1 * envelope[:samples] * noise).astype(np.float32)

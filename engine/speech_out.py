@@ -23,7 +23,7 @@ from seamless_engine.models.t2u import TextToUnit, Units
 from seamless_engine.models.vocoder import Clips, Vocoder
 from seamless_engine.request import DecodingParams, Hypothesis
 
-_ROWS = 2048  # units whose scores exist at a time
+_ROWS = 512  # units whose scores exist at a time
 
 
 @dataclass(frozen=True)
