@@ -51,7 +51,7 @@ def forced_logits(runner: ModelRunner, source: Features | Tokens, tokens: Sequen
             cross_lengths=torch.tensor([len(encodings)], dtype=torch.int32, device=device),
             cu_rows=torch.tensor([0, len(tokens)], dtype=torch.int32, device=device),
         )
-        return runner.decoder.logits(runner.decoder.step(inputs, runner.pool))
+        return runner.decoder.next_tokens(runner.decoder.step(inputs, runner.pool)).logits
     finally:
         runner.blocks.free(_OWNER)
 

@@ -152,7 +152,7 @@ class ModelRunner:
         inputs = self.search.begin(layout, self.config.decoder_start_token_id)
         hidden = self.decoder.step(inputs, self.pool)
         self.buffers.state_pool.index_copy_(0, inputs.slots, hidden)
-        self.search.choose_and_commit(layout, self.decoder.logits(hidden))
+        self.search.choose_and_commit(layout, self.decoder.next_tokens(hidden))
         return self.buffers.status[layout.search_id]
 
     def finish(self, job: Job) -> None:

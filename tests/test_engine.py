@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request
+from seamless_engine.models.text_decoder import NextTokens
 from support.audio import clip_of_samples
 from support.oracle import load
 from support.parity import CLIPS, TEXTS, agreement, random_request, same
@@ -150,14 +151,14 @@ def test_min_new_tokens_keeps_eos_away(checkpoint: Checkpoint) -> None:
 
 def test_an_immediate_end_is_an_empty_result(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2st"])
-    logits = engine._runner.decoder.logits
+    next_tokens = engine._runner.decoder.next_tokens
 
-    def ends(hidden: torch.Tensor) -> torch.Tensor:
-        out = logits(hidden)
-        out[:, 3] = 1e4
-        return out
+    def ends(hidden: torch.Tensor) -> NextTokens:
+        expected = next_tokens(hidden)
+        expected.logits[:, 3] = 1e4
+        return expected
 
-    monkeypatch.setattr(engine._runner.decoder, "logits", ends)
+    monkeypatch.setattr(engine._runner.decoder, "next_tokens", ends)
     result = engine.generate([Request("t2st", "fra", text="hello", src_lang="eng")])[0]
     assert (result.tokens, result.text, result.error) == ([3], "", None)
     assert result.audio is not None and len(result.audio) == 0 and result.units is not None and len(result.units) == 0

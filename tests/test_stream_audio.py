@@ -12,6 +12,7 @@ import torch
 
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request, Result
 from seamless_engine.errors import CapacityError, DeadlineError, InputError, NumericalError, UsageError
+from seamless_engine.models.text_decoder import NextTokens
 from support.audio import clip
 from support.parity import TEXTS, same
 
@@ -125,14 +126,14 @@ def test_streams_and_batches_that_take_turns_do_not_feel_each_other(
 
 def test_a_text_without_characters_has_no_pieces(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
-    logits = engine._runner.decoder.logits
+    next_tokens = engine._runner.decoder.next_tokens
 
-    def ends(hidden: torch.Tensor) -> torch.Tensor:
-        out = logits(hidden)
-        out[:, engine.config.eos_token_id] = 1e4
-        return out
+    def ends(hidden: torch.Tensor) -> NextTokens:
+        expected = next_tokens(hidden)
+        expected.logits[:, engine.config.eos_token_id] = 1e4
+        return expected
 
-    monkeypatch.setattr(engine._runner.decoder, "logits", ends)
+    monkeypatch.setattr(engine._runner.decoder, "next_tokens", ends)
     pieces, result = drain(engine.stream_audio(said("hello")))
     assert pieces == [] and result.text == "" and result.units is not None and len(result.units) == 0
     assert_free(engine)

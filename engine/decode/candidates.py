@@ -9,34 +9,35 @@ from seamless_engine.decode.buffers import DecodeBuffers, Real, Whole
 from seamless_engine.decode.layout import StepLayout
 from seamless_engine.decode.processors import ban_list, gumbel, penalise_repetition, warp
 from seamless_engine.decode.search import Candidates
-from seamless_engine.models.text_decoder import StepInputs
+from seamless_engine.models.text_decoder import NextTokens, StepInputs
 from seamless_kernels.top_candidates import ban, top_candidates
 
 
 def choose_candidates(
-    buffers: DecodeBuffers, layout: StepLayout, inputs: StepInputs, logits: torch.Tensor
+    buffers: DecodeBuffers, layout: StepLayout, inputs: StepInputs, expected: NextTokens
 ) -> Candidates:
-    """logits float32 [m, vocab] → [n, beams, 2·beams] for each search of the layout."""
-    beams = layout.traits.beams
-    count = min(2 * beams, logits.shape[1])
+    """The next tokens of m lines → [n, beams, 2·beams] for each search of the layout."""
+    beams, device = layout.traits.beams, expected.hidden.device
+    count = min(2 * beams, len(expected.head))
     banned = _banned(buffers, layout, inputs)
-    log_prob, tokens = top_candidates(logits, count, banned)
+    special = torch.tensor(layout.traits.special, device=device)
+    logits = expected.logits if len(special) else None
+    log_prob, tokens = expected.best(count, banned)
     key = value = log_prob
-    special = torch.tensor(layout.traits.special, device=logits.device)
-    if len(special):
+    if logits is not None:
         key, value, log_prob, tokens = log_prob.clone(), log_prob.clone(), log_prob, tokens
         changed = _special(buffers, inputs, logits, special, count, banned)
         for whole, part in zip((tokens, key, value, log_prob), changed, strict=True):
             whole[special] = part
-    beam = torch.arange(beams, device=logits.device)
+    beam = torch.arange(beams, device=device)
     choosing = beam < layout.search_active[:, None]
-    lines = torch.where(choosing, layout.search_line[:, None] + beam, len(logits))  # [n, beams]
+    lines = torch.where(choosing, layout.search_line[:, None] + beam, len(log_prob))  # [n, beams]
     # Too small a vocabulary, and beams that do not search, give candidates that cannot be chosen.
     padding = (0, 2 * beams - count, 0, 1)
     padded = [torch.nn.functional.pad(x, padding, value=-torch.inf)[lines] for x in (key, value, log_prob)]
     # A search has as many candidates as it would have alone, whoever else is wider.
     own = 2 * buffers.whole[layout.search_id, Whole.NUM_BEAMS][:, None, None]
-    beyond = torch.arange(2 * beams, device=logits.device) >= own
+    beyond = torch.arange(2 * beams, device=device) >= own
     key, value, log_prob = (x.masked_fill(beyond, -torch.inf) for x in padded)
     return Candidates(torch.nn.functional.pad(tokens, padding)[lines], key, value, log_prob)
 

@@ -13,7 +13,7 @@ from seamless_engine.decode.buffers import DecodeBuffers, Status, Whole
 from seamless_engine.decode.candidates import choose_candidates, rows_of
 from seamless_engine.decode.layout import StepLayout
 from seamless_engine.decode.search import Finished, Outcome, Rules, advance
-from seamless_engine.models.text_decoder import StepInputs
+from seamless_engine.models.text_decoder import NextTokens, StepInputs
 
 
 class TorchSearch:
@@ -27,9 +27,9 @@ class TorchSearch:
         self._inputs = begin(self.buffers, layout, start_token)
         return self._inputs
 
-    def choose_and_commit(self, layout: StepLayout, logits: torch.Tensor) -> None:
-        """The search: candidates of every beam, next beams and finished hypotheses. logits float32 [m, vocab]."""
-        choose_and_commit(self.buffers, layout, self._inputs, logits)
+    def choose_and_commit(self, layout: StepLayout, expected: NextTokens) -> None:
+        """The search: candidates of every beam, next beams and finished hypotheses."""
+        choose_and_commit(self.buffers, layout, self._inputs, expected)
 
 
 def begin(buffers: DecodeBuffers, layout: StepLayout, start_token: int) -> StepInputs:
@@ -58,9 +58,9 @@ def begin(buffers: DecodeBuffers, layout: StepLayout, start_token: int) -> StepI
     )
 
 
-def choose_and_commit(buffers: DecodeBuffers, layout: StepLayout, inputs: StepInputs, logits: torch.Tensor) -> None:
-    """The search: candidates of every beam, next beams and finished hypotheses. logits float32 [m, vocab]."""
-    candidates = choose_candidates(buffers, layout, inputs, logits)
+def choose_and_commit(buffers: DecodeBuffers, layout: StepLayout, inputs: StepInputs, expected: NextTokens) -> None:
+    """The search: candidates of every beam, next beams and finished hypotheses."""
+    candidates = choose_candidates(buffers, layout, inputs, expected)
     ids = layout.search_id.long()
     live = buffers.status[ids] == int(Status.SEARCHING)
     ids = torch.where(live, ids, buffers.inert)

@@ -13,9 +13,8 @@ import torch
 
 from seamless_engine.decode.buffers import DecodeBuffers
 from seamless_engine.decode.layout import StepLayout
-from seamless_engine.models.text_decoder import StepInputs
+from seamless_engine.models.text_decoder import NextTokens, StepInputs
 from seamless_kernels.native import csrc, csrc_cuda
-from seamless_kernels.top_candidates import top_candidates
 
 _ARRAYS = (
     *("search_of", "token", "log_prob", "score", "own_slots", "slot_table"),
@@ -98,10 +97,10 @@ class CpuSearch(_Search):
     def _begin(self, start_token: int, inputs: tuple[Any, ...]) -> None:
         self._core.begin(self._fields, start_token, inputs)
 
-    def choose_and_commit(self, layout: StepLayout, logits: torch.Tensor) -> None:
-        """The search: candidates of every beam, next beams and finished hypotheses. logits float32 [m, vocab]."""
+    def choose_and_commit(self, layout: StepLayout, expected: NextTokens) -> None:
+        """The search: candidates of every beam, next beams and finished hypotheses."""
         self._see(layout)
-        self._core.choose_and_commit(self._fields, logits.numpy(), torch.get_num_threads())
+        self._core.choose_and_commit(self._fields, expected.logits.numpy(), torch.get_num_threads())
 
     def commit(self, layout: StepLayout, candidates: Found) -> None:
         """The second half of it, for candidates of every line that are known."""
@@ -124,13 +123,14 @@ class CudaSearch(_Search):
     def _begin(self, start_token: int, inputs: tuple[Any, ...]) -> None:
         self._core.begin(self._fields, start_token, inputs, self._stream())
 
-    def choose_and_commit(self, layout: StepLayout, logits: torch.Tensor) -> None:
-        """The search: candidates of every beam, next beams and finished hypotheses. logits float32 [m, vocab]."""
+    def choose_and_commit(self, layout: StepLayout, expected: NextTokens) -> None:
+        """The search: candidates of every beam, next beams and finished hypotheses."""
         self._see(layout)
         beams = layout.traits.beams
-        log_prob, tokens = top_candidates(logits, min(2 * beams, logits.shape[1]), self._banned(layout))
+        logits = expected.logits if layout.traits.special else None
+        log_prob, tokens = expected.best(min(2 * beams, len(expected.head)), self._banned(layout))
         key = value = log_prob
-        if layout.traits.special:
+        if logits is not None:
             key, value = log_prob.clone(), log_prob.clone()
             found = tokens, key, value, log_prob
             self._core.choose_special(self._fields, beams, logits, found, self._stream())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -10,7 +11,9 @@ from seamless_engine.config import ModelConfig
 from seamless_engine.models.layers import FeedForward, SelfAttention, SinusoidalPositions, Weights
 from seamless_kernels.kv_cache import store_kv
 from seamless_kernels.linear import linear, pack_weight
+from seamless_kernels.linear_top_candidates import linear_top_candidates
 from seamless_kernels.paged_attention import cross_attention, self_attention
+from seamless_kernels.top_candidates import top_candidates
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,26 @@ class StepInputs:
     requests: torch.Tensor  # int32 [requests], the row of the cross table that a request reads
     cross_lengths: torch.Tensor  # int32 [requests]
     cu_rows: torch.Tensor  # int32 [requests + 1]
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """What the decoder expects after each of its hidden states [rows, dim]. The logits, of which a row has a megabyte,
+    exist once somebody has asked for them."""
+
+    hidden: torch.Tensor
+    head: torch.Tensor
+
+    @cached_property
+    def logits(self) -> torch.Tensor:
+        """float32 [rows, vocab]"""
+        return linear(self.hidden.to(self.head.dtype), self.head, out_dtype=torch.float32)
+
+    def best(self, count: int, banned: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """log p float32 and token int64 [rows, count], as `top_candidates` orders them."""
+        if "logits" in vars(self):
+            return top_candidates(self.logits, count, banned)
+        return linear_top_candidates(self.hidden, self.head, count, banned)
 
 
 class TextDecoder:
@@ -65,9 +88,8 @@ class TextDecoder:
             x = layer(x, inputs, pool.k[i], pool.v[i])
         return self.norm(x)
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """float32 [rows, vocab]."""
-        return linear(hidden.to(self.head.dtype), self.head, out_dtype=torch.float32)
+    def next_tokens(self, hidden: torch.Tensor) -> NextTokens:
+        return NextTokens(hidden, self.head)
 
 
 class DecoderLayer:

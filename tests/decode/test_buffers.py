@@ -20,7 +20,7 @@ from seamless_engine.decode.buffers import Status, Whole
 from seamless_engine.decode.scheduler import Job
 from support.driven import all_same, answer
 from support.parity import TEXTS, random_request
-from support.searches import EOS, LANGUAGE, Searches, clone, random_params, tensors
+from support.searches import EOS, LANGUAGE, Searches, clone, known, random_params, tensors
 from tolerance import SCORE_ATOL
 
 Checkpoint = Callable[[int], Path]
@@ -112,7 +112,7 @@ def finished(params: DecodingParams, seed: int, tokens: int, vocab: int = 60) ->
         inputs = device_step.begin(world.buffers, layout, EOS)
         logits = world.logits(layout, generator)
         logits[:, EOS] += 3.0
-        device_step.choose_and_commit(world.buffers, layout, inputs, logits)
+        device_step.choose_and_commit(world.buffers, layout, inputs, known(logits))
         for job in world.jobs:
             job.position += PROMPT_LENGTH if job.position == 0 else 1
     return world, one

@@ -20,7 +20,7 @@ from seamless_engine.request import Stage
 from support.driven import all_same, answer, same_answer
 from support.parity import TEXTS, random_request
 from support.schedules import job
-from support.searches import EOS, Searches, random_params, tensors
+from support.searches import EOS, Searches, known, random_params, tensors
 
 Checkpoint = Callable[[int], Path]
 TINY = EngineConfig(max_rows=7, num_slots=400, encode_frames=50, speak_tokens=30)
@@ -147,7 +147,7 @@ def test_what_is_over_stays_as_it_is() -> None:
             search.begin(layout, EOS)
             logits = world.logits(layout, generator)
             logits[:, EOS] += rng.choice([0.0, 4.0, 20.0])
-            search.choose_and_commit(layout, logits)
+            search.choose_and_commit(layout, known(logits))
             for one in world.jobs:
                 one.position += PROMPT_LENGTH if one.position == 0 else 1
             for one, draw in layout.searches:

@@ -15,7 +15,7 @@ from seamless_engine.decode.layout import StepLayout
 from seamless_engine.decode.native_search import CpuSearch, Found, native_search
 from seamless_engine.decode.search import NEVER, Candidates
 from seamless_kernels import native
-from support.searches import EOS, Searches, assert_same, clone, live, overwrite, random_params, tensors
+from support.searches import EOS, Searches, assert_same, clone, known, live, overwrite, random_params, tensors
 from tolerance import SCORE_ATOL
 
 csrc = native.csrc
@@ -47,8 +47,8 @@ def run_both(world: Searches, search: CpuSearch, logits: torch.Tensor, layout: S
     compiled = search.begin(layout, EOS)
     for name in ("tokens", "positions", "slots", "rows", "lengths", "slot_table", "requests", "cross_lengths"):
         assert torch.equal(getattr(compiled, name), getattr(inputs, name)), name
-    device_step.choose_and_commit(world.buffers, layout, inputs, logits)
-    search.choose_and_commit(layout, logits)
+    device_step.choose_and_commit(world.buffers, layout, inputs, known(logits))
+    search.choose_and_commit(layout, known(logits))
     assert_same(copied, world.buffers, before, layout, SCORE_ATOL)
     overwrite(copied, world.buffers)
 
@@ -144,7 +144,8 @@ def test_equal_candidates_give_equal_bits(levels: int | None, scale: int, monkey
         out = inert[:, :, None] | beyond
         parts = [given[0][lines], *(part[lines].masked_fill(out, -torch.inf) for part in given[1:])]
         monkeypatch.setattr(device_step, "choose_candidates", lambda *_, parts=parts: Candidates(*parts))
-        device_step.choose_and_commit(world.buffers, layout, device_step.begin(world.buffers, layout, EOS), parts[0])
+        inputs = device_step.begin(world.buffers, layout, EOS)
+        device_step.choose_and_commit(world.buffers, layout, inputs, known(torch.empty(0, world.vocab)))
         search = searching(copied)
         search.begin(layout, EOS)
         search.commit(layout, given)
@@ -175,7 +176,7 @@ def mixed_world(seed: int, times: int = 1) -> tuple[Searches, torch.Generator]:
     for _ in range(4):
         layout = world.layout()
         search.begin(layout, EOS)
-        search.choose_and_commit(layout, world.logits(layout, generator))
+        search.choose_and_commit(layout, known(world.logits(layout, generator)))
         world.went_on(rng, late=1.0)
     return world, generator
 
@@ -190,7 +191,7 @@ def test_neither_threads_nor_company_change_a_bit(threads: Callable[[int], None]
             threads(count)
             search = searching(clone(world.buffers))
             search.begin(layout, EOS)
-            search.choose_and_commit(layout, logits)
+            search.choose_and_commit(layout, known(logits))
             results.append(search.buffers)
         for other in results[1:]:
             for name, tensor in tensors(results[0]).items():
@@ -204,7 +205,9 @@ def test_neither_threads_nor_company_change_a_bit(threads: Callable[[int], None]
             mine = alone.search_id.tolist()
             search = searching(clone(world.buffers))
             search.begin(alone, EOS)
-            search.choose_and_commit(alone, torch.cat([logits[first_line[i] : first_line[i] + width[i]] for i in mine]))
+            search.choose_and_commit(
+                alone, known(torch.cat([logits[first_line[i] : first_line[i] + width[i]] for i in mine]))
+            )
             for name in ("token", "score", "log_prob", "slot_table", "finished_score", "finished_table", "status"):
                 got, expected = getattr(search.buffers, name), getattr(results[0], name)
                 assert torch.equal(got[job.rows], expected[job.rows]), name
@@ -225,7 +228,7 @@ def test_a_nan_breaks_its_own_search_alone() -> None:
             poisoned[lines[i], 123] = poison
         for search, values in ((sound, logits), (ill, poisoned)):
             search.begin(layout, EOS)
-            search.choose_and_commit(layout, values)
+            search.choose_and_commit(layout, known(values))
         for i in running:
             rows = world.buffers.rows[i, : int(world.buffers.whole[i, Whole.NUM_BEAMS])].long()
             if i in broken:
@@ -278,12 +281,12 @@ def test_a_layout_that_names_what_is_not_there_is_refused() -> None:
         right = int(field[0])
         field[0] = wrong
         with pytest.raises(ValueError, match=message):
-            searching(world.buffers).choose_and_commit(layout, logits)
+            searching(world.buffers).choose_and_commit(layout, known(logits))
         field[0] = right
     with pytest.raises(ValueError, match="logits has shape"):
-        searching(world.buffers).choose_and_commit(layout, logits[1:])
+        searching(world.buffers).choose_and_commit(layout, known(logits[1:]))
     with pytest.raises(ValueError, match="logits has dtype"):
-        searching(world.buffers).choose_and_commit(layout, logits.double())
+        searching(world.buffers).choose_and_commit(layout, known(logits.double()))
 
 
 class OnGpu:

@@ -9,11 +9,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from seamless_engine.models.text_decoder import KVPool, StepInputs
+from seamless_engine.models.text_decoder import KVPool, NextTokens, StepInputs
 from support.models import parts
 from support.oracle import load
 from support.packed import bounds, normal
 from tolerance import assert_model_close
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_the_best_tokens_do_not_depend_on_whether_the_logits_exist(
+    monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setenv("SEAMLESS_BACKEND", backend)
+    hidden, head = normal(7, 64, seed=0), normal(1001, 64, seed=1)
+    banned = torch.tensor([[3, 17, -1]]).expand(7, -1)
+    without, after = NextTokens(hidden, head), NextTokens(hidden, head)
+    assert after.logits.shape == (7, 1001)
+    for count in (2, 10):
+        for mine, other in zip(without.best(count, banned), after.best(count, banned), strict=True):
+            assert torch.equal(mine, other)
+    assert "logits" not in vars(without)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -55,4 +70,4 @@ def test_steps_equal_the_full_pass(checkpoint: Callable[[int], Path], seed: int)
             full = reference.text_decoder(input_ids=torch.tensor([sequence]), encoder_hidden_states=source[None])
             hidden = full.last_hidden_state[0]
             assert_model_close(mine, hidden, torch.float32)
-            assert_model_close(decoder.logits(mine), reference.lm_head(hidden), torch.float32)
+            assert_model_close(decoder.next_tokens(mine).logits, reference.lm_head(hidden), torch.float32)

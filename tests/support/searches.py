@@ -15,10 +15,18 @@ from seamless_engine.decode.block_manager import BLOCK_SIZE, PROMPT_LENGTH, Bloc
 from seamless_engine.decode.buffers import DecodeBuffers, Status, Whole
 from seamless_engine.decode.layout import LayoutBuilder, StepLayout
 from seamless_engine.decode.scheduler import Job
+from seamless_engine.models.text_decoder import NextTokens
 from tolerance import SCORE_RTOL
 
 EOS, UNK, LANGUAGE = 3, 1, 7
 MAX_NEW_TOKENS = 14
+
+
+def known(logits: torch.Tensor) -> NextTokens:
+    """Of a model that gives these logits, float32 [lines, vocab]."""
+    expected = NextTokens(logits, logits.new_empty(logits.shape[1], 0))
+    vars(expected)["logits"] = logits
+    return expected
 
 
 def clone(buffers: DecodeBuffers) -> DecodeBuffers:
