@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "checks.h"
+#include "conv1d.h"
 #include "isa.h"
 #include "paged_attention.h"
 #include "search_bind.h"
@@ -97,6 +98,62 @@ void candidates(const py::array& logits, int64_t count, const std::optional<py::
     if (p.rows > 0) top_candidates(p, threads);
 }
 
+Rows packed_rows(const py::array& x, const py::array& bounds) {
+    Rows rows{};
+    rows.x = rows_of<float>(x, {-1, -1}, "x", rows.stride);
+    rows.rows = x.shape(0);
+    rows.segments = bounds.size() - 1;
+    rows.bounds = elements<int32_t>(bounds, {-1}, "cu_seqlens");
+    require(rows.segments >= 0 && rows.bounds[0] == 0 && rows.bounds[rows.segments] == rows.rows,
+            "cu_seqlens must go from 0 to the rows");
+    for (int64_t i = 0; i < rows.segments; ++i)
+        require(rows.bounds[i] <= rows.bounds[i + 1], "cu_seqlens must not decrease");
+    return rows;
+}
+
+Filter filter(int64_t in, const py::array& weight, const py::array& bias, int64_t dilation) {
+    Filter f{};
+    f.in = in, f.out = bias.size(), f.dilation = dilation;
+    require(f.in >= 1 && f.out >= 1 && dilation >= 1, "x and bias must have columns, and dilation must be at least 1");
+    f.weight = elements<float>(weight, {(f.out + PANEL - 1) / PANEL, -1, PANEL}, "weight");
+    f.taps = weight.shape(1) / f.in;
+    require(f.taps % 2 == 1 && f.taps * f.in == weight.shape(1), "weight must have an odd number of taps of x's columns");
+    f.bias = elements<float>(bias, {f.out}, "bias");
+    return f;
+}
+
+void convolution(const py::array& x, const py::array& weight, const py::array& bias, const py::array& bounds,
+                 const std::optional<py::array>& residual, py::array out, int64_t dilation, float slope, float scale,
+                 int threads) {
+    const Rows rows = packed_rows(x, bounds);
+    const Filter f = filter(x.shape(1), weight, bias, dilation);
+    Result result{};
+    result.y = writable<float>(out, {rows.rows, f.out}, "out");
+    if (residual) result.residual = elements<float>(*residual, {rows.rows, f.out}, "residual");
+    result.scale = scale;
+    py::gil_scoped_release release;
+    if (rows.rows > 0) conv1d(rows, f, slope, result, threads);
+}
+
+void pair_of_convolutions(const py::array& x, const py::array& weights, const py::array& biases,
+                          const py::array& bounds, const std::optional<py::array>& total, py::array out,
+                          int64_t dilation, float slope, float scale, int threads) {
+    const Rows rows = packed_rows(x, bounds);
+    const int64_t columns = x.shape(1);
+    check_shape<float>(weights, {2, -1, -1, -1}, "weights");
+    check_shape<float>(biases, {2, columns}, "biases");
+    const auto part = [](const py::array& whole, int i) { return py::array(whole[py::int_(i)]); };
+    const Filter first = filter(columns, part(weights, 0), part(biases, 0), dilation);
+    const Filter second = filter(columns, part(weights, 1), part(biases, 1), 1);
+    Result result{};
+    result.y = writable<float>(out, {rows.rows, columns}, "out");
+    result.residual = elements<float>(x, {-1, -1}, "x");
+    if (total) result.total = elements<float>(*total, {rows.rows, columns}, "total");
+    result.scale = scale;
+    py::gil_scoped_release release;
+    if (rows.rows > 0) conv_pair(rows, first, second, slope, result, threads);
+}
+
 const char* const NAMES[] = {"plain", "avx2", "avx512"};
 
 std::vector<std::string> instruction_sets() { return {NAMES, NAMES + static_cast<int>(best_isa()) + 1}; }
@@ -116,6 +173,11 @@ PYBIND11_MODULE(_csrc, m) {
           "q, k_pool, v_pool, slot_table, lengths, lines or None, cu_rows, out, threads");
     m.def("top_candidates", &candidates,
           "logits, count, banned or None, log_probs and tokens to write to, threads");
+    m.def("conv1d", &convolution,
+          "x, weight in panels, bias, cu_seqlens, residual or None, out, dilation, slope, scale, threads");
+    m.def("conv_pair", &pair_of_convolutions,
+          "x, two weights in panels, two biases, cu_seqlens, total or None, out, dilation of the first, slope, scale, "
+          "threads");
     m.def("instruction_sets", &instruction_sets, "Those that can be used here, best last.");
     m.def("instruction_set", [] { return NAMES[static_cast<int>(current_isa())]; }, "The one in use.");
     m.def("use_instruction_set", &use_instruction_set, "For tests: results differ in the last bits.");

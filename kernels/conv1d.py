@@ -5,7 +5,8 @@
 
 Taps outside a segment read zero, so a segment's samples do not depend on its neighbours.
 
-The kernel is the matrix product of `implicit_gemm`. Tiles of rows are counted from the start of their segment.
+The kernel is the matrix product of `implicit_gemm`. Tiles of rows are counted from the start of their segment. On a
+CPU the compiled one (csrc/conv1d_isa.h) adds up the products of an element in one order, whatever rows are beside it.
 """
 
 from __future__ import annotations
@@ -20,13 +21,19 @@ from seamless_kernels.dispatch import backend_for
 from seamless_kernels.flash import ONE_CHUNK, locate, tiles_at_most
 from seamless_kernels.implicit_gemm import by_tap, chain, leaky
 from seamless_kernels.jit import jit, tl, triton
+from seamless_kernels.native import csrc
 
 _TILE = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")  # a tile of the table
 _ROWS = 128  # of a program that has one output channel
+_PANEL = 16  # output channels of a panel of the compiled kernel
 
 
 def pack_conv_weight(weight: torch.Tensor) -> torch.Tensor:
-    """`weight` [out, in, k] as `conv1d` reads it: [out, in, 1, k] with the input channels innermost."""
+    """`weight` [out, in, k] as `conv1d` reads it: [out, in, 1, k] with the input channels innermost. For the compiled
+    kernel: panels [⌈out / 16⌉, k · in, 16]."""
+    if backend_for(weight, IMPLS) == "native" and weight.dtype == torch.float32:
+        padded = F.pad(weight, (0, 0, 0, 0, 0, -len(weight) % _PANEL))
+        return padded.unflatten(0, (-1, _PANEL)).permute(0, 3, 2, 1).reshape(-1, weight[0].numel(), _PANEL).contiguous()
     return weight[:, :, None, :].contiguous(memory_format=torch.channels_last)
 
 
@@ -219,6 +226,35 @@ def _triton(
     return out
 
 
+def _native(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    *,
+    dilation: int = 1,
+    leaky_slope: float | None = None,
+    residual: torch.Tensor | None = None,
+    scale: float = 1.0,
+) -> torch.Tensor:
+    assert csrc is not None
+    x = x.to(weight.dtype)
+    out = x.new_empty(len(x), len(bias))
+    csrc.conv1d(
+        (x if x.stride(1) == 1 else x.contiguous()).numpy(),
+        weight.numpy(),
+        bias.numpy(),
+        cu_seqlens.to(torch.int32).numpy(),
+        None if residual is None else residual.contiguous().numpy(),
+        out.numpy(),
+        dilation,
+        1.0 if leaky_slope is None else leaky_slope,
+        scale,
+        torch.get_num_threads(),
+    )
+    return out
+
+
 def conv1d(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -234,9 +270,11 @@ def conv1d(
 
     x may be narrower than the weight, whose dtype the result has.
     """
-    return IMPLS[backend_for(x, IMPLS)](
+    packed = weight.ndim == 3
+    name = "native" if packed else backend_for(x, {name: IMPLS[name] for name in ("torch", "triton")})
+    return IMPLS[name](
         x, weight, bias, cu_seqlens, dilation=dilation, leaky_slope=leaky_slope, residual=residual, scale=scale
     )
 
 
-IMPLS = {"torch": reference, "triton": _triton}
+IMPLS = {"torch": reference, "triton": _triton} | ({"native": _native} if csrc else {})

@@ -7,6 +7,7 @@
 
 Taps outside a segment read zero, in x and in h: h is not the convolution of the padding. The kernel rounds h once,
 after its leaky ReLU, and x after each pair, to the dtype of x; the reference rounds h before the leaky ReLU as well.
+On a CPU the compiled kernel (csrc/conv1d_isa.h) makes a pair of a block of rows at a time, h in the caches.
 
 A program of the kernel makes a window of rows. It makes h on these rows and as many on either side as conv2 reaches,
 leaves it in memory of its own, which the caches keep, and reads it back at each tap. Further pairs go on in the same
@@ -26,6 +27,7 @@ from seamless_kernels.dispatch import backend_for
 from seamless_kernels.flash import ONE_CHUNK, locate, tiles_at_most
 from seamless_kernels.implicit_gemm import by_tap, chain, leaky
 from seamless_kernels.jit import jit, tl
+from seamless_kernels.native import csrc
 
 
 def reference(
@@ -219,6 +221,38 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
+def _native(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    biases: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    *,
+    dilations: Sequence[int],
+    leaky_slope: float,
+    total: torch.Tensor | None = None,
+    scale: float = 1.0,
+) -> torch.Tensor:
+    assert csrc is not None
+    x, bounds = x.contiguous(), cu_seqlens.to(torch.int32).numpy()
+    for i, dilation in enumerate(dilations):
+        last = i == len(dilations) - 1
+        out = torch.empty_like(x)
+        csrc.conv_pair(
+            x.numpy(),
+            weights[2 * i : 2 * i + 2].numpy(),
+            biases[2 * i : 2 * i + 2].numpy(),
+            bounds,
+            total.contiguous().numpy() if last and total is not None else None,
+            out.numpy(),
+            dilation,
+            leaky_slope,
+            scale if last else 1.0,
+            torch.get_num_threads(),
+        )
+        x = out
+    return x
+
+
 def pack_residual_block(weights: Sequence[torch.Tensor]) -> torch.Tensor:
     """Weights [dim, dim, k] of conv1, conv2 of each pair as `residual_block` reads them: one tensor of packed ones."""
     packed = [pack_conv_weight(weight) for weight in weights]
@@ -242,7 +276,8 @@ def residual_block(
 
     Blocks side by side are summed by giving each the `total` of those before it, and the last one the `scale`.
     """
-    name = backend_for(x, IMPLS)
+    packed = weights.ndim == 4
+    name = "native" if packed else backend_for(x, {name: IMPLS[name] for name in ("torch", "triton")})
     if name == "triton" and max(dilations) > 127:
         name = "torch"
     return IMPLS[name](
@@ -250,4 +285,4 @@ def residual_block(
     )
 
 
-IMPLS = {"torch": reference, "triton": _triton}
+IMPLS = {"torch": reference, "triton": _triton} | ({"native": _native} if csrc else {})

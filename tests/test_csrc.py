@@ -18,7 +18,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seamless_kernels import conv1d as conv1d_module
 from seamless_kernels import native
+from seamless_kernels.conv1d import conv1d, pack_conv_weight
 from seamless_kernels.paged_attention import cross_attention, self_attention
 from seamless_kernels.top_candidates import top_candidates
 from support.packed import bounds, normal
@@ -86,6 +88,41 @@ def test_every_instruction_set_ranks_right(vocab: int, scale: float, instruction
     assert torch.equal(tokens, logits.sort(dim=-1, descending=True, stable=True).indices[:, :count])
     exact = logits.double().log_softmax(-1).gather(1, tokens)
     assert_close_to_fp64(log_probs, logits.log_softmax(-1).gather(1, tokens), exact)
+
+
+@pytest.mark.parametrize("channels,out", [(1, 1), (16, 16), (17, 33), (40, 15), (64, 64), (512, 48)])
+@pytest.mark.parametrize("taps,dilation", [(1, 1), (3, 1), (7, 3), (11, 5)])
+def test_every_instruction_set_convolves_right(
+    channels: int, out: int, taps: int, dilation: int, instruction_set: str
+) -> None:
+    lengths = [1, 30, 5, 11, 97]
+    x, weight, bias = normal(144, channels), normal(out, channels, taps, seed=1), normal(out, seed=2)
+    residual, options = normal(144, out, seed=3), {"dilation": dilation, "leaky_slope": 0.1, "scale": 0.5}
+
+    def exact(dtype: torch.dtype) -> torch.Tensor:
+        wide = weight[:, :, None].to(dtype)
+        parts = x.to(dtype), wide, bias.to(dtype), bounds(lengths)
+        return conv1d_module.reference(*parts, residual=residual.to(dtype), **options)
+
+    packed = pack_conv_weight(weight)
+    assert packed.ndim == 3
+    y = conv1d(x, packed, bias, bounds(lengths), residual=residual, **options)
+    assert_close_to_fp64(y, exact(torch.float32), exact(torch.float64))
+
+
+def test_a_convolution_has_the_same_bits_on_any_threads_and_of_any_part_of_its_rows(
+    threads: Callable[[int], None], instruction_set: str
+) -> None:
+    x, weight, bias = normal(3001, 48), pack_conv_weight(normal(48, 48, 7, seed=1)), normal(48, seed=2)
+    threads(1)
+    whole = conv1d(x, weight, bias, bounds([3001]), dilation=3)
+    for count in (2, 3, 7):
+        threads(count)
+        assert torch.equal(conv1d(x, weight, bias, bounds([3001]), dilation=3), whole)
+    for first, last in ((0, 19), (1000, 1100), (2500, 3001)):
+        part = conv1d(x[first:last], weight, bias, bounds([last - first]), dilation=3)
+        inner = slice(9 if first else 0, last - first - (9 if last < 3001 else 0))
+        assert torch.equal(part[inner], whole[first:last][inner])
 
 
 @settings(deadline=None, max_examples=200)
@@ -259,6 +296,76 @@ def test_candidates_refuse_bad_arguments(changed: dict[str, Any], message: str) 
         csrc.top_candidates(*(good | changed).values())
 
 
+@pytest.mark.parametrize(
+    "changed,message",
+    [
+        ({"x": np.zeros((5, 4))}, "x has dtype float64"),
+        ({"x": np.zeros((5, 0), dtype=np.float32)}, "must have columns"),
+        ({"weight": np.zeros((1, 12, 16), dtype=np.float32)}, "weight has shape"),
+        ({"weight": np.zeros((2, 8, 16), dtype=np.float32)}, "odd number of taps"),
+        ({"weight": np.zeros((2, 13, 16), dtype=np.float32)}, "odd number of taps"),
+        ({"bias": np.zeros((20, 1), dtype=np.float32)}, "bias has shape"),
+        ({"bounds": np.array([0, 4], dtype=np.int32)}, "cu_seqlens must go from 0"),
+        ({"bounds": np.array([1, 5], dtype=np.int32)}, "cu_seqlens must go from 0"),
+        ({"bounds": np.array([0, 7, 5], dtype=np.int32)}, "cu_seqlens must not decrease"),
+        ({"bounds": np.array([], dtype=np.int32)}, "cu_seqlens must go from 0"),
+        ({"residual": np.zeros((5, 19), dtype=np.float32)}, "residual has shape"),
+        ({"out": np.zeros((4, 20), dtype=np.float32)}, "out has shape"),
+        ({"dilation": 0}, "dilation must be at least 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_convolution_refuses_bad_arguments(changed: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {
+        "x": np.zeros((5, 4), dtype=np.float32),
+        "weight": np.zeros((2, 12, 16), dtype=np.float32),
+        "bias": np.zeros(20, dtype=np.float32),
+        "bounds": np.array([0, 2, 5], dtype=np.int32),
+        "residual": None,
+        "out": np.empty((5, 20), dtype=np.float32),
+        "dilation": 1,
+        "slope": 1.0,
+        "scale": 1.0,
+        "threads": 1,
+    }
+    csrc.conv1d(*good.values())
+    with pytest.raises(ValueError, match=message):
+        csrc.conv1d(*(good | changed).values())
+
+
+@pytest.mark.parametrize(
+    "changed,message",
+    [
+        ({"x": np.zeros((5, 8), dtype=np.float32)[:, ::2]}, "x is not contiguous"),
+        ({"x": np.zeros((5, 8), dtype=np.float32)[:, :4]}, "x is not contiguous"),
+        ({"weights": np.zeros((1, 1, 12, 16), dtype=np.float32)}, "weights has shape"),
+        ({"weights": np.zeros((2, 1, 8, 16), dtype=np.float32)}, "odd number of taps"),
+        ({"biases": np.zeros((2, 3), dtype=np.float32)}, "biases has shape"),
+        ({"bounds": np.array([0, 4], dtype=np.int32)}, "cu_seqlens must go from 0"),
+        ({"total": np.zeros((4, 4), dtype=np.float32)}, "total has shape"),
+        ({"out": np.zeros((5, 5), dtype=np.float32)}, "out has shape"),
+        ({"dilation": 0}, "dilation must be at least 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_pair_of_convolutions_refuses_bad_arguments(changed: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {
+        "x": np.zeros((5, 4), dtype=np.float32),
+        "weights": np.zeros((2, 1, 12, 16), dtype=np.float32),
+        "biases": np.zeros((2, 4), dtype=np.float32),
+        "bounds": np.array([0, 2, 5], dtype=np.int32),
+        "total": None,
+        "out": np.empty((5, 4), dtype=np.float32),
+        "dilation": 3,
+        "slope": 0.1,
+        "scale": 1.0,
+        "threads": 1,
+    }
+    csrc.conv_pair(*good.values())
+    with pytest.raises(ValueError, match=message):
+        csrc.conv_pair(*(good | changed).values())
+
+
 def test_an_instruction_set_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="instruction set sve"):
         csrc.use_instruction_set("sve")
@@ -279,10 +386,10 @@ def test_torch_does_the_work_of_an_extension_that_is_not_built() -> None:
 import sys
 sys.modules["seamless_kernels._csrc"] = None  # as if there were no such file
 import torch
-from seamless_kernels import native, paged_attention, top_candidates
+from seamless_kernels import conv1d, native, paged_attention, top_candidates
 from seamless_kernels.dispatch import backend_for
 assert native.csrc is None
-for module in (paged_attention, top_candidates):
+for module in (conv1d, paged_attention, top_candidates):
     assert backend_for(torch.zeros(1), module.IMPLS) == "torch", module
 print(top_candidates.top_candidates(torch.tensor([[1.0, 3.0, 2.0]]), 2)[1].tolist())
 """

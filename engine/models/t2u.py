@@ -96,6 +96,6 @@ class UnitLayer:
 
     def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
         x = self.attention_norm(self.attention(x, x, cu_seqlens))
-        h = self.conv2(self.conv1(x, cu_seqlens).relu_(), cu_seqlens)
+        h = self.conv2(self.conv1(x, cu_seqlens), cu_seqlens, leaky_slope=0.0)
         norm = self.conv_norm
         return add_layer_norm(h, norm.weight, norm.bias, norm.eps, residual=x)[0]

@@ -23,7 +23,7 @@ from seamless_kernels.upsample import upsample
 _TAPS = 7  # of the first and of the last convolution
 _LAST_SLOPE = 0.01  # torch's default: the reference forgets its own setting there, and the checkpoint was trained so
 # Frames of a window, and of a pass of windows. A CPU's caches hold no more; a GPU makes 20 s at once in no time.
-_WINDOW = {"cpu": 256, "cuda": 1024}
+_WINDOW = {"cpu": 512, "cuda": 1024}
 _PASS = {"cpu": 1, "cuda": 16_384}
 
 

@@ -7,11 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from seamless_kernels.conv1d import conv1d, pack_conv_weight
-from support.packed import DTYPES, LENGTHS, assert_segments_independent, bounds, normal, per_segment
+from support.packed import DTYPES, LENGTHS, WITH_NATIVE, assert_segments_independent, bounds, normal, per_segment
 from tolerance import assert_close_to_fp64
 
+every_backend = pytest.mark.parametrize("backend", WITH_NATIVE, indirect=True)
 # The interpreter takes a quarter of a second for 60 rows. The widest filter of a vocoder reaches 25 rows.
-RAGGED = [pytest.param("torch", lengths, id=f"torch-{lengths}") for lengths in LENGTHS] + [
+RAGGED = [
+    pytest.param(name, lengths, id=f"{name}-{lengths}")
+    for name in WITH_NATIVE
+    if name != "triton"
+    for lengths in LENGTHS
+] + [
     pytest.param("triton", lengths, id=f"triton-{lengths}", marks=pytest.mark.slow if sum(lengths) > 60 else ())
     for lengths in (*LENGTHS[4:], [3, 17, 1, 2, 31])
 ]
@@ -42,12 +48,11 @@ def exact(
     return per_segment(x.to(dtype), lengths, run)
 
 
-@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend,lengths", RAGGED, indirect=["backend"])
 @pytest.mark.parametrize("taps,dilation,slope", [(3, 1, None), (7, 1, 0.1), (11, 5, 0.1), (3, 3, 0.01)])
 def test_convolution_error_is_at_most_twice_torch(
-    lengths: list[int], taps: int, dilation: int, slope: float | None, dtype: torch.dtype
+    backend: str, lengths: list[int], taps: int, dilation: int, slope: float | None, dtype: torch.dtype
 ) -> None:
     x, residual = normal(sum(lengths), 12, dtype=dtype), normal(sum(lengths), 20, dtype=dtype, seed=3)
     weight, bias = weights(20, 12, taps, dtype)
@@ -60,10 +65,10 @@ def test_convolution_error_is_at_most_twice_torch(
     assert_close_to_fp64(out, own, true)
 
 
-@pytest.mark.usefixtures("backend")
+@every_backend
 @pytest.mark.parametrize("taps,dilation", SHAPES)
 @pytest.mark.parametrize("channels", [16, pytest.param(32, marks=pytest.mark.slow)])
-def test_every_convolution_of_a_vocoder(taps: int, dilation: int, channels: int) -> None:
+def test_every_convolution_of_a_vocoder(backend: str, taps: int, dilation: int, channels: int) -> None:
     lengths = [2, 29, 1]
     x, (weight, bias) = normal(32, channels), weights(channels, channels, taps)
     own, true = (exact(x, weight, bias, lengths, dilation, 0.1, wide) for wide in (torch.float32, torch.float64))
@@ -71,9 +76,9 @@ def test_every_convolution_of_a_vocoder(taps: int, dilation: int, channels: int)
     assert_close_to_fp64(out, own, true)
 
 
-@pytest.mark.usefixtures("backend")
+@every_backend
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_last_convolution_is_float32_from_any_dtype(dtype: torch.dtype) -> None:
+def test_the_last_convolution_is_float32_from_any_dtype(backend: str, dtype: torch.dtype) -> None:
     lengths = [7, 1, 150]
     x, (weight, bias) = normal(158, 16, dtype=dtype), weights(1, 16, 7)
     own, true = (exact(x.float(), weight, bias, lengths, 1, 0.01, wide) for wide in (torch.float32, torch.float64))
@@ -81,9 +86,9 @@ def test_the_last_convolution_is_float32_from_any_dtype(dtype: torch.dtype) -> N
     assert_close_to_fp64(out, own, true)
 
 
-@pytest.mark.usefixtures("backend")
+@every_backend
 @pytest.mark.parametrize("out_channels", [1, 24])
-def test_what_a_neighbour_holds_is_not_read(out_channels: int) -> None:
+def test_what_a_neighbour_holds_is_not_read(backend: str, out_channels: int) -> None:
     lengths = [9, 20, 4]
     x, (weight, bias) = normal(33, 16), weights(out_channels, 16, 11)
     packed = pack_conv_weight(weight)
@@ -94,8 +99,8 @@ def test_what_a_neighbour_holds_is_not_read(out_channels: int) -> None:
     assert torch.equal(broken[:9], clean[:9]) and torch.equal(broken[29:], clean[29:])
 
 
-@pytest.mark.usefixtures("backend")
-def test_rows_may_be_apart_and_may_be_none() -> None:
+@every_backend
+def test_rows_may_be_apart_and_may_be_none(backend: str) -> None:
     x, (weight, bias) = normal(23, 50), weights(24, 48, 3)
     packed = pack_conv_weight(weight)
     plain = conv1d(x[:, :48].contiguous(), packed, bias, bounds([20, 3]))
@@ -109,6 +114,11 @@ def test_rows_may_be_apart_and_may_be_none() -> None:
         ("torch", 40, 24, 7, 3, (1, 2, 17, 33, 64, 511, 7)),
         ("torch", 16, 16, 11, 5, (1, 2, 17, 33, 64, 511, 7)),
         ("torch", 2, 1, 7, 1, (1, 2, 17, 33, 64, 511, 7)),
+        *[
+            pytest.param("native", *shape, (1, 2, 17, 33, 64, 511, 7))
+            for shape in ((256, 256, 3, 1), (40, 24, 7, 3), (16, 16, 11, 5), (2, 1, 7, 1))
+            if "native" in WITH_NATIVE
+        ],
         ("triton", 40, 24, 7, 3, (1, 2, 35)),
         ("triton", 16, 16, 11, 5, (1, 2, 35)),
         ("triton", 2, 1, 7, 1, (1, 2, 135)),

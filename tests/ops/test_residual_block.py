@@ -8,11 +8,12 @@ import torch.nn.functional as F
 
 from seamless_kernels import residual_block as module
 from seamless_kernels.residual_block import pack_residual_block, residual_block
-from support.packed import BACKENDS, DTYPES, assert_segments_independent, bounds, normal, per_segment
+from support.packed import BACKENDS, DTYPES, WITH_NATIVE, assert_segments_independent, bounds, normal, per_segment
 from tolerance import assert_close_to_fp64
 
 DILATIONS = (1, 3, 5)
 SLOPE = 0.1
+every_backend = pytest.mark.parametrize("backend", WITH_NATIVE, indirect=True)
 # The interpreter takes seconds for a hundred rows. The three pairs of the widest filter reach 60 rows.
 RAGGED = [
     pytest.param(lengths, id=str(lengths), marks=pytest.mark.slow if sum(lengths) > 60 else ())
@@ -43,13 +44,15 @@ def exact(
     return per_segment(x.to(dtype), lengths, run)
 
 
-@pytest.mark.usefixtures("backend")
+@every_backend
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("lengths", RAGGED)
 @pytest.mark.parametrize(
     "dim,taps", [(16, 3), (16, 7), (16, 11), (32, 3), pytest.param(32, 11, marks=pytest.mark.slow)]
 )
-def test_error_is_at_most_twice_torch(dim: int, taps: int, lengths: list[int], dtype: torch.dtype) -> None:
+def test_error_is_at_most_twice_torch(
+    backend: str, dim: int, taps: int, lengths: list[int], dtype: torch.dtype
+) -> None:
     x, (kernels, biases) = normal(sum(lengths), dim, dtype=dtype, seed=7), weights(dim, taps, dtype)
     own, true = (exact(x, kernels, biases, lengths, wide) for wide in (dtype, torch.float64))
     packed = pack_residual_block(kernels)
@@ -57,9 +60,9 @@ def test_error_is_at_most_twice_torch(dim: int, taps: int, lengths: list[int], d
     assert_close_to_fp64(out, own, true)
 
 
-@pytest.mark.usefixtures("backend")
+@every_backend
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_last_block_writes_the_mean(dtype: torch.dtype) -> None:
+def test_the_last_block_writes_the_mean(backend: str, dtype: torch.dtype) -> None:
     lengths = [21, 40]
     x, blocks = normal(61, 16, dtype=dtype, seed=7), [weights(16, taps, dtype) for taps in (3, 7, 11)]
     own, true = (
@@ -111,8 +114,8 @@ def test_a_cut_is_not_felt_beyond_its_reach(backend: str) -> None:
     assert torch.equal(part[reach:-reach], whole[37 + reach : 111 - reach])
 
 
-@pytest.mark.usefixtures("backend")
-def test_what_a_neighbour_holds_is_not_read() -> None:
+@every_backend
+def test_what_a_neighbour_holds_is_not_read(backend: str) -> None:
     lengths, (kernels, biases) = [9, 30, 4], weights(16, 11)
     x, packed = normal(43, 16, seed=7), pack_residual_block(kernels)
     clean = residual_block(x, packed, biases, bounds(lengths), dilations=DILATIONS, leaky_slope=SLOPE)
@@ -125,7 +128,7 @@ def test_what_a_neighbour_holds_is_not_read() -> None:
 @pytest.mark.parametrize(
     "backend,dim,taps,sizes",
     [
-        ("torch", 16, 11, (1, 2, 17, 64, 211, 7)),
+        *[(name, 16, 11, (1, 2, 17, 64, 211, 7)) for name in WITH_NATIVE if name != "triton"],
         ("triton", 16, 7, (1, 2, 19)),
         ("triton", 32, 3, (2, 19)),
         pytest.param("triton", 32, 11, (1, 2, 17, 64, 131, 7), marks=pytest.mark.slow),

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from seamless_kernels import jit
+from seamless_kernels import jit, native
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Kernels are tested beside their references on the CPU, where the references are what the engine runs.
 BACKENDS = tuple(name for name in ("torch", "triton") if jit.available() or name == "torch")
+# For the operations that csrc/ has, too.
+WITH_NATIVE = (*BACKENDS, *(["native"] if native.csrc and DEVICE.type == "cpu" else []))
 LENGTHS = ([1], [5], [16], [1, 1, 1], [3, 17, 64, 1, 31], [127, 2, 66, 73], [200, 63])
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -1,0 +1,64 @@
+// 1-D convolution: blocks of rows over threads.
+#include "conv1d.h"
+
+#include <algorithm>
+#include <vector>
+
+#define KERNEL "conv1d_isa.h"
+#include "each_isa.h"
+
+namespace seamless {
+
+namespace {
+
+constexpr int64_t SCRATCH = 1 << 16;  // floats of a block's rows: a quarter of a MiB, beside its weights
+constexpr int64_t SMALLEST = 48;  // rows of a block
+constexpr int64_t WORTH_A_THREAD = 1 << 20;  // products; some 20 µs
+
+// run(block, scratch) for blocks of at most `most` rows, of one size, as many as keep all threads busy to the end.
+template <typename ScratchFor, typename Run>
+void over_blocks(const Rows& x, int64_t most, int64_t products, int threads, ScratchFor scratch_for, Run run) {
+    threads = std::max<int>(1, std::min<int64_t>(threads, products / WORTH_A_THREAD));
+    const int64_t wanted = (x.rows + threads * most - 1) / (threads * most) * threads;
+    const int64_t size = std::max((x.rows + wanted - 1) / wanted, SMALLEST);
+    std::vector<ConvBlock> blocks;
+    for (int64_t segment = 0; segment < x.segments; ++segment) {
+        const int64_t first = x.bounds[segment], last = x.bounds[segment + 1];
+        for (int64_t begin = first; begin < last; begin += size)
+            blocks.push_back({begin, std::min(begin + size, last), first, last});
+    }
+    const auto count = static_cast<int64_t>(blocks.size());
+    const auto scratch = static_cast<size_t>(scratch_for(size));
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        static thread_local std::vector<float> memory;  // kept from call to call
+        if (memory.size() < scratch) memory.resize(scratch);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < count; ++i) run(blocks[i], memory.data());
+    }
+}
+
+}  // namespace
+
+void conv1d(const Rows& x, const Filter& f, float slope, const Result& result, int threads) {
+    const auto run = FOR_ISA(conv1d_block);
+    const auto scratch = FOR_ISA(conv1d_scratch);
+    over_blocks(
+        x, std::max(SCRATCH / f.in, SMALLEST), x.rows * f.in * f.out * f.taps, threads,
+        [&](int64_t rows) { return scratch(f, rows); },
+        [&](const ConvBlock& block, float* memory) { run(x, f, slope, result, block, memory); });
+}
+
+void conv_pair(const Rows& x, const Filter& first, const Filter& second, float slope, const Result& result,
+               int threads) {
+    const auto run = FOR_ISA(pair_block);
+    const auto scratch = FOR_ISA(pair_scratch);
+    // A block makes what lies beside its own rows as well: it should not be much.
+    const int64_t most = std::max(SCRATCH / first.in, 16 * second.halo());
+    over_blocks(
+        x, most, 2 * x.rows * first.in * first.out * first.taps, threads,
+        [&](int64_t rows) { return scratch(first, second, rows); },
+        [&](const ConvBlock& block, float* memory) { run(x, first, second, slope, result, block, memory); });
+}
+
+}  // namespace seamless
