@@ -1,6 +1,6 @@
 """Speech and text into text: recognition, speech translation and text translation trained together.
 
-    python -m demo.train.speech_text --work DIR [--hours 40] [--minutes 8]
+    python -m demo.train.speech_text --work DIR [--hours 30] [--minutes 8]
 
 Each step hears some 20 s of clips (their language with probability 1/2, else any of the four) and reads 24 sentences:
 
@@ -26,6 +26,7 @@ import torch
 from demo.train.clips import Clip, Store
 from demo.train.domain import draw, text
 from demo.train.network import Translator, build
+from demo.train.optimisers import Optimisers
 from demo.train.progress import Progress, arguments, seeded
 from demo.train.tokens import Tokens
 from demo.train.words import LANGUAGES
@@ -144,31 +145,30 @@ def figures(net: Translator, store: Store, count: int = DEV) -> dict[str, float]
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--hours", type=float, default=40.0, help="of speech to hear in all")
+    parser.add_argument("--hours", type=float, default=30.0, help="of speech to hear in all")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     tokens = Tokens(args.work)
     net = Translator(build(tokens, args.hidden, args.seed, args.start), tokens).to(args.device).train()
-    optimiser = torch.optim.AdamW(net.parameters(), lr=PEAK, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    progress = Progress(args.work, "speech_text", args.minutes, net=net, optimiser=optimiser)
+    optimisers = Optimisers(net.named_parameters())
+    progress = Progress(args.work, "speech_text", args.minutes, net=net, optimisers=optimisers)
     train, dev = Store(args.work, "train", args.seed), Store(args.work, "dev", args.seed)
     for rows in batches(train, ROWS * args.scale, args.seed, progress.step):
         if progress.hours >= args.hours or progress.out_of_time:
             break
         seeded(args.seed, progress.step)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(progress.step, progress.hours, args.hours)
+        lr = learning_rate(progress.step, progress.hours, args.hours)
         part = batch(train, rows, args.device)
         ctc, pieces, speech, written = losses(net, part, progress.hours, TEXTS * args.scale)
-        optimiser.zero_grad()
+        optimisers.zero_grad()
         (speech + 0.5 * written + 0.7 * ctc + 0.3 * pieces).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
+        optimisers.step(lr)
         progress.step += 1
         progress.hours += float(part.mask.sum()) / 50 / 3600
         progress.add(ctc=ctc, pieces=pieces, speech=speech, text=written)
         if progress.step % EVERY == 0:
-            progress.write(lr=round(optimiser.param_groups[0]["lr"], 6), **figures(net, dev))
+            progress.write(lr=round(lr, 6), **figures(net, dev))
         progress.save()
     progress.end(progress.hours >= args.hours)
 

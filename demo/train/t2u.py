@@ -25,6 +25,7 @@ from transformers import SeamlessM4Tv2Model
 from demo.train.align import translator
 from demo.train.domain import text
 from demo.train.network import FIRST_UNIT, VOCODER_OFFSET, Translator, build, pad
+from demo.train.optimisers import Optimisers
 from demo.train.progress import Progress, arguments, seeded
 from demo.train.tokens import Tokens
 from demo.train.units import Sentence, load
@@ -129,24 +130,23 @@ def main() -> None:
     tokens = Tokens(args.work)
     net = translator(args.work, tokens, args.hidden, args.device).requires_grad_(False)
     units = UnitModel(build(tokens, args.hidden, args.seed, args.start).to(args.device), net).train()
-    optimiser = torch.optim.AdamW(units.parameters(), lr=PEAK, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    progress = Progress(args.work, "t2u", args.minutes, units=units, optimiser=optimiser)
+    optimisers = Optimisers(units.named_parameters())
+    progress = Progress(args.work, "t2u", args.minutes, units=units, optimisers=optimisers)
     train, held = timed(args.work, args.seed)
     while progress.step < args.steps and not progress.out_of_time:
         seeded(args.seed, progress.step)
-        for group in optimiser.param_groups:
-            left = 1 - 0.97 * progress.step / args.steps
-            group["lr"] = PEAK * min(1.0, (progress.step + 1) / WARM_UP) * left
+        left = 1 - 0.97 * progress.step / args.steps
+        lr = PEAK * min(1.0, (progress.step + 1) / WARM_UP) * left
         batch = random.sample(train, BATCH * args.scale)
         logits, durations = units(batch, [random.choice(LANGUAGES) for _ in batch])
         wanted = labels(batch, net.device)
         loss = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=-100, label_smoothing=SMOOTHING)
         spoken = durations > 0
         duration = (units.said - torch.log1p(durations))[spoken].square().mean()
-        optimiser.zero_grad()
+        optimisers.zero_grad()
         (loss + duration).backward()
         torch.nn.utils.clip_grad_norm_(units.parameters(), 1.0)
-        optimiser.step()
+        optimisers.step(lr)
         progress.step += 1
         progress.hours += sum(len(t.sentence.units) for t in batch) / 50 / 3600
         progress.add(units=loss, duration=duration)
