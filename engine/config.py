@@ -187,7 +187,7 @@ class EngineConfig:
     """How to run a model here. Sizes bound memory; none of them changes a result.
 
     max_rows: hypotheses (requests × beams) decoded in one step.
-    num_slots: positions in the key/value pool; None sizes it from `memory_fraction` of what is free.
+    num_slots: positions in the key/value pool; None sizes it from `memory_fraction` of what passes leave free.
     max_source_tokens, max_new_tokens: longest encoder output and generation that a request may ask for.
     max_banned_tokens: longest list of suppressed tokens and bad words, in tokens, that a request may have.
     max_audio_seconds: longest clip that is taken.

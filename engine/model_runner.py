@@ -25,6 +25,7 @@ from seamless_engine.models.text_decoder import KVPool, TextDecoder
 from seamless_engine.models.text_encoder import TextEncoder
 from seamless_engine.models.vocoder import Vocoder
 from seamless_engine.prepared import Features
+from seamless_engine.rehearsal import rehearse
 from seamless_engine.request import SPEECH_OUT, Hypothesis, Task
 from seamless_engine.speech_out import SpeechInput, SpeechOut
 from seamless_kernels.fbank import fbank
@@ -61,7 +62,10 @@ class ModelRunner:
 
         max_length = PROMPT_LENGTH + options.max_new_tokens
         self.decoder.positions.reserve(max_length + 2)
-        num_slots = options.num_slots or _default_slots(config, options, device, embedding.element_size())
+        passes = 0
+        if device.type == "cuda":
+            passes = rehearse(self.speech_encoder, self.text_encoder, self.vocoder, options, device)
+        num_slots = options.num_slots or _default_slots(config, options, device, embedding.element_size(), passes)
         self.blocks = BlockManager(num_slots // BLOCK_SIZE, options.max_rows)
         heads = config.decoder_attention_heads
         shape = (config.decoder_layers, num_slots + BLOCK_SIZE, heads, config.hidden_size // heads)
@@ -182,8 +186,13 @@ class ModelRunner:
         }
 
 
-def _default_slots(config: ModelConfig, options: EngineConfig, device: torch.device, element_size: int) -> int:
-    """As many slots as the rows can use with default lengths, within the fraction of memory that is ours."""
+def _default_slots(
+    config: ModelConfig, options: EngineConfig, device: torch.device, element_size: int, passes: int
+) -> int:
+    """As many slots as the rows can use with default lengths, within the fraction of memory that is ours.
+
+    passes: bytes that must stay free for what the largest pass needs in between.
+    """
     hidden = config.hidden_size
     slot_bytes = (2 * config.decoder_layers + 1) * hidden * element_size + 8
     if device.type == "cuda":
@@ -191,5 +200,5 @@ def _default_slots(config: ModelConfig, options: EngineConfig, device: torch.dev
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     useful = options.max_rows * (PROMPT_LENGTH + config.max_new_tokens + 2 * BLOCK_SIZE) + options.max_source_tokens * 4
-    slots = min(int(free * options.memory_fraction) // slot_bytes, useful)
+    slots = min(int(max(free - passes, 0) * options.memory_fraction) // slot_bytes, useful)
     return max(slots, 2 * BLOCK_SIZE) // BLOCK_SIZE * BLOCK_SIZE

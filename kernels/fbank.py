@@ -47,6 +47,11 @@ def frame_count(samples: int) -> int:
     return 1 + (samples - _FRAME) // _HOP
 
 
+def sample_count(frames: int) -> int:
+    """The fewest samples of a clip with so many feature frames."""
+    return (frames - 1) * _HOP + _FRAME
+
+
 class FbankOutput(NamedTuple):
     """features float32 [rows, 80·stride] packed; cu_seqlens int32 [n + 1] of its rows, ⌈N/stride⌉ for a clip;
     valid int32 [n], the rows without a padded frame, ⌊N/stride⌋."""
