@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Waiting threads sleep: when another process uses a core, torch's spinning ones make everything ten times slower.
 demo train-demo test test-all lint: export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo train-demo test test-all lint bench bench-gpu docs clean
+.PHONY: demo train-demo test test-all lint bench bench-gpu bench-load docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python demo/run.py
@@ -41,6 +41,11 @@ bench-gpu: DEVICE ?= cuda
 bench-gpu: OUT ?= benchmarks/results/kernels-$(DEVICE)
 bench-gpu: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.bench_gpu --device $(DEVICE) --out $(OUT) $(if $(QUICK),--quick)
+
+# The whole engine on this machine's GPU against transformers; `make bench-load DEVICE=cpu QUICK=1` tries it without one.
+bench-load: DEVICE ?= cuda
+bench-load: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.bench_engine --suite load --device $(DEVICE) $(if $(QUICK),--quick)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build

@@ -95,7 +95,9 @@ class Transformers:
     def _inputs(self, batch: list[Item]) -> Any:
         if batch[0].waveform is not None:
             waves = [item.waveform for item in batch if item.waveform is not None]
-            return self.extractor(waves, sampling_rate=RATE, return_tensors="pt", padding=True).to(self.device)
+            return self.extractor(waves, sampling_rate=RATE, return_tensors="pt", padding=True).to(
+                self.device, self.model.dtype
+            )
         ids = [torch.tensor(item.ids or self.tokenizer.encode(item.text or "", "eng")) for item in batch]
         padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(self.device)
         return {"input_ids": padded, "attention_mask": (padded != 0).long()}

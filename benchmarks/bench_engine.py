@@ -1,11 +1,16 @@
-"""The engine as a whole, on a committed trace, against others in the same run.
+"""The engine as a whole, against others in the same run.
 
+    python -m benchmarks.bench_engine --device cuda
+    python -m benchmarks.bench_engine --device cpu --suite load --quick
     python -m benchmarks.bench_engine --device cpu --against transformers
     python -m benchmarks.bench_engine --device cpu --against transformers,ctranslate2 --trace ragged
     python -m benchmarks.bench_engine --device cpu --against transformers --trace ragged --tasks s2tt
 
-Every output has a forced length, so all sides do the same work. They answer one request to warm up; then the median of
---repeats. `--trace ragged` is bench_ragged.py: tokens a second of text tasks, others at their best settings.
+Every output has a forced length, so all sides do the same work; times are the median of --repeats.
+
+`--suite load`, the default on a GPU, is bench_load.py: v2-large, 1 to 256 requests at once, by stage. `--suite trace`,
+the default on a CPU, has a smaller model, and clips and sentences of a committed trace; `--trace ragged` of it is
+bench_ragged.py: tokens a second of text tasks, others at their best settings.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import bench_load
 from benchmarks.bench_ragged import bench_ragged
 from benchmarks.common import machine, print_table, timed, write_json
 from benchmarks.workload import DIMS, RATE, TASKS, Item, bench_checkpoint, items
@@ -27,16 +33,31 @@ from seamless_engine import Engine, Result
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
-    parser.add_argument("--against", type=_names, default=[], help="transformers, ctranslate2, or both with a comma")
-    parser.add_argument("--trace", choices=("even", "ragged"), default="even")
+    parser.add_argument("--suite", choices=("load", "trace"), help="default: load on a GPU, trace on a CPU")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), help="default: bfloat16 for load on a GPU"
+    )
+    parser.add_argument(
+        "--against",
+        type=_names,
+        help="transformers, ctranslate2, both with a comma, none; default: transformers in load",
+    )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, help="default: all, or t2tt of the ragged trace")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="requests given at once, even trace")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--checkpoint", type=Path, help="folder to keep the random checkpoint in between runs")
-    parser.add_argument("--json", type=Path, help="default: benchmarks/results/engine-DEVICE.json")
+    parser.add_argument("--json", type=Path, help="default: in benchmarks/results")
+    trace = parser.add_argument_group("--suite trace")
+    trace.add_argument("--trace", choices=("even", "ragged"), default="even")
+    trace.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="requests given at once, even trace")
+    bench_load.add_options(parser.add_argument_group("--suite load"))
     options = parser.parse_args()
+    if (options.suite or ("load" if options.device == "cuda" else "trace")) == "load":
+        options.against = ["transformers"] if options.against is None else options.against
+        if "ctranslate2" in options.against:
+            parser.error("ctranslate2 takes part in --suite trace --trace ragged")
+        return bench_load.bench_load(options)
+    options.dtype, options.against = options.dtype or "float32", options.against or []
     options.tasks = options.tasks or (list(TASKS) if options.trace == "even" else ["t2tt"])
     with tempfile.TemporaryDirectory() as scratch:
         folder = bench_checkpoint(options.checkpoint or Path(scratch))

@@ -31,6 +31,7 @@ import torch
 
 from benchmarks.baseline import Transformers
 from benchmarks.common import machine, print_table, timed, write_json
+from benchmarks.stage_clock import StageClock
 from benchmarks.workload import DIMS, RATE, Item, bench_checkpoint, items
 from seamless_engine import Engine
 
@@ -47,7 +48,7 @@ class Ours:
         self.speech = self.runner.speech
         assert self.speech is not None
 
-    def watch(self, clock: Clock) -> None:
+    def watch(self, clock: StageClock) -> None:
         assert self.speech is not None
         clock.watch(self.runner, "_encode_text", "text encoder")
         clock.watch(self.speech, "_units", "T2U")
@@ -89,7 +90,7 @@ class Theirs:
         self.side = Transformers(folder, "t2st", device, getattr(torch, dtype))
         self.device = device
 
-    def watch(self, clock: Clock) -> None:
+    def watch(self, clock: StageClock) -> None:
         model: Any = self.side.model
         clock.watch(model.text_encoder, "forward", "text encoder")
         clock.watch(model.t2u_model, "forward", "T2U")
@@ -117,35 +118,6 @@ class Theirs:
         return int(model(units, voice, voice)[0].numel())
 
 
-class Clock:
-    """Seconds spent in functions, by stage; on a GPU with the device idle before and after each call."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def watch(self, owner: Any, name: str, stage: str) -> None:
-        setattr(owner, name, self._timing(getattr(owner, name), stage))
-
-    def proxy(self, target: Any, stage: str) -> Any:
-        """`target` with its own call watched."""
-        body = {"__call__": staticmethod(self._timing(target, stage)), "__getattr__": lambda _, n: getattr(target, n)}
-        return type("Watched", (), body)()
-
-    def _timing(self, call: Callable[..., Any], stage: str) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            seconds, result = timed(lambda: call(*args, **kwargs), self.device)
-            self.seconds[stage] += seconds
-            return result
-
-        return run
-
-    def of(self, call: Callable[[], Any]) -> tuple[dict[str, float], Any]:
-        self.seconds.clear()
-        whole, result = timed(call, self.device)
-        return {**self.seconds, "decode": whole - sum(self.seconds.values()), "all": whole}, result
-
-
 SIDES: dict[str, Callable[[Path, str, str], Ours | Theirs]] = {"ours": Ours, "transformers": Theirs}
 
 
@@ -153,7 +125,7 @@ def stages(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     work = items("t2st", options.count)
     runs = [("ours", len(work)), *(("transformers", batch) for batch in options.batches)]
     sides = {name: make(folder, options.device, options.dtype) for name, make in SIDES.items()}
-    clocks = {name: Clock(options.device) for name in sides}
+    clocks = {name: StageClock(options.device, rest="decode") for name in sides}
     for name, side in sides.items():
         side.watch(clocks[name])
         side.run(work[:1], 1)

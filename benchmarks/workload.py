@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks import ragged
 from seamless_engine import DecodingParams, Request
@@ -35,6 +37,35 @@ DIMS: dict[str, Any] = {
 }
 
 
+# A small part of everything, to try a benchmark in seconds.
+TINY: dict[str, Any] = {
+    "vocab_size": 400,
+    "t2u_vocab_size": 226,
+    "char_vocab_size": 120,
+    "hidden_size": 64,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "speech_encoder_layers": 1,
+    "t2u_encoder_layers": 1,
+    "t2u_decoder_layers": 1,
+    **{f"{part}_attention_heads": 2 for part in ("encoder", "decoder", "speech_encoder", "t2u_encoder", "t2u_decoder")},
+    **{f"{part}_ffn_dim": 128 for part in ("encoder", "decoder", "t2u_encoder")},
+    "speech_encoder_intermediate_size": 128,
+    "t2u_variance_predictor_embed_dim": 64,
+    "t2u_variance_predictor_hidden_dim": 32,
+    "unit_hifi_gan_vocab_size": 200,
+    "unit_embed_dim": 32,
+    "lang_embed_dim": 8,
+    "spkr_embed_dim": 8,
+    "vocoder_num_langs": 4,
+    "vocoder_num_spkrs": 3,
+    "upsample_initial_channel": 64,
+}
+
+SECONDS, TOKENS = 10.0, 36  # of a request of fixed length: audio in, tokens in or out
+_DISTINCT = 16  # clips of one length; more requests have them again
+
+
 @dataclass(frozen=True)
 class Item:
     """One line of the trace: a clip or a sentence, and the number of tokens its output is forced to have."""
@@ -44,8 +75,10 @@ class Item:
     new_tokens: int
     ids: list[int] | None = None  # in place of text
 
-    def request(self, task: str, num_beams: int) -> Request:
-        params = DecodingParams(num_beams=num_beams, max_new_tokens=self.new_tokens, min_new_tokens=self.new_tokens)
+    def request(self, task: str, num_beams: int, may_end: bool = True) -> Request:
+        """may_end: whether texts of the checkpoint could end earlier, which is then forbidden."""
+        least = self.new_tokens if may_end else 0
+        params = DecodingParams(num_beams=num_beams, max_new_tokens=self.new_tokens, min_new_tokens=least)
         if self.waveform is not None:
             return Request(task, "fra", audio=self.waveform, sampling_rate=RATE, params=params)
         text = self.text if self.ids is None else Tokens(self.ids)
@@ -71,12 +104,26 @@ def ragged_items(task: str, config: ModelConfig, seed: int = 0) -> list[Item]:
         noise = np.random.default_rng(seed)
         return [Item(_clip(noise, int(line["seconds"] * RATE)), None, line["new_tokens"]) for line in trace["clips"]]
     choose = random.Random(seed)
+    return [
+        Item(None, None, line["new_tokens"], _ids(choose, line["source_tokens"], config)) for line in trace["sentences"]
+    ]
+
+
+def fixed_items(task: str, config: ModelConfig, count: int, seconds: float, tokens: int, seed: int = 0) -> list[Item]:
+    """Requests of one length: clips of so many seconds or sentences of so many tokens, which become as many."""
+    if task.startswith("s2"):
+        noise = np.random.default_rng(seed)
+        clips = [_clip(noise, int(seconds * RATE)) for _ in range(min(count, _DISTINCT))]
+        return [Item(clips[i % len(clips)], None, tokens) for i in range(count)]
+    choose = random.Random(seed)
+    return [Item(None, None, tokens, _ids(choose, tokens, config)) for _ in range(count)]
+
+
+def _ids(choose: random.Random, length: int, config: ModelConfig) -> list[int]:
+    """A sentence of random pieces, with its language and eos."""
     language, eos = config.text_lang_ids["eng"], config.eos_token_id
     pieces = range(eos + 1, min(config.text_lang_ids.values()))
-    return [
-        Item(None, None, line["new_tokens"], [language, *choose.choices(pieces, k=line["source_tokens"] - 2), eos])
-        for line in trace["sentences"]
-    ]
+    return [language, *choose.choices(pieces, k=length - 2), eos]
 
 
 def _clip(rng: np.random.Generator, samples: int) -> np.ndarray:
@@ -100,3 +147,23 @@ def bench_checkpoint(folder: Path) -> Path:
     if not (folder / "model.safetensors").exists():
         write_checkpoint(folder, DIMS, seed=0)
     return folder
+
+
+def endless_checkpoint(folder: Path, dims: dict[str, Any], device: str) -> Path:
+    """Random weights whose texts never end by themselves, drawn on the device, written once.
+
+    bfloat16, so that the same numbers are float16 and float32 too, but for the smallest. Raises SystemExit for a folder
+    that holds something else.
+    """
+    if not (folder / "config.json").exists():
+        return write_checkpoint(folder, dims, dtype=torch.bfloat16, device=device, endless=True)
+    config = ModelConfig.from_folder(folder)
+    if any(getattr(config, name) != dims.get(name, getattr(ModelConfig, name)) for name in TINY):
+        raise SystemExit(f"{folder} has a model of other dims: give --checkpoint an empty folder")
+    return folder
+
+
+def fast_folder() -> str | None:
+    """Where temporary files of 5 GB go: into memory where it can be had as a folder, else where they always go."""
+    memory = "/dev/shm"
+    return memory if Path(memory).is_dir() and shutil.disk_usage(memory).free > 10 << 30 else None

@@ -88,6 +88,8 @@ def write_checkpoint(
     shared_names: Sequence[str] = SHARED_NAMES[:1],
     unit_names: Sequence[str] = UNIT_NAMES[:1],
     underscored_maps: bool = False,
+    device: str = "cpu",
+    endless: bool = False,
 ) -> Path:
     """Write config.json, generation_config.json, the tokenizer and the weights of a random model into `folder`.
 
@@ -98,6 +100,8 @@ def write_checkpoint(
     weight_norm: spelling of the vocoder's convolutions (`weight`; `weight_g`, `weight_v`; `parametrizations...`).
     shared_names, unit_names: names under which the two tied matrices are stored.
     underscored_maps: spell the language maps' keys `__eng__`.
+    device: where the numbers are drawn. The same seed gives others on a GPU than on a CPU.
+    endless: texts never end by themselves, so that all have the length that is asked for.
 
     The same arguments write the same bytes.
     """
@@ -118,12 +122,12 @@ def write_checkpoint(
     _write_json(folder / "preprocessor_config.json", _PREPROCESSOR)
 
     config = ModelConfig.from_folder(folder)
-    tensors = random_tensors(config, seed)
+    tensors = random_tensors(config, seed, device, endless)
     _spell_weight_norm(tensors, vocoder_convolutions(config), weight_norm)
     for official, names in ((SHARED_NAMES[0], shared_names), (UNIT_NAMES[0], unit_names)):
         tied = tensors.pop(official)
         tensors |= {name: tied.clone() for name in names}  # safetensors refuses two names for one memory
-    _write_weights(folder, {name: tensor.to(dtype) for name, tensor in tensors.items()}, shards)
+    _write_weights(folder, {name: tensor.to(dtype).cpu() for name, tensor in tensors.items()}, shards)
     return folder
 
 

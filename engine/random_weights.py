@@ -27,17 +27,24 @@ _CENTRED = re.compile(r"(fc2|output_dense|pointwise_conv2|decoder\.layers\.\d+\.
 _EMBEDDINGS = {"distance_embedding": 0.3, "unit_embedding": 1.0, "speaker_embedding": 1.0, "language_embedding": 1.0}
 
 
-def random_tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
-    """float32 tensors of `tensor_shapes(config)`; all biases and layer norms are random."""
-    generator = torch.Generator().manual_seed(seed)
+def random_tensors(
+    config: ModelConfig, seed: int, device: str = "cpu", endless: bool = False
+) -> dict[str, torch.Tensor]:
+    """float32 tensors of `tensor_shapes(config)` on a device; all biases and layer norms are random.
+
+    endless: texts never end by themselves.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
     tensors = {name: _random_tensor(name, shape, config, generator) for name, shape in tensor_shapes(config).items()}
     _steer_text(tensors, config)
+    if endless:
+        tensors[SHARED_NAMES[0]][config.eos_token_id] *= 0.01
     _steer_units(tensors, config)
     return tensors
 
 
 def _random_tensor(name: str, shape: tuple[int, ...], config: ModelConfig, generator: torch.Generator) -> torch.Tensor:
-    noise = torch.randn(shape, generator=generator)
+    noise = torch.randn(shape, generator=generator, device=generator.device)
     owner, _, leaf = name.rpartition(".")
     part = owner.rpartition(".")[2]
     if leaf == "bias":
@@ -69,7 +76,7 @@ def _steer_text(tensors: dict[str, torch.Tensor], config: ModelConfig) -> None:
     # row sets how often it wins: the best of V words scores about sqrt(2 log V) standard deviations.
     eos = 1.3 * _positions(2, 5, config).mean(0) - _positions(12, 40, config).mean(0)
     norm = 0.85 * _EMBEDDING_STD * math.sqrt(2.0 * math.log(config.vocab_size))
-    shared[config.eos_token_id] = eos * (norm / eos.norm())
+    shared[config.eos_token_id] = (eos * (norm / eos.norm())).to(shared.device)
 
 
 def _positions(start: int, stop: int, config: ModelConfig) -> torch.Tensor:

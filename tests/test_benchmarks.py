@@ -1,4 +1,4 @@
-"""The benchmarks of kernels: no number without passing tests or of another result, and one table of all of them."""
+"""The benchmarks: no number without passing tests or of another result, every level in one table, the right floors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -78,3 +80,83 @@ for change in tune.changes({"WARPS": 1, "ROWS": 4, "TILES": [[64, 16], [64, 32]]
     plain = [{"WARPS": warps, "ROWS": rows} for warps in (1, 2) for rows in (4, 8)]
     tiles = [[[64, 64], [64, 32]], [[64, 16], [64, 16]], [[64, 16], [64, 64]]]
     assert tried[:4] == plain and sorted(change["TILES"] for change in tried[4:]) == sorted(tiles)
+
+
+def test_floors_of_the_published_model_are_those_derived_by_hand() -> None:
+    code = """
+from benchmarks.floors import Floors, Work
+from benchmarks.roofline import Ceilings
+from seamless_engine.config import ModelConfig
+floors = Floors(ModelConfig(), Ceilings(bandwidth=3.35e12, matmul=989e12), element_size=2)
+clip = Work(frames=499, tokens=0, new_tokens=36, units=500, vocoder_frames=500)
+for count, beams in ((1, 5), (256, 1), (256, 5)):
+    print(1e3 * sum(floors.of([clip] * count, beams).values()), 1e3 * floors.step([63] * count, 18, beams))
+sentence = Work(frames=0, tokens=36, new_tokens=36)
+print(*(1e3 * seconds for seconds in floors.of([sentence] * 8, 5).values()))
+"""
+    done = benchmark(code)
+    assert done.returncode == 0, done.stderr
+    *speech, text = [[float(number) for number in line.split()] for line in done.stdout.splitlines()]
+    for found, derived in zip(speech, ((18.7, 0.492), (280, 1.096), (358, 3.261)), strict=True):
+        assert found == pytest.approx(derived, rel=0.015)
+    assert text[0] > 0 and text[1] > 36 * 0.48 and text[2:] == [0, 0]
+
+
+def test_the_sweep_of_batch_sizes_ends_where_the_memory_does() -> None:
+    code = """
+import torch
+from benchmarks.load_sides import sweep
+def seconds(size):
+    if size > 32:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate too much")
+    return 1.0 + size / 16
+print(sweep(seconds, [1, 8, 32, 64, 128], lambda: 1e9))
+print(sweep(lambda size: float(size), [1, 8, 32, 64], lambda: 10.0))
+print(sweep(lambda size: size * size / 4, [1, 2, 4], lambda: 1e9))
+"""
+    done = benchmark(code)
+    assert done.returncode == 0, done.stderr
+    refused, *found = done.stdout.splitlines()
+    assert refused == "sweep  no batch of 64: CUDA out of memory. Tried to allocate too much"
+    assert found == ["{1: 1.0625, 8: 0.1875, 32: 0.09375, 64: inf}", "{1: 1.0, 8: 1.0}", "{1: 0.25, 2: 0.5}"]
+
+
+def test_the_engine_under_load_has_every_level_in_json_plots_and_the_last_table(tmp_path: Path) -> None:
+    options = (
+        "--suite load --quick --tasks s2st t2tt --lengths fixed --beams 2 --at-once 2 1 --repeats 1 --json".split()
+    )
+    code = f"""
+import sys
+from pathlib import Path
+from benchmarks import bench_engine, roofline
+roofline.measure = lambda *_: roofline.Ceilings(bandwidth=1e10, matmul=1e11)
+for name, more in (("all", []), ("none", ["--seconds", "0"])):
+    sys.argv = ["bench_engine", *{options!r}, str(Path({str(tmp_path)!r}) / f"{{name}}.json"), *more]
+    bench_engine.main()
+"""
+    done = benchmark(code)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["rows"]
+    levels = [(side, task, count) for side in ("ours", "transformers") for task in ("s2st", "t2tt") for count in (2, 1)]
+    assert [(row["side"], row["task"], row["at_once"]) for row in rows] == levels
+    for row in rows:
+        assert row["status"] == "measured" and row["wall_s"] > 0 and row["p95_s"] >= row["p50_s"] > 0
+        assert 0 < sum(row["stages_s"].values()) and set(row["floor_s"]) < set(row["stages_s"])
+        speaks = row["task"] == "s2st"
+        assert (row["rtfx"] is not None) == speaks and (row["audio_out_s"] > 0) == speaks
+        assert (row["stages_s"]["vocoder"] > 0) == speaks and row["stages_s"]["decode"] > 0
+    assert all((tmp_path / f"all-{plot}.png").exists() for plot in ("throughput", "stages"))
+    rows = json.loads((tmp_path / "none.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["status"] for row in rows] == ["not reached"] * len(levels)
+    assert all("not reached" in line for line in done.stdout.splitlines()[-4:])
+
+
+def test_the_profile_has_a_table_of_a_decode_step_and_one_of_an_encoder_pass(tmp_path: Path) -> None:
+    arguments = ["profile_step", "--device", "cpu", "--quick", "--top", "3", "--json", str(tmp_path / "p.json")]
+    done = benchmark(f"import sys; from benchmarks import profile_step; sys.argv = {arguments!r}; profile_step.main()")
+    assert done.returncode == 0, done.stderr
+    step, encode = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))["profiles"]
+    assert step["what"] == "decode step, 1 × 5 rows" and encode["what"] == "encoder pass, 1 × 499 frames"
+    for found in (step, encode):
+        assert found["count"] > 0 and 0 < found["busy_us"] <= found["wall_us"] and 0 <= found["host_share"] < 1
+    assert done.stdout.count(" more ") == 2

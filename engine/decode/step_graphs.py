@@ -58,10 +58,10 @@ class StepGraphs:
     one by one (penalties, draws) is launched by the host.
     """
 
-    def __init__(self, step: Step, record: Recorder, limit: int = 128) -> None:
+    def __init__(self, step: Step, record: Recorder, limit: int = 512) -> None:
         self._step = step
         self._record = record
-        self._limit = limit  # each has a few hundred nodes, about a megabyte of the device
+        self._limit = limit  # each has a few hundred nodes, about a megabyte of the device; 320 rows have 116 shapes
         self._graphs: dict[object, Work] = {}
 
     def __len__(self) -> int:
