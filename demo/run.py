@@ -28,9 +28,15 @@ from seamless_kernels.fbank import mel_filters
 
 HERE = Path(__file__).resolve().parent
 TEXTS = [
-    ("eng", "eight hundred and twelve", "fra", "huit cent douze"),
-    ("fra", "six cent quarante-deux", "eng", "six hundred and forty-two"),
-    ("fra", "cinq cent un", "eng", "five hundred and one"),
+    ("eng", "nine thousand and ninety-two", "deu", "neuntausendzweiundneunzig"),
+    (
+        "fra",
+        "la piscine ouvre à dix-neuf heures quarante-cinq",
+        "deu",
+        "das Schwimmbad öffnet um neunzehn Uhr fünfundvierzig",
+    ),
+    ("spa", "quisiera una naranja sin cebolla por favor", "eng", "I would like an orange without onions please"),
+    ("deu", "es sind vier Minuten zu Fuß zur Post", "spa", "son cuatro minutos a pie a la oficina de correos"),
 ]
 
 

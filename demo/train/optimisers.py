@@ -1,7 +1,7 @@
 """Muon for the matrices inside the layers, AdamW for all else: embeddings, heads, convolutions, norms.
 
-AdamW alone needs three times the speech or more: at 2.3 hours heard its CTC of characters stands at 2.8 and it
-translates no text exactly, with Muon at 1.1 and every third.
+AdamW alone needs about three times the speech: at 2.3 hours heard it translates no held-out text exactly, with Muon every
+third, and its CTC of pieces reaches after 12 hours what Muon's does after 2.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import json
 import shutil
 from pathlib import Path
 
+from benchmarks.common import write_json
 from demo.train.words import LANGUAGES
 
 EACH = 3
@@ -45,7 +46,10 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=Path("demo"))
     args = parser.parse_args()
     for path in args.checkpoint.iterdir():
-        shutil.copyfile(path, args.demo / "checkpoint" / path.name)
+        if path.name != "figures.json":
+            shutil.copyfile(path, args.demo / "checkpoint" / path.name)
+    figures = json.loads((args.checkpoint / "figures.json").read_text(encoding="utf-8"))
+    write_json(args.demo / "checkpoint" / "figures.json", {key: figures[key] for key in figures if key != "answers"})
     shutil.copyfile(args.work / "heldout.jsonl", args.demo / "heldout.jsonl")
     clips(args.work, args.demo / "audio")
     for path in args.work.glob("*.csv"):

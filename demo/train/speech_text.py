@@ -10,7 +10,7 @@ both CTCs of what is said. Without the second one the adapter learns to say noth
 speech yet, its states are noise.
 
 CE(speech) joins after 3 hours, when the encoder tells letters apart. The learning rate rises over 200 steps, once more
-when CE(speech) joins, stays, and falls over the last third of --hours; run it again with more hours to train on.
+when CE(speech) joins, stays, and falls over the last 55 % of --hours; run it again with more hours to train on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from demo.train.progress import Progress, arguments, seeded
 from demo.train.tokens import Tokens
 from demo.train.words import LANGUAGES
 
-PEAK, WARM_UP, LAST = 1.5e-3, 200, 0.33
+PEAK, WARM_UP, LAST = 1.5e-3, 200, 0.55
 LETTERS = 3.0  # hours before the decoder hears: while the encoder says nothing it would learn to shut the adapter
 RISE = 0.5  # hours for a second rise of the learning rate then
 UNMASKED = 6.0  # hours: nothing repeats yet, and letters are found sooner without masks

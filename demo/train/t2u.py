@@ -1,6 +1,6 @@
 """The unit model: states of the text decoder to units, each character for as long as its duration.
 
-    python -m demo.train.t2u --work DIR [--steps 3000] [--minutes 8]
+    python -m demo.train.t2u --work DIR [--steps 2000] [--minutes 8]
 
 transformers' module lengthens by its own rounded predictions, so its loss on labels of another length is unusable. In
 training the duration predictor therefore answers with the true durations, and what it would have said is kept:
@@ -124,7 +124,7 @@ def figures(units: UnitModel, held: list[Timed], device: torch.device) -> dict[s
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     tokens = Tokens(args.work)

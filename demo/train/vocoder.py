@@ -1,6 +1,6 @@
 """The vocoder: units, language and speaker to a waveform, 320 samples a unit.
 
-    python -m demo.train.vocoder --work DIR [--steps 6000] [--adversarial 3000] [--minutes 8]
+    python -m demo.train.vocoder --work DIR [--steps 4500] [--adversarial 3000] [--minutes 8]
 
 Each step makes 8 stretches of 32 units (0.64 s). Loss: over FFTs of 128, 256, 512 and 1024 the mean of spectral
 convergence and L1 of log magnitudes, plus L1 of log-mel. From step --adversarial on also HiFi-GAN's: multi-period
@@ -113,7 +113,7 @@ def adversarial(made: list[list[torch.Tensor]], real: list[list[torch.Tensor]]) 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--adversarial", type=int, default=3000, help="the step from which the discriminators judge")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

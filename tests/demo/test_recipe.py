@@ -173,6 +173,7 @@ def test_shipping_takes_three_clips_of_each_language_and_keeps_the_human_one(
     for folder in (work / "test", made, demo / "checkpoint", demo / "audio"):
         folder.mkdir(parents=True)
     (made / "config.json").write_text("{}")
+    (made / "figures.json").write_text('{"figures": [1], "answers": ["long"]}')
     (work / "heldout.jsonl").write_text("{}\n")
     (work / "t2u.csv").write_text("step\n")
     lines = []
@@ -190,4 +191,9 @@ def test_shipping_takes_three_clips_of_each_language_and_keeps_the_human_one(
     assert [row[1] for row in rows[:-1]] == [lang for lang in LANGUAGES for _ in range(3)]
     assert rows[-1] == ["human.wav", "eng", "c", "fra", ""]
     assert {path.name for path in (demo / "audio").glob("*.wav")} == {row[0] for row in rows}
-    assert {path.name for path in (demo / "checkpoint").iterdir()} == {"config.json", "training-t2u.csv"}
+    assert {path.name for path in (demo / "checkpoint").iterdir()} == {
+        "config.json",
+        "figures.json",
+        "training-t2u.csv",
+    }
+    assert json.loads((demo / "checkpoint" / "figures.json").read_text()) == {"figures": [1]}
