@@ -1,7 +1,7 @@
 """Muon for the matrices inside the layers, AdamW for all else: embeddings, heads, convolutions, norms.
 
-AdamW alone needs about three times the speech: at 2.3 hours heard it translates no held-out text exactly, with Muon every
-third, and its CTC of pieces reaches after 12 hours what Muon's does after 2.
+AdamW alone needs about three times the speech: at 2.3 hours heard it translates no held-out text exactly, with Muon
+every third, and its CTC of pieces reaches after 12 hours what Muon's does after 2.
 """
 
 from __future__ import annotations
