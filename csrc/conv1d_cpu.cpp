@@ -1,6 +1,8 @@
 // 1-D convolution: blocks of rows over threads.
 #include "conv1d.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -27,15 +29,14 @@ void over_blocks(const Rows& x, int64_t most, int64_t products, int threads, Scr
         for (int64_t begin = first; begin < last; begin += size)
             blocks.push_back({begin, std::min(begin + size, last), first, last});
     }
+    // One share of memory for each thread, kept from call to call.
+    const int64_t scratch = (scratch_for(size) + 15) / 16 * 16;
+    static thread_local std::vector<float> memory;
+    if (memory.size() < static_cast<size_t>(threads * scratch)) memory.resize(threads * scratch);
+    float* const shares = memory.data();
     const auto count = static_cast<int64_t>(blocks.size());
-    const auto scratch = static_cast<size_t>(scratch_for(size));
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        static thread_local std::vector<float> memory;  // kept from call to call
-        if (memory.size() < scratch) memory.resize(scratch);
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < count; ++i) run(blocks[i], memory.data());
-    }
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < count; ++i) run(blocks[i], shares + omp_get_thread_num() * scratch);
 }
 
 }  // namespace
