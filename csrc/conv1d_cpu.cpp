@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "scratch.h"
+
 #define KERNEL "conv1d_isa.h"
 #include "each_isa.h"
 
@@ -29,14 +31,11 @@ void over_blocks(const Rows& x, int64_t most, int64_t products, int threads, Scr
         for (int64_t begin = first; begin < last; begin += size)
             blocks.push_back({begin, std::min(begin + size, last), first, last});
     }
-    // One share of memory for each thread, kept from call to call.
-    const int64_t scratch = (scratch_for(size) + 15) / 16 * 16;
-    static thread_local std::vector<float> memory;
-    if (memory.size() < static_cast<size_t>(threads * scratch)) memory.resize(threads * scratch);
-    float* const shares = memory.data();
+    int64_t scratch = scratch_for(size);
+    float* const memory = shares_of(threads, scratch);
     const auto count = static_cast<int64_t>(blocks.size());
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-    for (int64_t i = 0; i < count; ++i) run(blocks[i], shares + omp_get_thread_num() * scratch);
+    for (int64_t i = 0; i < count; ++i) run(blocks[i], memory + omp_get_thread_num() * scratch);
 }
 
 }  // namespace

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "scratch.h"
+
 #define KERNEL "paged_attention_isa.h"
 #include "each_isa.h"
 
@@ -48,14 +50,10 @@ void paged_attention(const PagedAttention& p, int threads) {
             scratch = std::max(scratch, each * (last - first));
         }
     }
-    // One share of memory for each thread, kept from call to call.
-    scratch = (scratch + 15) / 16 * 16;
-    static thread_local std::vector<float> memory;
-    if (memory.size() < static_cast<size_t>(threads * scratch + 16)) memory.resize(threads * scratch + 16);
-    float* aligned = memory.data() + (-(reinterpret_cast<uintptr_t>(memory.data()) / sizeof(float)) & 15);
+    float* const memory = shares_of(threads, scratch);
     const auto count = static_cast<int64_t>(tasks.size());
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-    for (int64_t i = 0; i < count; ++i) run(tasks[i], aligned + omp_get_thread_num() * scratch);
+    for (int64_t i = 0; i < count; ++i) run(tasks[i], memory + omp_get_thread_num() * scratch);
 }
 
 }  // namespace seamless

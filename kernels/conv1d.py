@@ -37,6 +37,11 @@ def pack_conv_weight(weight: torch.Tensor) -> torch.Tensor:
     return weight[:, :, None, :].contiguous(memory_format=torch.channels_last)
 
 
+def backend_of_weight(x: torch.Tensor, panels: bool) -> str:
+    """Panels are for the compiled kernel alone; other weights for all others, whichever the data of `x` asks for."""
+    return "native" if panels else backend_for(x, _UNPACKED)
+
+
 def reference(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -270,11 +275,10 @@ def conv1d(
 
     x may be narrower than the weight, whose dtype the result has.
     """
-    packed = weight.ndim == 3
-    name = "native" if packed else backend_for(x, {name: IMPLS[name] for name in ("torch", "triton")})
-    return IMPLS[name](
+    return IMPLS[backend_of_weight(x, weight.ndim == 3)](
         x, weight, bias, cu_seqlens, dilation=dilation, leaky_slope=leaky_slope, residual=residual, scale=scale
     )
 
 
-IMPLS = {"torch": reference, "triton": _triton} | ({"native": _native} if csrc else {})
+_UNPACKED = {"torch": reference, "triton": _triton}
+IMPLS = _UNPACKED | ({"native": _native} if csrc else {})

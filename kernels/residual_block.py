@@ -22,8 +22,7 @@ from collections.abc import Sequence
 import torch
 
 from seamless_kernels.config import config_for
-from seamless_kernels.conv1d import conv1d, pack_conv_weight
-from seamless_kernels.dispatch import backend_for
+from seamless_kernels.conv1d import backend_of_weight, conv1d, pack_conv_weight
 from seamless_kernels.flash import ONE_CHUNK, locate, tiles_at_most
 from seamless_kernels.implicit_gemm import by_tap, chain, leaky
 from seamless_kernels.jit import jit, tl
@@ -276,8 +275,7 @@ def residual_block(
 
     Blocks side by side are summed by giving each the `total` of those before it, and the last one the `scale`.
     """
-    packed = weights.ndim == 4
-    name = "native" if packed else backend_for(x, {name: IMPLS[name] for name in ("torch", "triton")})
+    name = backend_of_weight(x, panels=weights.ndim == 4)
     if name == "triton" and max(dilations) > 127:
         name = "torch"
     return IMPLS[name](
