@@ -193,7 +193,7 @@ class EngineConfig:
     max_audio_seconds: longest clip that is taken.
     encode_frames: packed rows (20 ms of audio, or a token) in one encoder pass.
     speak_tokens: text tokens in one speech pass (a token is about 14 units, 0.3 s of speech); None is 512 on a GPU and
-        one request at a time on a CPU, whose caches hold the vocoder's tensors of one clip but not of several.
+        64 on a CPU, which is then as busy as with more.
     cuda_graphs: on a GPU, launch a decode step as one recorded graph; False has the host launch every kernel.
     """
 

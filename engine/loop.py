@@ -29,7 +29,7 @@ class Loop:
     """
 
     def __init__(self, runner: ModelRunner, tokenizer: Tokenizer, options: EngineConfig) -> None:
-        speak_tokens = options.speak_tokens or (512 if runner.device.type == "cuda" else 1)
+        speak_tokens = options.speak_tokens or (512 if runner.device.type == "cuda" else 64)
         self.scheduler = Scheduler(runner.blocks, Limits(options.encode_frames, speak_tokens))
         self.owner: threading.Thread | None = None
         self._runner = runner
