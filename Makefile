@@ -46,6 +46,7 @@ bench-gpu: $(VENV)/.installed-bench
 bench-load: DEVICE ?= cuda
 bench-load: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.bench_engine --suite load --device $(DEVICE) $(if $(QUICK),--quick)
+	$(BIN)/python -m benchmarks.bench_overlap --device $(DEVICE) $(if $(QUICK),--quick)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build

@@ -195,6 +195,8 @@ class EngineConfig:
     speak_tokens: text tokens in one speech pass (a token is about 14 units, 0.3 s of speech); None is 512 on a GPU and
         64 on a CPU, which is then as busy as with more.
     cuda_graphs: on a GPU, launch a decode step as one recorded graph; False has the host launch every kernel.
+    overlap: run encoder and speech passes beside the decode steps, by a thread and on a GPU a stream of their own,
+        instead of in turn with them. For many requests that come one by one; not yet measured on a GPU.
     """
 
     max_rows: int = 320
@@ -207,6 +209,7 @@ class EngineConfig:
     encode_frames: int = 16_000
     speak_tokens: int | None = None
     cuda_graphs: bool = True
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         for name in (

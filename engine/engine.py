@@ -96,6 +96,7 @@ class Engine:
 
     def forced_logits(self, source: Features | Tokens, tokens: Sequence[int]) -> torch.Tensor:
         """float32 [len(tokens), vocab]: what the decoder expects after each of the tokens it is made to read."""
+        self._loop.settle()
         return forced_logits(self._runner, source, tokens)
 
     def generate(self, requests: Iterable[Request], params: DecodingParams | None = None) -> list[Result]:
@@ -154,6 +155,7 @@ class Engine:
                 loop.drop(job)
         raise_failure(result)
         assert self._runner.speech is not None
+        loop.settle()
         try:
             yield from self._runner.speech.stream(job)
         except Exception as error:

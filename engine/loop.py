@@ -1,11 +1,19 @@
-"""The loop: admit → encode → decode → speak → deliver. One step at a time, by whoever owns the engine."""
+"""The loop: admit → encode → decode → speak → deliver. One step at a time, by whoever owns the engine.
+
+Encoder and speech passes run in the runner's lane, one at a time. Where that is beside the decode steps, these go on
+without the requests that are being encoded.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +30,23 @@ from seamless_engine.tokenizer import Tokenizer
 _ADVICE = "check its input, and the weights with Engine.from_pretrained(..., check_weights=True)"
 
 
+_Failures = list[tuple[Any, Exception]]
+_Deliver = Callable[["_Pass", float, dict[Job, Exception]], Iterator[Job]]
+
+
+@dataclass
+class _Pass:
+    """An encoder or speech pass that was started. outcome: the items of `isolate` that failed alone.
+
+    deliver: takes the pass, the seconds that it took, and the error of each job that failed.
+    """
+
+    jobs: list[Job]
+    outcome: Future[_Failures]
+    begun: float
+    deliver: _Deliver
+
+
 class Loop:
     """All requests of an engine, whoever asked for them: each finished job is put into its own outbox.
 
@@ -35,10 +60,11 @@ class Loop:
         self._runner = runner
         self._tokenizer = tokenizer
         self._decode_clock = 0.0
+        self._pass: _Pass | None = None
 
     @property
     def busy(self) -> bool:
-        return self.scheduler.busy
+        return self.scheduler.busy or self._pass is not None
 
     @property
     def wants_more(self) -> bool:
@@ -53,7 +79,15 @@ class Loop:
 
     def drop(self, job: Job) -> None:
         """Forget a request between two steps; nothing is delivered."""
+        if self._pass and job in self._pass.jobs:
+            self.settle()
+            self._pass.jobs.remove(job)
         self.scheduler.drop(job)
+
+    def settle(self) -> None:
+        """Wait until no pass is running."""
+        if self._pass:
+            wait([self._pass.outcome])
 
     def step(self) -> None:
         """One turn. What it finishes is in the outboxes afterwards."""
@@ -67,32 +101,56 @@ class Loop:
 
     def _finished(self) -> Iterator[Job]:
         scheduler = self.scheduler
+        if self._pass and (self._pass.outcome.done() or not self._decoding):
+            yield from self._land()
         for job in scheduler.leaving(time.perf_counter()):
+            if self._pass and job in self._pass.jobs:
+                continue  # its blocks are being written
             scheduler.drop(job)
             yield self._delivered(job, left(job.request, job.cancelled))
-        admitted = scheduler.admit()
+        admitted = [] if self._pass else scheduler.admit()
         if admitted:
-            yield from self._encode(admitted)
-        if scheduler.decoding:
-            yield from self._decode()
-        spoken = scheduler.next_speech()
+            run = partial(isolate, self._runner.encode, admitted)
+            yield from self._start(run, [job for job, _ in admitted], self._encoded)
+        decoding = self._decoding
+        if decoding:
+            yield from self._decode(decoding)
+        spoken = [] if self._pass else scheduler.next_speech()
         if spoken:
-            yield from self._speak(spoken)
+            yield from self._start(partial(isolate, self._runner.speak, spoken), spoken, self._spoken)
 
-    def _encode(self, admitted: list[tuple[Job, list[int]]]) -> Iterator[Job]:
+    @property
+    def _decoding(self) -> list[Job]:
+        """Requests whose encodings are there."""
+        encoding = set(self._pass.jobs) if self._pass else ()
+        return [job for job in self.scheduler.decoding if job not in encoding]
+
+    def _start(self, run: Callable[[], _Failures], jobs: list[Job], deliver: _Deliver) -> Iterator[Job]:
         begun = time.perf_counter()
-        failed = isolate(self._runner.encode, admitted)
-        spent = time.perf_counter() - begun
-        for job, _ in admitted:
-            job.result.timings |= {"queued": begun - job.started, "encode": spent, "decode": 0.0}
+        self._pass = _Pass(jobs, self._runner.lane.start(run), begun, deliver)
+        if self._pass.outcome.done():
+            yield from self._land()
+
+    def _land(self) -> Iterator[Job]:
+        """Take over what a pass has done; waits for its end."""
+        assert self._pass is not None
+        self.settle()
+        landed, self._pass = self._pass, None
+        failed = {item if isinstance(item, Job) else item[0]: error for item, error in landed.outcome.result()}
+        yield from landed.deliver(landed, time.perf_counter() - landed.begun, failed)
+
+    def _encoded(self, landed: _Pass, spent: float, failed: dict[Job, Exception]) -> Iterator[Job]:
+        for job in landed.jobs:
+            job.result.timings |= {"queued": landed.begun - job.started, "encode": spent, "decode": 0.0}
             job.decode_clock = self._decode_clock
-        for (job, _), error in failed:
-            self.scheduler.drop(job)
-            yield self._delivered(job, error)
+        for job in landed.jobs:
+            if job in failed:
+                self.scheduler.drop(job)
+                yield self._delivered(job, failed[job])
 
-    def _decode(self) -> Iterator[Job]:
+    def _decode(self, jobs: list[Job]) -> Iterator[Job]:
         begun = time.perf_counter()
-        ended = self._runner.decode(self.scheduler.decoding)
+        ended = self._runner.decode(jobs)
         self._decode_clock += time.perf_counter() - begun
         for job, status in ended:
             job.result.timings["decode"] = self._decode_clock - job.decode_clock
@@ -106,12 +164,10 @@ class Loop:
             if not speaks:
                 yield self._delivered(job)
 
-    def _speak(self, spoken: list[Job]) -> Iterator[Job]:
-        begun = time.perf_counter()
-        errors = dict(isolate(self._runner.speak, spoken))
-        for job in spoken:
-            job.result.timings["speak"] = time.perf_counter() - begun
-            yield self._delivered(job, errors.get(job))
+    def _spoken(self, landed: _Pass, spent: float, failed: dict[Job, Exception]) -> Iterator[Job]:
+        for job in landed.jobs:
+            job.result.timings["speak"] = spent
+            yield self._delivered(job, failed.get(job))
 
     def _delivered(self, job: Job, error: Exception | None = None) -> Job:
         """The result as its caller sees it: texts decoded, the best hypothesis in front.

@@ -17,6 +17,7 @@ from seamless_engine.decode.layout import LayoutBuilder, StepLayout
 from seamless_engine.decode.native_search import native_search
 from seamless_engine.decode.scheduler import Job
 from seamless_engine.decode.step_graphs import BEAMS, CudaRecorder, StepGraphs, bucket
+from seamless_engine.lane import Beside, InTurn, Lane
 from seamless_engine.loader import Checkpoint, modules_for
 from seamless_engine.models.layers import cumulative
 from seamless_engine.models.speech_encoder import SpeechEncoder
@@ -62,9 +63,11 @@ class ModelRunner:
 
         max_length = PROMPT_LENGTH + options.max_new_tokens
         self.decoder.positions.reserve(max_length + 2)
+        self.lane: Lane = Beside(device) if options.overlap else InTurn()
         passes = 0
         if device.type == "cuda":
-            passes = rehearse(self.speech_encoder, self.text_encoder, self.vocoder, options, device)
+            stages = self.speech_encoder, self.text_encoder, self.vocoder
+            passes = self.lane.start(lambda: rehearse(*stages, options, device)).result()
         num_slots = options.num_slots or _default_slots(config, options, device, embedding.element_size(), passes)
         self.blocks = BlockManager(num_slots // BLOCK_SIZE, options.max_rows)
         heads = config.decoder_attention_heads

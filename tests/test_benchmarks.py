@@ -151,6 +151,18 @@ for name, more in (("all", []), ("none", ["--seconds", "0"])):
     assert all("not reached" in line for line in done.stdout.splitlines()[-4:])
 
 
+def test_passes_beside_the_steps_are_measured_against_passes_in_turn(tmp_path: Path) -> None:
+    path = tmp_path / "overlap.json"
+    arguments = ["bench_overlap", *"--device cpu --quick --task t2st --rates 0 50 --json".split(), str(path)]
+    done = benchmark(
+        f"import sys; from benchmarks import bench_overlap; sys.argv = {arguments!r}; bench_overlap.main()"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert [(row["rate"], row["passes"]) for row in rows] == [(r, p) for r in (0, 50) for p in ("in turn", "beside")]
+    assert all(row["wall_s"] >= row["p95_s"] >= row["p50_s"] > 0 for row in rows)
+
+
 def test_the_profile_has_a_table_of_a_decode_step_and_one_of_an_encoder_pass(tmp_path: Path) -> None:
     arguments = ["profile_step", "--device", "cpu", "--quick", "--top", "3", "--json", str(tmp_path / "p.json")]
     done = benchmark(f"import sys; from benchmarks import profile_step; sys.argv = {arguments!r}; profile_step.main()")
