@@ -11,7 +11,7 @@ demo train-demo test test-all lint: export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo train-demo test test-all lint bench bench-gpu bench-load docs clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed-demo
 	$(BIN)/python demo/run.py
 
 # Everything that made demo/checkpoint, hours on a CPU: stop it at any time, it goes on where it stood.
@@ -60,14 +60,15 @@ $(VENV)/.torch:
 	$(PIP) install $(TORCH)
 	touch $@
 
-$(VENV)/.installed: extras := [demo]
-$(VENV)/.installed-test: extras := [test]
-$(VENV)/.installed-bench: extras := [test,bench]
-$(VENV)/.installed-lint: extras := [test,bench,lint]
-$(VENV)/.installed-docs: extras := [docs]
-$(VENV)/.installed-train: extras := [train,bench]
-$(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-bench $(VENV)/.installed-lint $(VENV)/.installed-docs \
-		$(VENV)/.installed-train: \
+# Each builds csrc/ anew, so one that installs more stands for those that it contains.
+comma := ,
+$(VENV)/.installed-demo: extras := demo
+$(VENV)/.installed-test: extras := test
+$(VENV)/.installed-bench: extras := test,bench
+$(VENV)/.installed-lint: extras := test,bench,lint
+$(VENV)/.installed-docs: extras := docs
+$(VENV)/.installed-train: extras := train,bench
+$(foreach extra,demo test bench lint docs train,$(VENV)/.installed-$(extra)): \
 		$(VENV)/.torch setup.py pyproject.toml $(wildcard csrc/*)
-	$(PIP) install -e '.$(extras)'
-	touch $@
+	$(PIP) install -e '.[$(extras)]'
+	touch $(addprefix $(VENV)/.installed-,$(subst $(comma), ,$(extras)))
