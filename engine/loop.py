@@ -82,6 +82,7 @@ class Loop:
         if self._pass and job in self._pass.jobs:
             self.settle()
             self._pass.jobs.remove(job)
+            self._pass = self._pass if self._pass.jobs else None
         self.scheduler.drop(job)
 
     def settle(self) -> None:

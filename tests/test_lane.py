@@ -182,6 +182,7 @@ def test_a_stream_that_is_closed_early_waits_for_what_is_in_flight(checkpoint: F
         for _ in range(taken):
             next(results)
         results.close()
+        assert not engine._loop.busy
         assert engine._runner.blocks.free_blocks == engine._runner.blocks.num_blocks
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
 
