@@ -6,6 +6,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from seamless_engine.decode.scheduler import Job
 from seamless_engine.errors import UsageError
 from seamless_engine.forward import forced_logits
 from seamless_engine.front_end import FrontEnd
+from seamless_engine.lane import Beside, InTurn, Lane
 from seamless_engine.loader import find_checkpoint
 from seamless_engine.loop import Loop, failed, raise_failure
 from seamless_engine.model_runner import ModelRunner
@@ -24,6 +27,7 @@ from seamless_engine.request import SPEECH_OUT, TASKS, DecodingParams, Request, 
 from seamless_engine.tokenizer import Tokenizer
 from seamless_kernels.dispatch import backend_for
 
+_UNREAD = 8  # requests that were drawn and are not read yet, at most
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -39,6 +43,8 @@ class Engine:
         self._runner = runner
         self._front_end = FrontEnd(runner.config, options, tasks, tokenizer)
         self._loop = Loop(runner, tokenizer, options)
+        # While a GPU computes, a thread reads what comes next. On a CPU they would share the cores.
+        self._reading: Lane = Beside(torch.device("cpu")) if runner.device.type == "cuda" else InTurn()
 
     @classmethod
     def from_pretrained(
@@ -166,35 +172,61 @@ class Engine:
 
     def _run(self, source: Iterator[tuple[int, Request]], params: DecodingParams) -> Iterator[tuple[int, Result]]:
         loop = self._loop
+        ahead: deque[tuple[int, Result, Future[Job | Exception]]] = deque()
         mine: dict[Job, int] = {}
         done: deque[Job] = deque()
         exhausted = False
         try:
             while True:
-                while not exhausted and loop.wants_more:
+                while not exhausted and self._reads_more([future for *_, future in ahead]):
                     drawn = next(source, None)
                     if drawn is None:
                         exhausted = True
                         break
                     index, request = drawn
                     result = Result(request.id if request.id is not None else index, request.task, request.tgt_lang)
+                    read = partial(self._read, request, request.params or params, result, done)
+                    ahead.append((index, result, self._reading.start(read)))
+                # What is not read yet is only waited for when nothing else can be done.
+                if ahead and loop.wants_more and (ahead[0][2].done() or not loop.running):
+                    index, result, reading = ahead.popleft()
+                    job = reading.result()
                     try:
-                        self._front_end.check(request, request.params or params)
-                        job = self._front_end.prepare(request, request.params or params, result)
-                        job.outbox = done
+                        if isinstance(job, Exception):
+                            raise job
                         loop.submit(job)
                         mine[job] = index
                     except Exception as error:  # whatever it is, only this request has it
                         yield index, failed(result, settled(error))
-                if not mine and exhausted:
+                    continue
+                if not (mine or ahead) and exhausted:
                     return
                 loop.step()
                 while done:
                     job = done.popleft()
                     yield mine.pop(job), job.result
         finally:
+            for *_, reading in ahead:
+                reading.cancel()
             for job in mine:
                 loop.drop(job)
+
+    def _read(self, request: Request, params: DecodingParams, result: Result, outbox: deque[Job]) -> Job | Exception:
+        try:
+            self._front_end.check(request, params)
+            job = self._front_end.prepare(request, params, result)
+        except Exception as error:
+            return settled(error)
+        job.outbox = outbox
+        return job
+
+    def _reads_more(self, ahead: list[Future[Job | Exception]]) -> bool:
+        """Whether to draw another request: for the loop, and where a thread reads, for one encoder pass after that."""
+        if isinstance(self._reading, InTurn):
+            return not ahead and self._loop.wants_more
+        read = [future.result() for future in ahead if future.done()]
+        rows = sum(job.source_rows for job in read if isinstance(job, Job))
+        return rows < self.options.encode_frames and len(ahead) - len(read) < _UNREAD
 
 
 def _tasks(names: Iterable[str] | None) -> tuple[Task, ...]:

@@ -67,6 +67,11 @@ class Loop:
         return self.scheduler.busy or self._pass is not None
 
     @property
+    def running(self) -> bool:
+        """Whether anything but waiting requests would keep the next turn busy."""
+        return bool(self._pass or self.scheduler.decoding or self.scheduler.speaking)
+
+    @property
     def wants_more(self) -> bool:
         """Whether another request should be prepared."""
         self._check_thread()

@@ -1,0 +1,93 @@
+"""Requests that a thread reads while the model works: the same results, in the same order of admission."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seamless_engine import DecodingParams, Engine, EngineConfig, Request
+from seamless_engine.lane import Beside, InTurn
+from support.packed import DEVICE
+from support.parity import TEXTS, random_request, same
+
+Folder = Callable[[int], Path]
+
+
+def load(folder: Path, ahead: bool, **fields: Any) -> Engine:
+    engine = Engine.from_pretrained(folder, device=DEVICE, dtype="float32", options=EngineConfig(**fields))
+    engine._reading = Beside(torch.device("cpu")) if ahead else InTurn()
+    return engine
+
+
+def request(text: str | None, length: int = 6, src_lang: str = "eng") -> Request:
+    params = DecodingParams(min_new_tokens=length, max_new_tokens=length)
+    return Request("t2tt", "fra", text=text, src_lang=src_lang, params=params)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_results_are_those_of_reading_in_turn(checkpoint: Folder, seed: int) -> None:
+    rng = random.Random(seed)
+    fields: dict[str, Any] = {"max_rows": 12, "num_slots": 900, "encode_frames": 60}
+    in_turn, ahead = (load(checkpoint(seed), reads, **fields) for reads in (False, True))
+    requests = [random_request(rng, in_turn.languages("s2st")) for _ in range(24)]
+    requests.insert(5, Request("s2tt", "fra", audio="missing.wav"))
+    expected = in_turn.generate(requests)
+    assert str(expected[5].error).startswith("AudioError") and sum(result.error is None for result in expected) > 12
+    for _ in range(2):
+        results = ahead.generate(requests)
+        assert results[5].error == expected[5].error
+        assert all(same(a, b) for i, (a, b) in enumerate(zip(expected, results, strict=True)) if i != 5)
+
+
+def test_the_model_goes_on_while_a_request_is_read(checkpoint: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(checkpoint(0), ahead=True, encode_frames=5)  # a pass is full with one request
+    slow, opened = request(TEXTS[1]), threading.Event()
+    prepare = engine._front_end.prepare
+
+    def reading(one: Request, *others: Any) -> Any:
+        assert one is not slow or opened.wait(60)
+        return prepare(one, *others)
+
+    monkeypatch.setattr(engine._front_end, "prepare", reading)
+    results = engine.stream([request(TEXTS[0], length=40), slow, request(TEXTS[2])])
+    assert next(results).id == 0  # the model was not kept waiting for the second one
+    opened.set()
+    assert sorted(result.id for result in results) == [1, 2]
+
+
+def test_a_whole_pass_is_read_before_an_idle_model_begins(checkpoint: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(checkpoint(0), ahead=True)
+    sizes: list[int] = []
+    encode = engine._runner.encode
+
+    def counted(admitted: list[Any]) -> None:
+        sizes.append(len(admitted))
+        encode(admitted)
+
+    monkeypatch.setattr(engine._runner, "encode", counted)
+    engine.generate([request(text) for text in TEXTS * 10])
+    assert sizes == [10 * len(TEXTS)]
+
+
+def test_one_pass_of_requests_is_drawn_ahead_and_no_more(checkpoint: Folder) -> None:
+    engine = load(checkpoint(0), ahead=True, encode_frames=40)
+    drawn: list[int] = []
+
+    def endless() -> Iterator[Request]:
+        while True:
+            drawn.append(len(drawn))
+            yield request(TEXTS[len(drawn) % len(TEXTS)])
+
+    results = engine.stream(endless())
+    for _ in range(20):
+        next(results)
+    results.close()
+    rows = min(len(engine._front_end.tokenizer.encode(text, "eng")) for text in TEXTS)
+    assert 20 < len(drawn) <= 20 + engine.options.max_rows + 2 * 40 // rows + 16
+    assert engine._runner.blocks.free_blocks == engine._runner.blocks.num_blocks
