@@ -1,8 +1,9 @@
 """Speech and text into text: recognition, speech translation and text translation trained together.
 
-    python -m demo.train.speech_text --work DIR [--hours 30] [--minutes 8]
+    python -m demo.train.speech_text --work DIR [--hours 75] [--minutes 8]
 
-Each step hears some 20 s of clips (their language with probability 1/2, else any of the four) and reads 24 sentences:
+Each step hears some 20 s of clips and reads 24 sentences. Of a clip it wants the words in its own language with
+probability 1/2, in the last third of the hours 1/4, else in any of the four:
 
     loss = CE(speech) + 0.5 · CE(text) + 0.7 · CTC(characters, 50 rows a second) + 0.3 · CTC(pieces, 6 rows a second)
 
@@ -35,6 +36,7 @@ PEAK, WARM_UP, LAST = 1.5e-3, 200, 0.55
 LETTERS = 3.0  # hours before the decoder hears: while the encoder says nothing it would learn to shut the adapter
 RISE = 0.5  # hours for a second rise of the learning rate then
 UNMASKED = 6.0  # hours: nothing repeats yet, and letters are found sooner without masks
+OWN, OWN_AT_LAST = 0.5, 0.25  # share of clips to write down, beside those whose language is drawn
 ROWS, TEXTS = 1000, 24  # of a step: padded rows (20 ms) of speech, sentences
 DEV = 64
 EVERY = 250  # steps between rows of the curve
@@ -98,12 +100,13 @@ def learning_rate(step: int, hours: float, total: float) -> float:
 
 
 def losses(
-    net: Translator, part: Batch, hours: float, sentences: int
+    net: Translator, part: Batch, hours: float, total: float, sentences: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """CTC of characters and of pieces, speech (0 as long as the decoder does not hear) and text, of clips and
     so many sentences."""
     own = [clip.lang for clip in part.clips]
-    langs = [lang if random.random() < 0.5 else random.choice(LANGUAGES) for lang in own]
+    own_share = OWN if hours < total * 2 / 3 else OWN_AT_LAST
+    langs = [lang if random.random() < own_share else random.choice(LANGUAGES) for lang in own]
     heard = part.features if hours < UNMASKED else masked(part.features)
     memory = net.hear(heard, part.mask)
     ctc, pieces = net.ctc_losses([clip.text for clip in part.clips], part.mask, *memory)
@@ -145,7 +148,7 @@ def figures(net: Translator, store: Store, count: int = DEV) -> dict[str, float]
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--hours", type=float, default=30.0, help="of speech to hear in all")
+    parser.add_argument("--hours", type=float, default=75.0, help="of speech to hear in all")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     tokens = Tokens(args.work)
@@ -159,7 +162,7 @@ def main() -> None:
         seeded(args.seed, progress.step)
         lr = learning_rate(progress.step, progress.hours, args.hours)
         part = batch(train, rows, args.device)
-        ctc, pieces, speech, written = losses(net, part, progress.hours, TEXTS * args.scale)
+        ctc, pieces, speech, written = losses(net, part, progress.hours, args.hours, TEXTS * args.scale)
         optimisers.zero_grad()
         (speech + 0.5 * written + 0.7 * ctc + 0.3 * pieces).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)

@@ -69,6 +69,7 @@ class Espeak:
             raise ValueError(f"espeak-ng has no voice {voice!r}")
         for parameter, value in ((_SPEED, words_per_minute), (_PITCH, pitch), (_PITCH_RANGE, pitch_range)):
             self._library.espeak_SetParameter(parameter, value, 0)
+        self._library.espeak_ng_SetRandSeed(0)  # of the breath in some voices, which else comes from the clock
         raw = text.encode() + b"\0"
         self._library.espeak_Synth(raw, len(raw), 0, 1, 0, _UTF8, None, None)
         self._library.espeak_Synchronize()

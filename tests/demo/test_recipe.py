@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,10 @@ from demo.train.speech_text import LETTERS, RISE, learning_rate
 from demo.train.t2u import Timed, UnitModel, labels
 from demo.train.units import FRAME, Sentence, carried, log_mel, speak
 from demo.train.vocoder import speak as vocode
-from demo.train.voices import SPEAKERS, Espeak
+from demo.train.voices import SPEAKERS, VARIANTS, Espeak
 from demo.train.words import LANGUAGES
 from seamless_engine import Engine, Request
+from support.snippets import ROOT
 
 WORDS = {"eng": "eight hundred", "fra": "huit cents", "deu": "achthundert", "spa": "ochocientos"}
 
@@ -52,6 +55,22 @@ def test_a_clip_is_spoken_between_silences_of_its_own(espeak: Espeak):
         assert np.abs(wave).max() > 0.03 and len(features(wave)) == (1 + (len(wave) - 400) // 160) // 2
         leads.add(int(np.argmax(np.abs(wave) > 0.25 * np.abs(wave).max())) // 160)
     assert len(leads) > 4
+
+
+def test_a_process_says_what_another_one_said_before():
+    """Voices with breath draw noise, by default from a seed that changes from second to second."""
+    code = """
+import zlib
+from demo.train.voices import VARIANTS, Espeak
+espeak = Espeak()
+for variant in VARIANTS:
+    print(zlib.crc32(espeak.say("nine hundred and eighteen", "en-us" + variant, 150).samples.tobytes()))
+"""
+    said = []
+    for _ in range(2):
+        said.append(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True))
+        time.sleep(1.1)
+    assert said[0].stdout == said[1].stdout and said[0].stdout.count("\n") == len(VARIANTS)
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
