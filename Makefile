@@ -67,7 +67,7 @@ $(VENV)/.installed-test: extras := test
 $(VENV)/.installed-bench: extras := test,bench
 $(VENV)/.installed-lint: extras := test,bench,lint
 $(VENV)/.installed-docs: extras := docs
-$(VENV)/.installed-train: extras := train,bench
+$(VENV)/.installed-train: extras := train,test,bench
 $(foreach extra,demo test bench lint docs train,$(VENV)/.installed-$(extra)): \
 		$(VENV)/.torch setup.py pyproject.toml $(wildcard csrc/*)
 	$(PIP) install -e '.[$(extras)]'

@@ -20,7 +20,8 @@ constexpr int64_t SMALLEST = 48;  // rows of a block
 constexpr int64_t TILE = 12;  // rows that are as fast as they can be, with every instruction set
 constexpr int64_t WORTH_A_THREAD = 1 << 20;  // products; some 20 µs
 
-// run(block, scratch) for blocks of about `most` rows at most, of one size, as many as keep all threads busy to the end.
+// run(block, scratch) for blocks of about `most` rows at most, whole tiles and of nearly one size, as many as keep all
+// threads busy to the end.
 template <typename ScratchFor, typename Run>
 void over_blocks(const Rows& x, int64_t most, int64_t products, int threads, ScratchFor scratch_for, Run run) {
     threads = std::max<int>(1, std::min<int64_t>(threads, products / WORTH_A_THREAD));

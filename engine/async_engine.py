@@ -69,8 +69,8 @@ class AsyncEngine:
         """Hand in a request; waits while `max_queue` others are held. Await what it returns for the result.
 
         A request that fails has `error` set. Cancelling what is returned, or the task that awaits it, gives the request
-        up: everything that it holds is free after the step that is running. `Request.timeout` counts from this call.
-        The result's `id` is the request's own, or how many were submitted before it.
+        up: everything that it holds is free after the step or pass that is running. `Request.timeout` counts from this
+        call. The result's `id` is the request's own, or how many were submitted before it.
 
         Raises UsageError if the request is wrong in itself, EngineClosedError if this engine takes no more; awaiting
         the result raises EngineClosedError if the engine breaks.

@@ -163,7 +163,9 @@ class Engine:
         assert self._runner.speech is not None
         loop.settle()
         try:
-            yield from self._runner.speech.stream(job)
+            for samples in self._runner.speech.stream(job):
+                yield samples
+                loop.settle()  # the caller may have served others in between
         except Exception as error:
             raise settled(error) from None
         result.units = result.n_best[0].units
@@ -178,7 +180,7 @@ class Engine:
         exhausted = False
         try:
             while True:
-                while not exhausted and self._reads_more([future for *_, future in ahead]):
+                while not exhausted and self._reads_more(ahead):
                     drawn = next(source, None)
                     if drawn is None:
                         exhausted = True
@@ -220,13 +222,17 @@ class Engine:
         job.outbox = outbox
         return job
 
-    def _reads_more(self, ahead: list[Future[Job | Exception]]) -> bool:
+    def _reads_more(self, ahead: deque[tuple[int, Result, Future[Job | Exception]]]) -> bool:
         """Whether to draw another request: for the loop, and where a thread reads, for one encoder pass after that."""
-        if isinstance(self._reading, InTurn):
-            return not ahead and self._loop.wants_more
-        read = [future.result() for future in ahead if future.done()]
+        wanted = self._loop.wants_more
+        if not ahead:
+            return wanted
+        if isinstance(self._reading, InTurn) or (wanted and ahead[0][2].done()):
+            return False
+        read = [future.result() for *_, future in ahead if future.done()]
         rows = sum(job.source_rows for job in read if isinstance(job, Job))
-        return rows < self.options.encode_frames and len(ahead) - len(read) < _UNREAD
+        room = len(ahead) < self.options.max_rows and len(ahead) - len(read) < _UNREAD
+        return room and rows < self.options.encode_frames
 
 
 def _tasks(names: Iterable[str] | None) -> tuple[Task, ...]:

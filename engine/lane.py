@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
 import torch
 
 T = TypeVar("T")
+_Work = Callable[[], None]
 
 
 class Lane(Protocol):
@@ -36,21 +40,44 @@ class Beside:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="seamless-engine-passes")
+        self._queue: SimpleQueue[_Work | None] = SimpleQueue()
+        # A daemon, unlike an executor's thread: one that reads a pipe must not keep the process, and an engine that is
+        # closed at exit may still need one that runs passes.
+        threading.Thread(target=_serve, args=(self._queue,), name="seamless-engine-passes", daemon=True).start()
+        weakref.finalize(self, self._queue.put, None).atexit = False
 
     def start(self, run: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+        launched = None
+        if self._stream is not None:
+            launched = torch.cuda.Event()
+            launched.record(torch.cuda.current_stream(self._device))
         stream = self._stream
-        if stream is None:
-            return self._thread.submit(run)
-        launched = torch.cuda.Event()
-        launched.record(torch.cuda.current_stream(self._device))
 
-        def on_stream() -> T:
-            with torch.cuda.stream(stream):  # and its device
-                stream.wait_event(launched)
-                try:
-                    return run()
-                finally:
-                    stream.synchronize()
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = run() if stream is None or launched is None else _on(stream, launched, run)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
 
-        return self._thread.submit(on_stream)
+        self._queue.put(work)
+        return future
+
+
+def _serve(queue: SimpleQueue[_Work | None]) -> None:
+    for work in iter(queue.get, None):
+        work()
+        del work  # and the tensors that it holds, while there is nothing to do
+
+
+def _on(stream: torch.cuda.Stream, launched: torch.cuda.Event, run: Callable[[], T]) -> T:
+    with torch.cuda.stream(stream):  # and its device
+        stream.wait_event(launched)
+        try:
+            return run()
+        finally:
+            stream.synchronize()

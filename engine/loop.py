@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -30,15 +28,15 @@ from seamless_engine.tokenizer import Tokenizer
 _ADVICE = "check its input, and the weights with Engine.from_pretrained(..., check_weights=True)"
 
 
-_Failures = list[tuple[Any, Exception]]
-_Deliver = Callable[["_Pass", float, dict[Job, Exception]], Iterator[Job]]
+_Failures = dict[Job, Exception]
+_Deliver = Callable[["_Pass", float, _Failures], Iterator[Job]]
 
 
 @dataclass
 class _Pass:
-    """An encoder or speech pass that was started. outcome: the items of `isolate` that failed alone.
+    """An encoder or speech pass that was started. outcome: the error of each job that failed alone.
 
-    deliver: takes the pass, the seconds that it took, and the error of each job that failed.
+    deliver: takes the pass, the seconds that it took, and its outcome.
     """
 
     jobs: list[Job]
@@ -87,7 +85,8 @@ class Loop:
         if self._pass and job in self._pass.jobs:
             self.settle()
             self._pass.jobs.remove(job)
-            self._pass = self._pass if self._pass.jobs else None
+            if not self._pass.jobs and self._pass.outcome.exception() is None:  # else the next step raises it
+                self._pass = None
         self.scheduler.drop(job)
 
     def settle(self) -> None:
@@ -114,16 +113,29 @@ class Loop:
                 continue  # its blocks are being written
             scheduler.drop(job)
             yield self._delivered(job, left(job.request, job.cancelled))
-        admitted = [] if self._pass else scheduler.admit()
-        if admitted:
-            run = partial(isolate, self._runner.encode, admitted)
-            yield from self._start(run, [job for job, _ in admitted], self._encoded)
+        yield from self._speak()  # before an encoder pass: these follow one another as long as anybody waits
+        if self._pass:
+            scheduler.skip_turn()
+        else:
+            yield from self._encode()
         decoding = self._decoding
         if decoding:
             yield from self._decode(decoding)
-        spoken = [] if self._pass else scheduler.next_speech()
+        yield from self._speak()
+
+    def _encode(self) -> Iterator[Job]:
+        admitted = self.scheduler.admit()
+
+        def run() -> _Failures:
+            return {job: error for (job, _), error in isolate(self._runner.encode, admitted)}
+
+        if admitted:
+            yield from self._start(run, [job for job, _ in admitted], self._encoded)
+
+    def _speak(self) -> Iterator[Job]:
+        spoken = [] if self._pass else self.scheduler.next_speech()
         if spoken:
-            yield from self._start(partial(isolate, self._runner.speak, spoken), spoken, self._spoken)
+            yield from self._start(lambda: dict(isolate(self._runner.speak, spoken)), spoken, self._spoken)
 
     @property
     def _decoding(self) -> list[Job]:
@@ -142,10 +154,9 @@ class Loop:
         assert self._pass is not None
         self.settle()
         landed, self._pass = self._pass, None
-        failed = {item if isinstance(item, Job) else item[0]: error for item, error in landed.outcome.result()}
-        yield from landed.deliver(landed, time.perf_counter() - landed.begun, failed)
+        yield from landed.deliver(landed, time.perf_counter() - landed.begun, landed.outcome.result())
 
-    def _encoded(self, landed: _Pass, spent: float, failed: dict[Job, Exception]) -> Iterator[Job]:
+    def _encoded(self, landed: _Pass, spent: float, failed: _Failures) -> Iterator[Job]:
         for job in landed.jobs:
             job.result.timings |= {"queued": landed.begun - job.started, "encode": spent, "decode": 0.0}
             job.decode_clock = self._decode_clock
@@ -170,7 +181,7 @@ class Loop:
             if not speaks:
                 yield self._delivered(job)
 
-    def _spoken(self, landed: _Pass, spent: float, failed: dict[Job, Exception]) -> Iterator[Job]:
+    def _spoken(self, landed: _Pass, spent: float, failed: _Failures) -> Iterator[Job]:
         for job in landed.jobs:
             job.result.timings["speak"] = spent
             yield self._delivered(job, failed.get(job))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,8 +56,11 @@ def submit(engine: Engine, one: Request) -> tuple[Job, deque[Job]]:
 
 
 def run_until(engine: Engine, gate: Gate) -> None:
-    while not gate.entered.wait(0.01):
+    for _ in range(200):
+        if gate.entered.wait(0.01):
+            return
         engine._loop.step()
+    raise AssertionError("no such pass began")
 
 
 def finish(engine: Engine) -> None:
@@ -185,6 +191,47 @@ def test_a_stream_that_is_closed_early_waits_for_what_is_in_flight(checkpoint: F
         assert not engine._loop.busy
         assert engine._runner.blocks.free_blocks == engine._runner.blocks.num_blocks
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
+
+
+def test_speech_is_not_put_off_by_encoder_passes(checkpoint: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than texts do here, so that one follows the other."""
+    engine = load(checkpoint(0), overlap=True, encode_frames=20, speak_tokens=20)
+    encode, drawn = engine._runner.encode, 0
+
+    def slow(admitted: list[Any]) -> None:
+        time.sleep(0.02)
+        encode(admitted)
+
+    def endless() -> Iterator[Request]:
+        nonlocal drawn
+        while True:
+            drawn += 1
+            assert drawn < 100, "no speech comes out"
+            yield request(TEXTS[drawn % len(TEXTS)], "t2st", length=4)
+
+    monkeypatch.setattr(engine._runner, "encode", slow)
+    results = engine.stream(endless())
+    for count in range(1, 21):
+        assert next(results).error is None
+        assert drawn < count + 40
+    results.close()
+
+
+def test_a_process_ends_with_an_engine_that_nobody_closed(checkpoint: Folder) -> None:
+    code = f"""
+import asyncio
+from seamless_engine import AsyncEngine, Engine, EngineConfig, Request
+engine = Engine.from_pretrained({str(checkpoint(0))!r}, device="cpu", options=EngineConfig(overlap=True))
+
+async def main():
+    shared = AsyncEngine(engine)
+    for _ in range(8):
+        await shared.submit(Request("t2st", "fra", text="how far is it", src_lang="eng"))
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "the engine failed" not in done.stderr, done.stderr
 
 
 def test_what_runs_in_the_callers_thread_has_the_model_to_itself(checkpoint: Folder) -> None:

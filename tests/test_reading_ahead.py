@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def test_a_whole_pass_is_read_before_an_idle_model_begins(checkpoint: Folder, mo
 
 
 def test_one_pass_of_requests_is_drawn_ahead_and_no_more(checkpoint: Folder) -> None:
-    engine = load(checkpoint(0), ahead=True, encode_frames=40)
+    engine = load(checkpoint(0), ahead=True, encode_frames=40, max_rows=4)
     drawn: list[int] = []
 
     def endless() -> Iterator[Request]:
@@ -89,5 +90,22 @@ def test_one_pass_of_requests_is_drawn_ahead_and_no_more(checkpoint: Folder) -> 
         next(results)
     results.close()
     rows = min(len(engine._front_end.tokenizer.encode(text, "eng")) for text in TEXTS)
-    assert 20 < len(drawn) <= 20 + engine.options.max_rows + 2 * 40 // rows + 16
+    assert 20 < len(drawn) <= 20 + 3 * engine.options.max_rows + 40 // rows
     assert engine._runner.blocks.free_blocks == engine._runner.blocks.num_blocks
+
+
+@pytest.mark.parametrize("text", ["how far is it", None], ids=["read", "refused"])
+def test_a_source_that_is_slower_than_the_reader_is_answered_meanwhile(checkpoint: Folder, text: str | None) -> None:
+    engine = load(checkpoint(0), ahead=True, encode_frames=40)
+    drawn: list[int] = []
+
+    def slow() -> Iterator[Request]:
+        while True:
+            time.sleep(0.005)
+            drawn.append(len(drawn))
+            yield request(text) if text else Request("s2tt", "fra", audio="missing.wav")
+
+    results = engine.stream(slow())
+    assert (next(results).error is None) == bool(text)
+    assert len(drawn) < 60
+    results.close()

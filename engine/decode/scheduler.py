@@ -141,6 +141,10 @@ class Scheduler:
         self.decoding += chosen
         return admitted
 
+    def skip_turn(self) -> None:
+        """A turn in which no pass can begin, because one is running beside it."""
+        self._turn += 1
+
     def _note_overtaken(self, chosen: list[Job]) -> None:
         passed = len(chosen)
         for job in self.waiting:
@@ -169,7 +173,10 @@ class Scheduler:
         return chosen
 
     def _worth_a_pass(self, chosen: list[Job]) -> bool:
-        """A pass stops every decode: while most rows are busy it waits until it is well filled, but not for long."""
+        """A pass stops every decode, or slows it down.
+
+        While most rows are busy it waits until it is well filled, but not for long.
+        """
         if not chosen:
             return False
         if self._ready is None:
