@@ -218,7 +218,7 @@ class Engine:
             self._front_end.check(request, params)
             job = self._front_end.prepare(request, params, result)
         except Exception as error:
-            return settled(error)
+            return error
         job.outbox = outbox
         return job
 

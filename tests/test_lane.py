@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,16 +48,19 @@ def request(text: str, task: str = "t2tt", length: int = 8) -> Request:
     return Request(task, "fra", text=text, src_lang="eng", params=params)
 
 
-def submit(engine: Engine, one: Request) -> tuple[Job, deque[Job]]:
+def submit(engine: Engine, one: Request) -> Job:
     job = engine._front_end.prepare(one, one.params or DecodingParams(), Result(0, one.task, "fra"))
     engine._loop.submit(job)
-    return job, job.outbox
+    return job
 
 
-def run_until(engine: Engine, gate: Gate) -> None:
+def held(engine: Engine, kind: str) -> tuple[Gate, Job]:
+    """A request that is in a pass of this kind, and what holds the pass back."""
+    gate = Gate(engine, kind)
+    job = submit(engine, request(TEXTS[1], "t2st"))
     for _ in range(200):
         if gate.entered.wait(0.01):
-            return
+            return gate, job
         engine._loop.step()
     raise AssertionError("no such pass began")
 
@@ -72,7 +74,7 @@ def finish(engine: Engine) -> None:
 def decoding(checkpoint: Folder) -> Iterator[tuple[Engine, Job]]:
     """An engine, and a long request that it decodes: passes run beside that."""
     engine = load(checkpoint(0), overlap=True, speak_tokens=1)
-    job, _ = submit(engine, request(TEXTS[0], length=300))
+    job = submit(engine, request(TEXTS[0], length=300))
     while not job.position:
         engine._loop.step()
     yield engine, job
@@ -102,43 +104,37 @@ def test_results_are_those_of_passes_in_turn(checkpoint: Folder, seed: int) -> N
 @pytest.mark.parametrize("kind", ["encode", "speak"])
 def test_decode_steps_go_on_beside_a_pass(decoding: tuple[Engine, Job], kind: str) -> None:
     engine, first = decoding
-    gate = Gate(engine, kind)
-    job, outbox = submit(engine, request(TEXTS[1], "t2st"))
-    run_until(engine, gate)
+    gate, job = held(engine, kind)
     before, position = first.position, job.position
     for _ in range(5):
         engine._loop.step()
-    assert first.position == before + 5 and job.position == position and not outbox
+    assert first.position == before + 5 and job.position == position and not job.outbox
     gate.open.set()
     finish(engine)
-    assert [one.result.error for one in (*outbox, *first.outbox)] == [None, None]
+    assert [one.result.error for one in (*job.outbox, *first.outbox)] == [None, None]
 
 
 def test_a_request_in_a_pass_leaves_after_it(decoding: tuple[Engine, Job]) -> None:
     engine, _ = decoding
-    gate = Gate(engine, "encode")
-    job, outbox = submit(engine, request(TEXTS[1]))
-    run_until(engine, gate)
+    gate, job = held(engine, "encode")
     job.cancelled = True
     free = engine._runner.blocks.free_blocks
     engine._loop.step()
-    assert not outbox and engine._runner.blocks.free_blocks == free
+    assert not job.outbox and engine._runner.blocks.free_blocks == free
     gate.open.set()
     finish(engine)
-    assert outbox.popleft().result.finish_reason == "cancelled" and not outbox
+    assert job.outbox.popleft().result.finish_reason == "cancelled" and not job.outbox
 
 
 @pytest.mark.parametrize("kind", ["encode", "speak"])
 def test_a_request_that_is_dropped_in_a_pass_is_waited_for(decoding: tuple[Engine, Job], kind: str) -> None:
     engine, _ = decoding
-    gate = Gate(engine, kind)
-    job, outbox = submit(engine, request(TEXTS[1], "t2st"))
-    run_until(engine, gate)
+    gate, job = held(engine, kind)
     threading.Timer(0.2, gate.open.set).start()
     engine._loop.drop(job)
     assert gate.open.is_set()
     finish(engine)
-    assert not outbox
+    assert not job.outbox
 
 
 def test_who_fails_in_a_pass_fails_alone(checkpoint: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

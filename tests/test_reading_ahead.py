@@ -26,9 +26,9 @@ def load(folder: Path, ahead: bool, **fields: Any) -> Engine:
     return engine
 
 
-def request(text: str | None, length: int = 6, src_lang: str = "eng") -> Request:
+def request(text: str, length: int = 6) -> Request:
     params = DecodingParams(min_new_tokens=length, max_new_tokens=length)
-    return Request("t2tt", "fra", text=text, src_lang=src_lang, params=params)
+    return Request("t2tt", "fra", text=text, src_lang="eng", params=params)
 
 
 @pytest.mark.parametrize("seed", range(3))
