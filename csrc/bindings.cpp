@@ -116,8 +116,9 @@ Filter filter(int64_t in, const py::array& weight, const py::array& bias, int64_
     f.in = in, f.out = bias.size(), f.dilation = dilation;
     require(f.in >= 1 && f.out >= 1 && dilation >= 1, "x and bias must have columns, and dilation must be at least 1");
     f.weight = elements<float>(weight, {(f.out + PANEL - 1) / PANEL, -1, PANEL}, "weight");
-    f.taps = weight.shape(1) / f.in;
-    require(f.taps % 2 == 1 && f.taps * f.in == weight.shape(1), "weight must have an odd number of taps of x's columns");
+    f.taps = weight.shape(1) / f.in * 3 / 4;
+    require(f.taps % 2 == 1 && f.terms() * f.in == weight.shape(1),
+            "weight must be packed from an odd number of taps of x's columns");
     f.bias = elements<float>(bias, {f.out}, "bias");
     return f;
 }

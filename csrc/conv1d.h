@@ -9,11 +9,12 @@ namespace seamless {
 constexpr int64_t PANEL = 16;  // output channels whose weights lie side by side
 
 struct Filter {
-    const float* weight;  // [⌈out / PANEL⌉, taps, in, PANEL], zeros beyond `out`
+    const float* weight;  // pair_taps of kernels/conv1d.py, [⌈out / PANEL⌉, terms, in, PANEL], zeros beyond `out`
     const float* bias;  // [out]
     int64_t in, out, taps, dilation;
 
     int64_t halo() const { return taps / 2 * dilation; }
+    int64_t terms() const { return taps + (taps + 2) / 3; }
 };
 
 struct Rows {

@@ -6,7 +6,8 @@
 Taps outside a segment read zero, so a segment's samples do not depend on its neighbours.
 
 The kernel is the matrix product of `implicit_gemm`. Tiles of rows are counted from the start of their segment. On a
-CPU the compiled one (csrc/conv1d_isa.h) adds up the products of an element in one order, whatever rows are beside it.
+CPU the compiled one (csrc/conv1d_isa.h) makes the rows of a segment two by two, with a third fewer products, and adds
+them up in one order, whatever rows are beside. An infinity becomes NaN there in what reads it.
 """
 
 from __future__ import annotations
@@ -30,11 +31,43 @@ _PANEL = 16  # output channels of a panel of the compiled kernel
 
 def pack_conv_weight(weight: torch.Tensor) -> torch.Tensor:
     """`weight` [out, in, k] as `conv1d` reads it: [out, in, 1, k] with the input channels innermost. For the compiled
-    kernel: panels [⌈out / 16⌉, k · in, 16]."""
+    kernel: panels [⌈out / 16⌉, (k + ⌈k / 3⌉) · in, 16] of `pair_taps`."""
     if backend_for(weight, IMPLS) == "native" and weight.dtype == torch.float32:
-        padded = F.pad(weight, (0, 0, 0, 0, 0, -len(weight) % _PANEL))
-        return padded.unflatten(0, (-1, _PANEL)).permute(0, 3, 2, 1).reshape(-1, weight[0].numel(), _PANEL).contiguous()
+        terms = F.pad(pair_taps(weight), (0, 0, 0, 0, 0, -len(weight) % _PANEL))
+        return terms.unflatten(0, (-1, _PANEL)).permute(0, 3, 2, 1).flatten(1, 2).contiguous()
     return weight[:, :, None, :].contiguous(memory_format=torch.channels_last)
+
+
+def pair_taps(weight: torch.Tensor) -> torch.Tensor:
+    """`weight` [out, in, k] as two neighbours y₀, y₁ are made with it together: [out, in, k + ⌈k / 3⌉].
+
+    By three taps w₀ w₁ w₂ of x₀ … x₃, in four products of the six (Winograd's F(2, 3): arXiv 1509.09308, section 4.1):
+
+        y₀ = (x₀ − x₂) w₀ + (x₁ + x₂) (w₀ + w₁ + w₂) / 2 + (x₂ − x₁) (w₀ − w₁ + w₂) / 2
+        y₁ =                (x₁ + x₂) (w₀ + w₁ + w₂) / 2 − (x₂ − x₁) (w₀ − w₁ + w₂) / 2 + (x₁ − x₃) (−w₂)
+
+    Of the one or two taps that may be left, two in three products of four:
+
+        y₀ = (x₁ − x₀) (−w₀) + x₁ (w₀ + w₁)              y₀ = x₀ w₀
+        y₁ =                   x₁ (w₀ + w₁) + (x₂ − x₁) w₁        y₁ = x₁ w₀
+
+    What y₀ alone has comes first, of all taps; then what both have; what they have with opposite signs; y₁ alone.
+    """
+    w = weight.double().unbind(-1)
+    even, both, opposite, odd = [], [], [], []
+    for a, b, c in zip(w[0::3], w[1::3], w[2::3], strict=False):
+        even.append(a)
+        both.append((a + b + c) / 2)
+        opposite.append((a - b + c) / 2)
+        odd.append(-c)
+    if len(w) % 3 == 2:
+        even.append(-w[-2])
+        both.append(w[-2] + w[-1])
+        odd.append(w[-1])
+    elif len(w) % 3 == 1:
+        even.append(w[-1])
+        odd.append(w[-1])
+    return torch.stack([*even, *both, *opposite, *odd], -1).to(weight.dtype)
 
 
 def backend_of_weight(x: torch.Tensor, panels: bool) -> str:

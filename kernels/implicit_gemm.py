@@ -50,6 +50,8 @@ def chain(
         at = start + k
         row = rows[:, None] + ((at // IN - taps // 2) * dilation)[None, :]
         known = (row >= low) & (row < high)
+        if GROUP == 1 and IN % BLOCK_K != 0:
+            known &= (at < inner)[None, :]  # beyond the last tap: zero times NaN would be NaN
         own = at[None, :] - ahead
         if IN % BLOCK_K != 0 or GROUP > 1:
             weight = tl.load(weight_ptr + own, mask=(own >= 0) & (own < inner), other=0.0, cache_modifier=".ca")

@@ -100,6 +100,19 @@ def test_what_a_neighbour_holds_is_not_read(backend: str, out_channels: int) -> 
 
 
 @every_backend
+@pytest.mark.parametrize("taps,dilation", SHAPES)
+def test_nan_reaches_the_rows_that_read_it_and_no_others(backend: str, taps: int, dilation: int) -> None:
+    x, (weight, bias) = normal(32, 16), weights(16, 16, taps)
+    for row in (12, 13):
+        holed = x.clone()
+        holed[row] = float("nan")
+        out = conv1d(holed, pack_conv_weight(weight), bias, bounds([32]), dilation=dilation)
+        distance = torch.arange(32) - row
+        reads = (distance % dilation == 0) & (distance.abs() <= taps // 2 * dilation)
+        assert torch.equal(out.isnan().any(1), reads) and torch.equal(out.isnan().all(1), reads)
+
+
+@every_backend
 def test_rows_may_be_apart_and_may_be_none(backend: str) -> None:
     x, (weight, bias) = normal(23, 50), weights(24, 48, 3)
     packed = pack_conv_weight(weight)
