@@ -16,6 +16,7 @@ recognition of it is what is compared. With --normalise case and punctuation do 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import unicodedata
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ import torch
 from rapidfuzz.distance import LCSseq
 
 from benchmarks.common import machine, print_table, write_json
-from seamless_engine import DecodingParams, Engine, Request
+from seamless_engine import DecodingParams, Engine, EngineConfig, Request
+from seamless_engine.config import INT8_MODULES
 from seamless_kernels.fbank import MIN_SAMPLES
 
 TASKS = ("asr", "s2tt", "t2tt", "t2st", "s2st")
@@ -48,8 +50,9 @@ class Answer(NamedTuple):
 
 
 class Ours:
-    def __init__(self, folder: str, device: str, dtype: str) -> None:
-        self.engine = Engine.from_pretrained(folder, device=device, dtype=dtype)
+    def __init__(self, folder: str, device: str, dtype: str, int8: Sequence[str] = ()) -> None:
+        options = EngineConfig(int8=tuple(int8))
+        self.engine = Engine.from_pretrained(folder, device=device, dtype=dtype, options=options)
 
     def __call__(self, requests: Sequence[Request], beams: int) -> list[Answer]:
         """Raises RuntimeError with the first error of a request: a missing answer would flatter the figures."""
@@ -205,15 +208,20 @@ def main() -> None:
     parser.add_argument("--backend", choices=("engine", "transformers"), default="engine")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16")
+    parser.add_argument("--int8", nargs="+", choices=INT8_MODULES, default=(), help="modules in 8 bits; of the engine")
     parser.add_argument("--out", type=Path, help="JSON file for the table and every answer")
     args = parser.parse_args()
-    backend = (Ours if args.backend == "engine" else Theirs)(args.checkpoint, args.device, args.dtype)
+    if args.int8 and args.backend != "engine":
+        parser.error("--int8 is for the engine")
+    load = functools.partial(Ours, int8=args.int8) if args.backend == "engine" else Theirs
+    backend = load(args.checkpoint, args.device, args.dtype)
     items = read_manifest(args.manifest, args.limit)
     rows, details = measure(backend, items, args.tasks, args.beams, args.normalise)
     print_table(HEADER, rows)
     if args.out:
         facts = machine("cuda" if torch.cuda.is_available() else "cpu")
-        settings = {"beams": args.beams, "backend": args.backend, "dtype": args.dtype, "manifest": args.manifest.name}
+        settings = {"beams": args.beams, "backend": args.backend, "dtype": args.dtype}
+        settings |= {"int8": args.int8, "manifest": args.manifest.name}
         table = [dict(zip(HEADER, row, strict=True)) for row in rows]
         write_json(args.out, {"machine": facts, "settings": settings, "figures": table, "answers": details})
 

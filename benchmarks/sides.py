@@ -1,4 +1,5 @@
-"""Who is compared on the ragged trace: our engine, transformers, CTranslate2, each with what it is swept over."""
+"""Who is compared on the ragged trace: our engine, as it is and with all matrices in 8 bits, transformers, CTranslate2,
+each with what it is swept over."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from typing import Any
 import torch
 
 from benchmarks.workload import Item
-from seamless_engine import Engine
-from seamless_engine.config import ModelConfig
+from seamless_engine import Engine, EngineConfig
+from seamless_engine.config import INT8_MODULES, ModelConfig
 
 _CHECKED = 24  # tokens of a request that all sides must choose alike
 
@@ -30,6 +31,7 @@ class Side:
 
 def sides(folder: Path, task: str, against: Sequence[str], options: Any, threads: int) -> Iterator[Side]:
     yield _ours(folder, task, options)
+    yield _ours(folder, task, options, INT8_MODULES)
     if "transformers" in against:
         yield _transformers(folder, task, options)
     if "ctranslate2" in against and task == "t2tt":
@@ -40,8 +42,10 @@ def shortened(work: list[Item]) -> list[Item]:
     return [Item(item.waveform, item.text, _CHECKED, item.ids) for item in work]
 
 
-def _ours(folder: Path, task: str, options: Any) -> Side:
-    engine = Engine.from_pretrained(folder, tasks=[task], device=options.device, dtype=options.dtype)
+def _ours(folder: Path, task: str, options: Any, int8: tuple[str, ...] = ()) -> Side:
+    engine = Engine.from_pretrained(
+        folder, tasks=[task], device=options.device, dtype=options.dtype, options=EngineConfig(int8=int8)
+    )
 
     def tokens(work: list[Item], num_beams: int) -> list[list[int]]:
         results = engine.generate([item.request(task, num_beams) for item in work])
@@ -53,7 +57,7 @@ def _ours(folder: Path, task: str, options: Any) -> Side:
     def run(work: list[Item], num_beams: int) -> None:
         _check_lengths(tokens(work, num_beams), work)
 
-    return Side("ours", [{}], run, lambda work: tokens(work, 1))
+    return Side("ours int8", [{}], run, None) if int8 else Side("ours", [{}], run, lambda work: tokens(work, 1))
 
 
 def _transformers(folder: Path, task: str, options: Any) -> Side:

@@ -182,6 +182,9 @@ class ModelConfig:
                 )
 
 
+INT8_MODULES = ("speech_encoder", "text_encoder", "text_decoder", "t2u_model")
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """How to run a model here. Sizes bound memory; none of them changes a result.
@@ -195,6 +198,8 @@ class EngineConfig:
     speak_tokens: text tokens in one speech pass (a token is about 14 units, 0.3 s of speech); None is 512 on a GPU and
         64 on a CPU, which is then as busy as with more.
     cuda_graphs: on a GPU, launch a decode step as one recorded graph; False has the host launch every kernel.
+    int8: modules whose matrix products are in 8 bits, of speech_encoder, text_encoder, text_decoder and t2u_model. The
+        one setting that changes results, a little: docs/performance.md has what it costs and gains.
     overlap: run encoder and speech passes beside the decode steps, by a thread and on a GPU a stream of their own,
         instead of in turn with them. For many requests that come one by one; not yet measured on a GPU.
     """
@@ -209,9 +214,13 @@ class EngineConfig:
     encode_frames: int = 16_000
     speak_tokens: int | None = None
     cuda_graphs: bool = True
+    int8: tuple[str, ...] = ()
     overlap: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.int8, str) or not set(self.int8) <= set(INT8_MODULES):
+            raise UsageError(f"int8 must be a list of modules, of {', '.join(INT8_MODULES)}, not {self.int8!r}")
+        object.__setattr__(self, "int8", tuple(self.int8))
         for name in (
             "max_rows",
             "max_source_tokens",

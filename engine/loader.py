@@ -18,6 +18,8 @@ from seamless_engine.errors import CheckpointError
 from seamless_engine.layout import MODULES, SHARED_NAMES, UNIT_NAMES, tensor_shapes, vocoder_convolutions
 from seamless_engine.models.layers import Weights
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, Task
+from seamless_kernels.int8 import Int8
+from seamless_kernels.linear import pack_weight, pack_weight_int8
 
 _MAX_HEADER_BYTES = 16 << 20  # the header of v2-large has 300 KB; a hostile one would take seconds to parse
 _HUB_FILES = ("*.json", "*.safetensors", "sentencepiece.bpe.model")
@@ -78,8 +80,11 @@ class Checkpoint:
         """Raises CheckpointError that names every missing, unexpected or wrongly shaped tensor."""
         return cls(folder, _match(folder, _headers(folder), config, tuple(modules)))
 
-    def weights(self, device: torch.device, dtype: torch.dtype, check: bool = False) -> Weights:
-        """`check` notes tensors that are not finite in `dtype`, whose range may be narrower than the file's."""
+    def weights(
+        self, device: torch.device, dtype: torch.dtype, check: bool = False, int8: Collection[str] = ()
+    ) -> Weights:
+        """`check` notes tensors that are not finite in `dtype`, whose range may be narrower than the file's. `int8`:
+        modules whose matrices are quantised."""
 
         def read(name: str, override: torch.dtype | None) -> torch.Tensor:
             tensor = self.sources[name].read(self._file).to(device=device, dtype=override or dtype, copy=True)
@@ -89,7 +94,16 @@ class Checkpoint:
                 self.not_finite.append(name)
             return tensor
 
-        return Weights(read)
+        def pack(prefix: str, weight: torch.Tensor, kept: bool) -> torch.Tensor | Int8:
+            module = prefix.split(".")[0]
+            if module not in int8:
+                return pack_weight(weight)
+            packed = pack_weight_int8(weight)
+            gone = 0 if kept else weight.numel() * dtype.itemsize
+            self.bytes_read[module] = self.bytes_read.get(module, 0) + packed.nbytes - gone
+            return packed
+
+        return Weights(read, pack)
 
     def require_finite(self) -> None:
         """Raises CheckpointError that names the tensors of `not_finite`; for when all weights were read."""

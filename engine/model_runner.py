@@ -46,7 +46,7 @@ class ModelRunner:
         self.config = config
         modules = modules_for(tasks)
         checkpoint = Checkpoint.open(folder, config, modules)
-        weights = checkpoint.weights(device, dtype, check_weights)
+        weights = checkpoint.weights(device, dtype, check_weights, options.int8)
         embedding = weights.tensor("shared.weight")
         self.decoder = TextDecoder(weights.at("text_decoder"), embedding, config)
         self.speech_encoder = (

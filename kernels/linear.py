@@ -8,6 +8,8 @@ A row of the result does not depend on how many rows are computed with it: `line
 On a GPU an element is a chain of matrix instructions along `in`, 16 products each, in float32; or several chains of
 CHUNK products, added in their order. Dims and dtype decide which. The number of rows decides what shares a program: the
 tile, and whether the chunks of a tile are summed in one program or by one each. docs/kernels.md has the reasons.
+
+A weight may be in 8 bits (`int8`): x is then quantised by rows, and the chains are sums of whole numbers.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import torch.nn.functional as F
 
 from seamless_kernels.config import config_for
 from seamless_kernels.dispatch import backend_for
+from seamless_kernels.int8 import Int8, quantize_rows
 from seamless_kernels.jit import jit, tl, triton
-from seamless_kernels.linear_cpu import ROWS, Activation, finish, pack, pad_rows, product
+from seamless_kernels.linear_cpu import ROWS, Activation, finish, pack, pack_int8, pad_rows, product, product_int8
 
 _TILE = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")  # a tile of the table
 _BAND = 16
@@ -49,6 +52,8 @@ def reference(
 def _product_kernel(
     x_ptr,
     weight_ptr,
+    x_scale_ptr,  # [rows] and
+    weight_scale_ptr,  # [columns] of int8, else none
     bias_ptr,
     residual_ptr,
     y_ptr,  # the result; where chunks are SPLIT, their sums [chunks, rows, columns]
@@ -67,6 +72,7 @@ def _product_kernel(
     BAND: tl.constexpr,
 ):
     GLU: tl.constexpr = ACTIVATION == "glu"
+    WHOLE: tl.constexpr = weight_scale_ptr is not None
     WIDTH: tl.constexpr = BLOCK_N // 2 if GLU else BLOCK_N
     tiles_n = tl.cdiv(columns, BLOCK_N)
     # programs that run at the same time cover a square of the result: a band of BAND tiles, rows first
@@ -88,19 +94,22 @@ def _product_kernel(
     if SPLIT:
         chunk = tl.program_id(1)
         first, last = chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, inner)
-        total = _chain(x_ptrs, weight_ptrs, real, k, first, last, BLOCK_M, BLOCK_N, BLOCK_K)
+        total = _chain(x_ptrs, weight_ptrs, real, k, first, last, BLOCK_M, BLOCK_N, BLOCK_K, WHOLE)
         y_ptrs = y_ptr + (chunk * rows + above) * columns + row[:, None] * columns + column[None, :]
         tl.store(y_ptrs, total, mask=real[:, None] & (ordinal < columns)[None, :])
         return
 
     if CHUNK:
-        total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        total = tl.zeros([BLOCK_M, BLOCK_N], tl.int32 if WHOLE else tl.float32)
         for first in range(0, inner, CHUNK):
             last = tl.minimum(first + CHUNK, inner)
-            total += _chain(x_ptrs, weight_ptrs, real, k, first, last, BLOCK_M, BLOCK_N, BLOCK_K)
+            total += _chain(x_ptrs, weight_ptrs, real, k, first, last, BLOCK_M, BLOCK_N, BLOCK_K, WHOLE)
     else:
-        total = _chain(x_ptrs, weight_ptrs, real, k, 0, inner, BLOCK_M, BLOCK_N, BLOCK_K)
-    if bias_ptr is not None:
+        total = _chain(x_ptrs, weight_ptrs, real, k, 0, inner, BLOCK_M, BLOCK_N, BLOCK_K, WHOLE)
+    if WHOLE:
+        x_scale = tl.load(x_scale_ptr + above + row, mask=real, other=0.0)[:, None]
+        total = _dequantise(total, x_scale, weight_scale_ptr, bias_ptr, column[None, :])
+    elif bias_ptr is not None:
         total += tl.load(bias_ptr + column).to(tl.float32)[None, :]
     if GLU:
         value, gate = tl.split(tl.reshape(total, [BLOCK_M, WIDTH, 2]))
@@ -133,15 +142,30 @@ def _chain(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    WHOLE: tl.constexpr = False,
 ):
-    """x · Wᵀ over first … last − 1 of the reduction, float32 [BLOCK_M, BLOCK_N]."""
-    total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    """x · Wᵀ over first … last − 1 of the reduction, float32 [BLOCK_M, BLOCK_N]; int32 of WHOLE numbers."""
+    total = tl.zeros([BLOCK_M, BLOCK_N], tl.int32 if WHOLE else tl.float32)
     for start in range(first, last, BLOCK_K):
         inside = (start + k < last)[None, :]
-        x = tl.load(x_ptrs + start, mask=real[:, None] & inside, other=0.0)
-        weight = tl.load(weight_ptrs + start, mask=inside, other=0.0)
-        total = tl.dot(x, tl.trans(weight), total, input_precision="ieee")
+        x = tl.load(x_ptrs + start, mask=real[:, None] & inside, other=0)
+        weight = tl.load(weight_ptrs + start, mask=inside, other=0)
+        if WHOLE:
+            total = tl.dot(x, tl.trans(weight), total, out_dtype=tl.int32)
+        else:
+            total = tl.dot(x, tl.trans(weight), total, input_precision="ieee")
     return total
+
+
+@jit
+def _dequantise(total, x_scale, weight_scale_ptr, bias_ptr, column):
+    """Sums of whole numbers → float32, with the bias."""
+    value = total.to(tl.float32) * tl.load(weight_scale_ptr + column)
+    if bias_ptr is not None:
+        value = tl.fma(value, x_scale, tl.load(bias_ptr + column).to(tl.float32))  # said, as in _finish
+    else:
+        value *= x_scale
+    return value
 
 
 @jit
@@ -161,6 +185,8 @@ def _finish(value, residual_ptr, y_ptr, out, mask, scale, ACTIVATION: tl.constex
 @jit(do_not_specialize=["rows"])
 def _sum_kernel(
     sums_ptr,  # [CHUNKS, rows, columns]
+    x_scale_ptr,
+    weight_scale_ptr,
     bias_ptr,
     residual_ptr,
     y_ptr,
@@ -179,9 +205,13 @@ def _sum_kernel(
     mask = out < width
     step = rows.to(tl.int64) * columns
     sums_ptr += row * columns
-    total = _sum(sums_ptr, bias_ptr, out, step, mask, CHUNKS, BLOCK)
+    x_scale = None
+    if x_scale_ptr is not None:
+        x_scale = tl.load(x_scale_ptr + row)
+    column = tl.minimum(out, width - 1)
+    total = _sum(sums_ptr, x_scale, weight_scale_ptr, bias_ptr, column, step, CHUNKS, BLOCK)
     if GLU:
-        gate = _sum(sums_ptr, bias_ptr, width + out, step, mask, CHUNKS, BLOCK)
+        gate = _sum(sums_ptr, x_scale, weight_scale_ptr, bias_ptr, width + column, step, CHUNKS, BLOCK)
         total = total / (1.0 + tl.exp(-gate))
     if residual_ptr is not None:
         residual_ptr += row * residual_stride
@@ -189,18 +219,20 @@ def _sum_kernel(
 
 
 @jit
-def _sum(sums_ptr, bias_ptr, column, step, mask, CHUNKS: tl.constexpr, BLOCK: tl.constexpr):
-    total = tl.zeros([BLOCK], tl.float32)
+def _sum(sums_ptr, x_scale, weight_scale_ptr, bias_ptr, column, step, CHUNKS: tl.constexpr, BLOCK: tl.constexpr):
+    total = tl.zeros([BLOCK], sums_ptr.dtype.element_ty)
     for chunk in range(CHUNKS):
-        total += tl.load(sums_ptr + chunk * step + column, mask=mask, other=0.0)
-    if bias_ptr is not None:
-        total += tl.load(bias_ptr + column, mask=mask, other=0.0).to(tl.float32)
+        total += tl.load(sums_ptr + chunk * step + column)
+    if weight_scale_ptr is not None:
+        total = _dequantise(total, x_scale, weight_scale_ptr, bias_ptr, column)
+    elif bias_ptr is not None:
+        total += tl.load(bias_ptr + column).to(tl.float32)
     return total
 
 
 def _triton(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | Int8,
     bias: torch.Tensor | None = None,
     *,
     activation: Activation | None = None,
@@ -208,22 +240,27 @@ def _triton(
     scale: float = 1.0,
     out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
+    weight, weight_scale = (weight.values, weight.scale) if isinstance(weight, Int8) else (weight, None)
     rows, (columns, inner) = x.shape[0], weight.shape
     width = columns // 2 if activation == "glu" else columns
     y = torch.empty(rows, width, dtype=out_dtype or x.dtype, device=x.device)
     if not rows:
         return y
-    x, residual = _dense(x), None if residual is None else _dense(residual)
+    x, x_scale = (_dense(x), None) if weight_scale is None else quantize_rows(x)
+    residual = None if residual is None else _dense(residual)
     config = config_for("linear", (columns, inner), x.dtype, x.device)
     chunk = config["CHUNK"] if inner > config["CHUNK"] else 0
     chunks = triton.cdiv(inner, chunk) if chunk else 1
     tile, split = _schedule(rows, columns, chunks, config)
     tiles = triton.cdiv(rows, tile["BLOCK_M"]) * triton.cdiv(columns, tile["BLOCK_N"])
-    sums = torch.empty(chunks, rows, columns, device=x.device) if split else y
+    kind = torch.float32 if weight_scale is None else torch.int32
+    sums = torch.empty(chunks, rows, columns, dtype=kind, device=x.device) if split else y
     residual_stride = 0 if residual is None else residual.stride(0)
     _product_kernel[(tiles, chunks if split else 1)](
         x,
         weight,
+        x_scale,
+        weight_scale,
         bias,
         residual,
         sums,
@@ -243,6 +280,8 @@ def _triton(
     if split:
         _sum_kernel[(rows, triton.cdiv(width, _SUM_BLOCK))](
             sums,
+            x_scale,
+            weight_scale,
             bias,
             residual,
             y,
@@ -281,9 +320,15 @@ def pack_weight(weight: torch.Tensor) -> torch.Tensor:
     return pack(weight) if backend_for(weight, IMPLS) == "onednn" else weight.contiguous()
 
 
+def pack_weight_int8(weight: torch.Tensor) -> Int8:
+    """`weight` [out, in] in 8 bits, as `linear` reads it."""
+    packed = Int8(*quantize_rows(weight))
+    return pack_int8(packed) if backend_for(weight, IMPLS) == "onednn" else packed
+
+
 def linear(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | Int8,
     bias: torch.Tensor | None = None,
     *,
     activation: Activation | None = None,
@@ -293,8 +338,14 @@ def linear(
 ) -> torch.Tensor:
     """residual + scale · activation(x · Wᵀ + bias), [rows, out] in x's dtype or in a wider `out_dtype`.
 
-    `weight` is as `pack_weight` left it. What is wider than x was never rounded to x's dtype on the way.
+    `weight` is as `pack_weight` or `pack_weight_int8` left it. What is wider than x was never rounded to x's dtype on
+    the way.
     """
+    if isinstance(weight, Int8):
+        name = "torch" if weight.values.is_mkldnn else backend_for(x, INT8_IMPLS)
+        return INT8_IMPLS[name](
+            x, weight, bias, activation=activation, residual=residual, scale=scale, out_dtype=out_dtype
+        )
     wide = out_dtype is not None and out_dtype != x.dtype
     if weight.is_mkldnn and not wide:
         return product(x, weight, bias, activation=activation, residual=residual, scale=scale)
@@ -303,4 +354,12 @@ def linear(
     return call(x, weight, bias, activation=activation, residual=residual, scale=scale, out_dtype=out_dtype)
 
 
+def logits(hidden: torch.Tensor, head: torch.Tensor | Int8) -> torch.Tensor:
+    """hidden · headᵀ in float32 [rows, out], which hidden need not be."""
+    if not isinstance(head, Int8):
+        hidden = hidden.to(head.dtype)
+    return linear(hidden, head, out_dtype=torch.float32)
+
+
 IMPLS = {"torch": reference, "onednn": product, "triton": _triton}
+INT8_IMPLS = {"torch": product_int8, "triton": _triton}

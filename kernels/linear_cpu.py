@@ -7,10 +7,13 @@ hence padding and blocks. oneDNN takes a weight that was re-ordered at load, and
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+
+from seamless_kernels.int8 import LARGEST, Int8, quantize_rows
 
 Activation = Literal["relu", "silu", "glu"]
 
@@ -44,6 +47,66 @@ def product(
     unit = ROWS if activation == "glu" else _units.get(_unit_key(weight), ROWS)
     y = torch.ops.mkldnn._linear_pointwise(pad_rows(x, unit), weight, bias, inside, [], "")
     return finish(y, rows, "glu" if activation == "glu" else None, residual, scale)
+
+
+def pack_int8(weight: Int8) -> Int8:
+    """`weight` with its values in oneDNN's layout, or as it is where oneDNN's sums of 8 bits are not exact."""
+    return Int8(_reorder_int8(weight.values), weight.scale) if _sums_are_exact() else weight
+
+
+def product_int8(
+    x: torch.Tensor,
+    weight: Int8,
+    bias: torch.Tensor | None = None,
+    *,
+    activation: Activation | None = None,
+    residual: torch.Tensor | None = None,
+    scale: float = 1.0,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """`linear` with a weight in 8 bits, that `pack_int8` re-ordered or not."""
+    rows = x.shape[0]
+    values, row_scale = quantize_rows(pad_rows(x, 1 if activation in (None, "relu") else ROWS))
+    product = _onednn_int8 if weight.values.is_mkldnn else _whole_float32
+    y = product(values, weight.values, weight.scale).mul_(row_scale[:, None])
+    y = y if bias is None else y.add_(bias)
+    return finish(y, rows, activation, residual, scale).to(out_dtype or x.dtype)
+
+
+def _onednn_int8(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """(x · Wᵀ) · scale, of x int8 [rows, in]; float32, rounded twice."""
+    # What the instruction takes is unsigned: x + 128, which oneDNN subtracts again.
+    offset = x.view(torch.uint8) ^ 128
+    zeros = torch.zeros(len(scale), dtype=torch.int64)
+    return torch.ops.onednn.qlinear_pointwise(
+        offset, 1.0, 128, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+
+
+def _whole_float32(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The same by products in float32, whose sums are exact up to 2^24."""
+    step = (1 << 24) // LARGEST**2
+    total = torch.zeros(len(x), len(weight), dtype=torch.int32, device=x.device)
+    for first in range(0, x.shape[1], step):
+        part = slice(first, first + step)
+        total += F.linear(x[:, part].float(), weight[:, part].float()).int()
+    return total.float().mul_(scale)
+
+
+def _reorder_int8(values: torch.Tensor) -> torch.Tensor:
+    return torch.ops.onednn.qlinear_prepack(values, None)
+
+
+@functools.cache
+def _sums_are_exact() -> bool:
+    """Without instructions for 8 bits a processor adds pairs of products in 16, which the largest do not fit."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    x, weight = torch.full((3, 80), LARGEST, dtype=torch.int8), torch.full((32, 80), LARGEST, dtype=torch.int8)
+    weight[1::2] = -LARGEST
+    x[1], x[2, ::2] = -LARGEST, 1
+    scale = torch.ones(len(weight))
+    return torch.equal(_onednn_int8(x, _reorder_int8(weight), scale), _whole_float32(x, weight, scale))
 
 
 def pad_rows(x: torch.Tensor, unit: int) -> torch.Tensor:

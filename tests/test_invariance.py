@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request, Result
+from seamless_engine.config import INT8_MODULES
 from seamless_engine.decode import candidates
 from seamless_engine.request import TASKS
 from seamless_kernels import linear, paged_attention
@@ -52,13 +54,19 @@ def alone(engine: Engine, requests: list[Request]) -> list[Result]:
     return [answer(engine, [request])[0] for request in requests]
 
 
-@pytest.mark.parametrize("implementation", ["", "torch"], ids=["preferred", "torch"])
+@pytest.mark.parametrize(
+    "implementation,int8",
+    [("", ()), ("torch", ()), ("", INT8_MODULES)],
+    ids=["preferred", "torch", "8 bits"],
+)
 def test_company_order_pool_and_arrival_change_no_bit(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, implementation: str
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, implementation: str, int8: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("SEAMLESS_BACKEND", implementation)
     folder = checkpoint(0, **LARGE)
-    roomy, tight = (Engine.from_pretrained(folder, device="cpu", options=options) for options in (ROOMY, TIGHT))
+    roomy, tight = (
+        Engine.from_pretrained(folder, device="cpu", options=replace(options, int8=int8)) for options in (ROOMY, TIGHT)
+    )
     requests = mixed(roomy, 1)
     expected = alone(roomy, requests)
     assert not any(result.error for result in expected)

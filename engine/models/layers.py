@@ -12,6 +12,7 @@ from seamless_engine.config import TransformerDims
 from seamless_engine.errors import NumericalError
 from seamless_kernels.attention import attention
 from seamless_kernels.conv1d import conv1d, pack_conv_weight
+from seamless_kernels.int8 import Int8
 from seamless_kernels.layer_norm import layer_norm
 from seamless_kernels.linear import Activation, linear, pack_weight
 
@@ -21,13 +22,15 @@ class Weights:
     """A view of a checkpoint below one prefix: `weights.at("layers.0").norm("ffn_layer_norm")`.
 
     `read(name)` returns the tensor on the engine's device in float32 or its dtype; it is called once for each name.
+    `pack(prefix, weight, kept)` makes of a matrix [out, in] what `linear` takes; kept: it is used elsewhere, too.
     """
 
     read: Callable[[str, torch.dtype | None], torch.Tensor]
+    pack: Callable[[str, torch.Tensor, bool], torch.Tensor | Int8]
     prefix: str = ""
 
     def at(self, prefix: str) -> Weights:
-        return Weights(self.read, f"{self.prefix}{prefix}.")
+        return Weights(self.read, self.pack, f"{self.prefix}{prefix}.")
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         """`dtype` overrides the engine's, for the parts that stay in float32."""
@@ -37,7 +40,10 @@ class Weights:
         """Several names are fused into one product whose outputs stand side by side."""
         weight = torch.cat([self.tensor(f"{name}.weight", dtype).flatten(1) for name in names])
         offset = torch.cat([self.tensor(f"{name}.bias", dtype) for name in names]) if bias else None
-        return Linear(pack_weight(weight), offset)
+        return Linear(pack_weight(weight), offset) if dtype else self.packed(weight, offset)
+
+    def packed(self, weight: torch.Tensor, bias: torch.Tensor | None = None, kept: bool = False) -> Linear:
+        return Linear(self.pack(self.prefix, weight, kept), bias)
 
     def norm(self, name: str, eps: float = 1e-5, dtype: torch.dtype | None = None) -> LayerNorm:
         return LayerNorm(self.tensor(f"{name}.weight", dtype), self.tensor(f"{name}.bias", dtype), eps)
@@ -48,7 +54,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Linear:
-    weight: torch.Tensor
+    weight: torch.Tensor | Int8
     bias: torch.Tensor | None
 
     def __call__(

@@ -8,7 +8,6 @@ from seamless_engine.config import ModelConfig
 from seamless_engine.models.layers import FeedForward, Linear, SelfAttention, Weights, cumulative
 from seamless_kernels.attention import attention
 from seamless_kernels.conformer_conv import conformer_conv
-from seamless_kernels.linear import pack_weight
 from seamless_kernels.rel_attention import rel_attention
 
 _PROJECTIONS = ("linear_q", "linear_k", "linear_v", "linear_out")
@@ -129,7 +128,7 @@ class Adapter:
 
 def _patch_linear(weights: Weights, name: str) -> Linear:
     kernel = weights.tensor(f"{name}.weight")  # [2·dim, dim, stride]
-    return Linear(pack_weight(kernel.transpose(1, 2).flatten(1)), weights.tensor(f"{name}.bias"))
+    return weights.packed(kernel.transpose(1, 2).flatten(1), weights.tensor(f"{name}.bias"))
 
 
 def _gather(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

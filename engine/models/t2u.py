@@ -19,7 +19,7 @@ from seamless_engine.models.layers import (
     segment_sums,
 )
 from seamless_kernels.layer_norm import add_layer_norm
-from seamless_kernels.linear import linear, pack_weight
+from seamless_kernels.linear import logits
 from seamless_kernels.upsample import upsample
 
 
@@ -45,7 +45,8 @@ class TextToUnit:
         self.layers = [UnitLayer(decoder.at(f"layers.{i}"), heads) for i in range(config.t2u_decoder_layers)]
         self.norm = decoder.norm("layer_norm")
         head = decoder.tensor("embed_tokens.weight")
-        self.head = pack_weight(head.float() if head.device.type == "cpu" else head)  # as the text decoder's
+        # as the text decoder's
+        self.head = decoder.packed(head.float() if head.device.type == "cpu" else head).weight
 
     def __call__(
         self,
@@ -76,7 +77,7 @@ class TextToUnit:
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """float32 [rows, vocab] over the T2U vocabulary."""
-        return linear(states.to(self.head.dtype), self.head, out_dtype=torch.float32)
+        return logits(states, self.head)
 
     def _position(self, alpha: torch.Tensor, cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
         first = self.positions.padding_idx + 1

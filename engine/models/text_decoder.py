@@ -9,8 +9,9 @@ import torch
 
 from seamless_engine.config import ModelConfig
 from seamless_engine.models.layers import FeedForward, SelfAttention, SinusoidalPositions, Weights
+from seamless_kernels.int8 import Int8
 from seamless_kernels.kv_cache import store_kv
-from seamless_kernels.linear import linear, pack_weight
+from seamless_kernels.linear import logits
 from seamless_kernels.linear_top_candidates import linear_top_candidates
 from seamless_kernels.paged_attention import cross_attention, self_attention
 from seamless_kernels.top_candidates import top_candidates
@@ -46,12 +47,12 @@ class NextTokens:
     exist once somebody has asked for them."""
 
     hidden: torch.Tensor
-    head: torch.Tensor
+    head: torch.Tensor | Int8
 
     @cached_property
     def logits(self) -> torch.Tensor:
         """float32 [rows, vocab]"""
-        return linear(self.hidden.to(self.head.dtype), self.head, out_dtype=torch.float32)
+        return logits(self.hidden, self.head)
 
     def best(self, count: int, banned: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """log p float32 and token int64 [rows, count], as `top_candidates` orders them."""
@@ -64,7 +65,8 @@ class TextDecoder:
     def __init__(self, weights: Weights, embedding: torch.Tensor, config: ModelConfig) -> None:
         self.embedding = embedding
         # Logits are float32: on a CPU by a float32 copy of the output matrix, whose products are no slower there.
-        self.head = pack_weight(embedding.float() if embedding.device.type == "cpu" else embedding)
+        head = embedding.float() if embedding.device.type == "cpu" else embedding
+        self.head = weights.packed(head, kept=True).weight
         self.scale = config.embed_scale
         self.pad_token_id = config.pad_token_id
         self.positions = SinusoidalPositions(config.hidden_size, config.pad_token_id, embedding)

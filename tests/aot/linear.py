@@ -1,9 +1,10 @@
-"""The launches of linear: an epilogue with everything, a gate, and float32 out of 16 bit."""
+"""The launches of linear: an epilogue with everything, a gate, and float32 out of 16 bit; the same in 8 bits."""
 
 from __future__ import annotations
 
 import torch
 
+from seamless_kernels.int8 import Int8
 from seamless_kernels.linear import IMPLS
 
 MATRIX = ("_product_kernel",)
@@ -16,6 +17,8 @@ def launch(dims: tuple[int, ...], dtype: torch.dtype, rows: int) -> None:
     x = torch.empty(rows, inner, dtype=dtype, device="meta")
     weight, bias = torch.empty(columns, inner, dtype=dtype, device="meta"), x.new_empty(columns)
     residual = x.new_empty(rows, columns)
-    IMPLS["triton"](x, weight, bias, activation="silu", residual=residual, scale=0.5)
-    IMPLS["triton"](x, weight, bias, activation="glu")
-    IMPLS["triton"](x, weight, out_dtype=torch.float32)
+    eighth = Int8(weight.new_empty(columns, inner, dtype=torch.int8), weight.new_empty(columns, dtype=torch.float32))
+    for matrix in (weight, eighth):
+        IMPLS["triton"](x, matrix, bias, activation="silu", residual=residual, scale=0.5)
+        IMPLS["triton"](x, matrix, bias, activation="glu")
+        IMPLS["triton"](x, matrix, out_dtype=torch.float32)
