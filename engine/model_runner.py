@@ -113,14 +113,14 @@ class ModelRunner:
         lengths = [len(job.source) for job in jobs]
         waveform = torch.cat([job.source for job in jobs]).to(self.device)
         features, cu_seqlens, valid = fbank(waveform, [0, *itertools.accumulate(lengths)])
-        return self.speech_encoder(features, cu_seqlens, valid)[0]
+        return self.speech_encoder(features, cu_seqlens, valid, sum(job.source_length for job in jobs))[0]
 
     def _encode_features(self, jobs: list[Job]) -> torch.Tensor:
         assert self.speech_encoder is not None
         rows = torch.cat([job.source.rows for job in jobs]).to(self.device)
         cu_seqlens = cumulative(torch.tensor([len(job.source.rows) for job in jobs], device=self.device))
         valid = torch.tensor([job.source.valid for job in jobs], dtype=torch.int32, device=self.device)
-        return self.speech_encoder(rows, cu_seqlens, valid)[0]
+        return self.speech_encoder(rows, cu_seqlens, valid, sum(job.source_length for job in jobs))[0]
 
     def _encode_text(self, jobs: list[Job]) -> torch.Tensor:
         assert self.text_encoder is not None

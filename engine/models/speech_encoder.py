@@ -27,20 +27,21 @@ class SpeechEncoder:
         self.inner_norm = weights.norm("inner_layer_norm")
 
     def __call__(
-        self, features: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor
+        self, features: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """features [total, 160] with their segments and valid rows → encodings [total', dim], cu_seqlens int32 [n + 1].
 
-        A clip of `valid` whole rows gives valid // 8 + 1 encodings, one each 160 ms.
+        A clip of `valid` whole rows gives valid // 8 + 1 encodings, one each 160 ms. Who knows how many that makes says
+        so, and the host need not wait for the device.
         """
         x = self.feature_projection(self.feature_norm(features.to(self.feature_norm.weight.dtype)))
         last = cu_seqlens[1:].long() - 1
-        x[last[valid < cu_seqlens.diff()]] = 0.0  # the half-real row of an odd clip
+        x[last] = torch.where((valid < cu_seqlens.diff())[:, None], 0.0, x[last])  # the half-real row of an odd clip
         for layer in self.layers:
             x = layer(x, cu_seqlens, valid)
         x = self.norm(x)
         x = self.intermediate_ffn(x, residual=x, scale=0.5)
-        x, cu_seqlens = self.adapter(x, cu_seqlens, valid)
+        x, cu_seqlens = self.adapter(x, cu_seqlens, valid, encodings)
         return self.inner_norm(x), cu_seqlens
 
 
@@ -103,23 +104,26 @@ class Adapter:
         self.ffn = FeedForward(weights.at("ffn"), _FFN, "relu")
 
     def __call__(
-        self, x: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor
+        self, x: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, cu_out = self._patch_rows(cu_seqlens, valid)
+        rows, cu_out = self._patch_rows(cu_seqlens, valid, encodings)
         residual = self.residual_conv(_gather(self.residual_norm(x), rows), activation="glu")
         h = self.attention_conv(_gather(self.attention_norm(x), rows), activation="glu")
         mixed = attention(*self.attention.project(h), cu_out)
         x = self.attention.out(mixed.flatten(1), residual=residual)
         return self.ffn(self.ffn_norm(x), residual=x), cu_out
 
-    def _patch_rows(self, cu_seqlens: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _patch_rows(
+        self, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Input row of every tap [total', stride], one past the end for zero padding; output cu_seqlens.
 
         An odd clip can have one output row more, of its half-real frame alone; nobody attends to it, so it is not made.
         """
         count = valid // self.stride + 1
         cu_out = cumulative(count)
-        segment = torch.repeat_interleave(torch.arange(len(count), device=count.device), count.long())
+        segments = torch.arange(len(count), device=count.device)
+        segment = torch.repeat_interleave(segments, count.long(), output_size=encodings)
         first = (torch.arange(len(segment), device=count.device) - cu_out[segment]) * self.stride - self.stride // 2
         tap = first[:, None] + torch.arange(self.stride, device=count.device)  # within the segment
         inside = (tap >= 0) & (tap < cu_seqlens.diff()[segment, None])
