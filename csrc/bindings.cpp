@@ -7,6 +7,7 @@
 #include "conv1d.h"
 #include "isa.h"
 #include "paged_attention.h"
+#include "quantize_rows.h"
 #include "search_bind.h"
 #include "top_candidates.h"
 
@@ -98,6 +99,16 @@ void candidates(const py::array& logits, int64_t count, const std::optional<py::
     if (p.rows > 0) top_candidates(p, threads);
 }
 
+void rows_in_8_bits(const py::array& x, py::array values, py::array scale, int threads) {
+    QuantizeRows p{};
+    p.x = rows_of<float>(x, {-1, -1}, "x", p.stride);
+    p.rows = x.shape(0), p.columns = x.shape(1);
+    p.values = writable<int8_t>(values, {p.rows, p.columns}, "values");
+    p.scale = writable<float>(scale, {p.rows}, "scale");
+    py::gil_scoped_release release;
+    quantize_rows(p, threads);
+}
+
 Rows packed_rows(const py::array& x, const py::array& bounds) {
     Rows rows{};
     rows.x = rows_of<float>(x, {-1, -1}, "x", rows.stride);
@@ -174,6 +185,7 @@ PYBIND11_MODULE(_csrc, m) {
           "q, k_pool, v_pool, slot_table, lengths, lines or None, cu_rows, out, threads");
     m.def("top_candidates", &candidates,
           "logits, count, banned or None, log_probs and tokens to write to, threads");
+    m.def("quantize_rows", &rows_in_8_bits, "x, values and scale to write to, threads");
     m.def("conv1d", &convolution,
           "x, weight in panels, bias, cu_seqlens, residual or None, out, dilation, slope, scale, threads");
     m.def("conv_pair", &pair_of_convolutions,

@@ -16,6 +16,7 @@ import torch
 
 from seamless_kernels.dispatch import backend_for
 from seamless_kernels.jit import jit, tl
+from seamless_kernels.native import csrc
 
 LARGEST = 127  # −128 is not used: the range is symmetric
 _BLOCK = 1024
@@ -74,9 +75,19 @@ def _triton(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values, scale
 
 
+def _native(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    assert csrc is not None
+    x = x.float()
+    x = x if x.stride(1) == 1 else x.contiguous()
+    values, scale = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x))
+    if len(x):
+        csrc.quantize_rows(x.numpy(), values.numpy(), scale.numpy(), torch.get_num_threads())
+    return values, scale
+
+
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """x [rows, in] → int8 [rows, in] and float32 [rows], of which x ≈ int8 · scale. A row of zeros has the scale 1."""
     return IMPLS[backend_for(x, IMPLS)](x)
 
 
-IMPLS = {"torch": reference, "triton": _triton}
+IMPLS = {"torch": reference, "triton": _triton} | ({"native": _native} if csrc else {})

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from seamless_kernels import conv1d as conv1d_module
 from seamless_kernels import native
 from seamless_kernels.conv1d import conv1d, pack_conv_weight
+from seamless_kernels.int8 import IMPLS, quantize_rows
 from seamless_kernels.paged_attention import cross_attention, self_attention
 from seamless_kernels.top_candidates import top_candidates
 from support.packed import bounds, normal
@@ -108,6 +109,22 @@ def test_every_instruction_set_convolves_right(
     assert packed.ndim == 3
     y = conv1d(x, packed, bias, bounds(lengths), residual=residual, **options)
     assert_close_to_fp64(y, exact(torch.float32), exact(torch.float64))
+
+
+@pytest.mark.parametrize("columns", [1, 15, 16, 40, 1027])
+def test_every_instruction_set_quantises_as_torch(columns: int, instruction_set: str) -> None:
+    x = normal(41, columns) * torch.logspace(-6, 4, 41)[:, None]
+    x[3], x[7, -1], x[8, 0], x[9, columns // 2] = 0.0, float("nan"), float("nan"), float("inf")
+    halves = torch.arange(-10, 11).float() + 0.5  # of a scale of 1
+    x[10] = torch.cat([torch.tensor([127.0]), halves.repeat(columns // 21 + 1)])[:columns]
+    values, scale = quantize_rows(x)
+    whole, steps = IMPLS["torch"](x)
+    assert torch.equal(scale.isnan(), steps.isnan()) and torch.equal(scale.nan_to_num(), steps.nan_to_num())
+    finite = steps.isfinite()
+    assert torch.equal(values[finite], whole[finite])
+    apart = torch.empty(41, columns + 3)
+    apart[:, :columns] = x
+    assert torch.equal(quantize_rows(apart[:, :columns])[0][finite], values[finite])
 
 
 def test_a_convolution_has_the_same_bits_on_any_threads_and_of_any_whole_pairs_of_its_rows(
@@ -294,6 +311,29 @@ def test_candidates_refuse_bad_arguments(changed: dict[str, Any], message: str) 
     csrc.top_candidates(*good.values())
     with pytest.raises(ValueError, match=message):
         csrc.top_candidates(*(good | changed).values())
+
+
+@pytest.mark.parametrize(
+    "changed,message",
+    [
+        ({"x": np.zeros((5, 4))}, "x has dtype float64"),
+        ({"x": np.zeros((5, 8), dtype=np.float32)[:, ::2]}, "x is not contiguous in a row"),
+        ({"values": np.empty((5, 3), dtype=np.int8)}, "values has shape"),
+        ({"values": np.empty((5, 4), dtype=np.uint8)}, "values has dtype"),
+        ({"scale": np.empty(4, dtype=np.float32)}, "scale has shape"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_quantising_refuses_bad_arguments(changed: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {
+        "x": np.zeros((5, 4), dtype=np.float32),
+        "values": np.empty((5, 4), dtype=np.int8),
+        "scale": np.empty(5, dtype=np.float32),
+        "threads": 1,
+    }
+    csrc.quantize_rows(*good.values())
+    with pytest.raises(ValueError, match=message):
+        csrc.quantize_rows(*(good | changed).values())
 
 
 @pytest.mark.parametrize(
