@@ -16,7 +16,7 @@ from seamless_engine.decode.flags import Flags
 from seamless_engine.decode.layout import LayoutBuilder, StepLayout
 from seamless_engine.decode.native_search import native_search
 from seamless_engine.decode.scheduler import Job
-from seamless_engine.decode.step_graphs import BEAMS, CudaRecorder, StepGraphs, bucket
+from seamless_engine.decode.step_graphs import BEAMS, CudaRecorder, Recorder, StepGraphs, bucket
 from seamless_engine.lane import Beside, InTurn, Lane
 from seamless_engine.loader import Checkpoint, modules_for
 from seamless_engine.models.layers import cumulative
@@ -25,6 +25,7 @@ from seamless_engine.models.t2u import TextToUnit
 from seamless_engine.models.text_decoder import KVPool, TextDecoder
 from seamless_engine.models.text_encoder import TextEncoder
 from seamless_engine.models.vocoder import Vocoder
+from seamless_engine.pass_graphs import PassGraphs
 from seamless_engine.prepared import Features
 from seamless_engine.rehearsal import rehearse
 from seamless_engine.request import SPEECH_OUT, Hypothesis, Task
@@ -44,6 +45,7 @@ class ModelRunner:
         check_weights: bool = False,
     ) -> None:
         self.config = config
+        self.options = options
         modules = modules_for(tasks)
         checkpoint = Checkpoint.open(folder, config, modules)
         weights = checkpoint.weights(device, dtype, check_weights, options.int8)
@@ -94,8 +96,29 @@ class ModelRunner:
         # On a GPU the host does not wait for the step that it has just launched.
         self.flags = Flags(delay=1 if device.type == "cuda" else 0)
         self.device = device
+        self.encode_rows, self.encode_tokens = self._encode_rows, self._encode_tokens
+        if device.type == "cuda" and options.cuda_graphs:
+            self.graph_passes(CudaRecorder())  # a memory pool of their own: they may run beside a step
         if isinstance(self.step, StepGraphs):
             self.record_steps(PROMPT_LENGTH * options.max_rows)
+
+    def graph_passes(self, record: Recorder) -> None:
+        """From now on, launch small encoder passes as graphs."""
+        if self.text_encoder:  # a graph goes on reading the table of positions that it was recorded with
+            self.text_encoder.reserve(max(self.options.encode_frames, self.options.max_source_tokens))
+        stride = self.config.adaptor_stride
+        self.encode_rows = PassGraphs(self._encode_rows, lambda rows, segments: rows // stride + segments, record)
+        self.encode_tokens = PassGraphs(self._encode_tokens, lambda rows, _: rows, record)
+
+    def _encode_rows(
+        self, rows: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int
+    ) -> torch.Tensor:
+        assert self.speech_encoder is not None
+        return self.speech_encoder(rows, cu_seqlens, valid, encodings)[0]
+
+    def _encode_tokens(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, _: torch.Tensor, __: int) -> torch.Tensor:
+        assert self.text_encoder is not None
+        return self.text_encoder(tokens, cu_seqlens)
 
     @torch.inference_mode()
     def encode(self, admitted: list[tuple[Job, list[int]]]) -> None:
@@ -109,24 +132,21 @@ class ModelRunner:
                 self._store(alike, encode(alike))
 
     def _encode_speech(self, jobs: list[Job]) -> torch.Tensor:
-        assert self.speech_encoder is not None
         lengths = [len(job.source) for job in jobs]
         waveform = torch.cat([job.source for job in jobs]).to(self.device)
         features, cu_seqlens, valid = fbank(waveform, [0, *itertools.accumulate(lengths)])
-        return self.speech_encoder(features, cu_seqlens, valid, sum(job.source_length for job in jobs))[0]
+        return self.encode_rows(features, cu_seqlens, valid, sum(job.source_length for job in jobs))
 
     def _encode_features(self, jobs: list[Job]) -> torch.Tensor:
-        assert self.speech_encoder is not None
         rows = torch.cat([job.source.rows for job in jobs]).to(self.device)
         cu_seqlens = cumulative(torch.tensor([len(job.source.rows) for job in jobs], device=self.device))
         valid = torch.tensor([job.source.valid for job in jobs], dtype=torch.int32, device=self.device)
-        return self.speech_encoder(rows, cu_seqlens, valid, sum(job.source_length for job in jobs))[0]
+        return self.encode_rows(rows, cu_seqlens, valid, sum(job.source_length for job in jobs))
 
     def _encode_text(self, jobs: list[Job]) -> torch.Tensor:
-        assert self.text_encoder is not None
         tokens = torch.tensor([token for job in jobs for token in job.source], device=self.device)
-        cu_seqlens = cumulative(torch.tensor([len(job.source) for job in jobs], device=self.device))
-        return self.text_encoder(tokens, cu_seqlens)
+        lengths = torch.tensor([len(job.source) for job in jobs], dtype=torch.int32, device=self.device)
+        return self.encode_tokens(tokens, cumulative(lengths), lengths, len(tokens))
 
     def _store(self, jobs: list[Job], encodings: torch.Tensor) -> None:
         slots = torch.cat([self.buffers.cross_slots(job) for job in jobs])

@@ -37,6 +37,8 @@ def reference(
     out = x.new_empty(x.shape[0], dim)
     weight = depthwise_weight[:, None].contiguous()  # once, not by F.conv1d for each segment
     for start, end, count in zip(bounds, bounds[1:], valid.tolist(), strict=False):
+        if start == end:
+            continue
         gated = x.new_zeros(taps - 1 + end - start, dim)
         gated[taps - 1 : taps - 1 + count] = F.glu(x[start : start + count], dim=-1)
         mixed = F.conv1d(gated.T[None], weight, groups=dim)[0].T  # [T, dim]

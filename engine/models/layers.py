@@ -203,10 +203,14 @@ class SinusoidalPositions:
 
 
 def segment_positions(cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
-    """0, 1, 2, … within each segment: int64 [total]."""
-    lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).long()
-    starts = torch.repeat_interleave(cu_seqlens[:-1].long(), lengths, output_size=total)
-    return torch.arange(total, device=cu_seqlens.device) - starts
+    """0, 1, 2, … within each segment: int64 [total]. Rows beyond the last count on from it."""
+    rows = torch.arange(total, device=cu_seqlens.device)
+    return rows - cu_seqlens[segment_of(rows, cu_seqlens)]
+
+
+def segment_of(rows: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+    """The segment of each row, int64 [rows]; the last one of rows that are beyond it."""
+    return torch.searchsorted(cu_seqlens[1:], rows, right=True).clamp(max=len(cu_seqlens) - 2)
 
 
 def cumulative(lengths: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from seamless_engine.config import ModelConfig
-from seamless_engine.models.layers import FeedForward, Linear, SelfAttention, Weights, cumulative
+from seamless_engine.models.layers import FeedForward, Linear, SelfAttention, Weights, cumulative, segment_of
 from seamless_kernels.attention import attention
 from seamless_kernels.conformer_conv import conformer_conv
 from seamless_kernels.rel_attention import rel_attention
@@ -32,11 +32,12 @@ class SpeechEncoder:
         """features [total, 160] with their segments and valid rows → encodings [total', dim], cu_seqlens int32 [n + 1].
 
         A clip of `valid` whole rows gives valid // 8 + 1 encodings, one each 160 ms. Who knows how many that makes says
-        so, and the host need not wait for the device.
+        so, and the host need not wait for the device. Rows and encodings beyond the last segment are anything.
         """
         x = self.feature_projection(self.feature_norm(features.to(self.feature_norm.weight.dtype)))
-        last = cu_seqlens[1:].long() - 1
-        x[last] = torch.where((valid < cu_seqlens.diff())[:, None], 0.0, x[last])  # the half-real row of an odd clip
+        half = torch.zeros(len(x), dtype=torch.int32, device=x.device)  # 1 at the half-real row of an odd clip
+        half.index_add_(0, (cu_seqlens[1:] - 1).clamp(min=0), (valid < cu_seqlens.diff()).int())
+        x = x.masked_fill(half.bool()[:, None], 0.0)
         for layer in self.layers:
             x = layer(x, cu_seqlens, valid)
         x = self.norm(x)
@@ -106,7 +107,7 @@ class Adapter:
     def __call__(
         self, x: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, cu_out = self._patch_rows(cu_seqlens, valid, encodings)
+        rows, cu_out = self._patch_rows(len(x), cu_seqlens, valid, encodings)
         residual = self.residual_conv(_gather(self.residual_norm(x), rows), activation="glu")
         h = self.attention_conv(_gather(self.attention_norm(x), rows), activation="glu")
         mixed = attention(*self.attention.project(h), cu_out)
@@ -114,20 +115,20 @@ class Adapter:
         return self.ffn(self.ffn_norm(x), residual=x), cu_out
 
     def _patch_rows(
-        self, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int | None
+        self, total: int, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Input row of every tap [total', stride], one past the end for zero padding; output cu_seqlens.
+        """Input row of every tap [total', stride], `total` for zero padding; output cu_seqlens.
 
         An odd clip can have one output row more, of its half-real frame alone; nobody attends to it, so it is not made.
         """
-        count = valid // self.stride + 1
+        count = torch.where(cu_seqlens.diff() > 0, valid // self.stride + 1, 0)
         cu_out = cumulative(count)
-        segments = torch.arange(len(count), device=count.device)
-        segment = torch.repeat_interleave(segments, count.long(), output_size=encodings)
-        first = (torch.arange(len(segment), device=count.device) - cu_out[segment]) * self.stride - self.stride // 2
+        out = torch.arange(int(cu_out[-1]) if encodings is None else encodings, device=count.device)
+        segment = segment_of(out, cu_out)
+        first = (out - cu_out[segment]) * self.stride - self.stride // 2
         tap = first[:, None] + torch.arange(self.stride, device=count.device)  # within the segment
         inside = (tap >= 0) & (tap < cu_seqlens.diff()[segment, None])
-        return torch.where(inside, tap + cu_seqlens[segment, None], cu_seqlens[-1]), cu_out
+        return torch.where(inside, tap + cu_seqlens[segment, None], total), cu_out
 
 
 def _patch_linear(weights: Weights, name: str) -> Linear:

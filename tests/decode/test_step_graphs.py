@@ -12,22 +12,10 @@ import torch
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request
 from seamless_engine.decode.layout import LayoutBuilder, StepLayout, Traits
 from seamless_engine.decode.step_graphs import CudaRecorder, StepGraphs, Work, bucket
+from support.graphs import played_back
 from support.parity import TEXTS, random_request, same
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def played_back(work: Work) -> Work:
-    """A recorder without a GPU: runs the work as it was recorded, into one tensor that holds nonsense in between."""
-    result: list[torch.Tensor] = []
-
-    def replay() -> torch.Tensor:
-        status = work()
-        if not result:
-            result.append(torch.empty_like(status))
-        return result[0].copy_(status)
-
-    return replay
 
 
 def recording(engine: Engine, recorded: list[Work]) -> StepGraphs:
