@@ -27,7 +27,7 @@ void over_blocks(const Rows& x, int64_t most, int64_t tile, int64_t products, in
                  Run run) {
     threads = std::max<int>(1, std::min<int64_t>(threads, products / WORTH_A_THREAD));
     const int64_t wanted = (x.rows + threads * most - 1) / (threads * most) * threads;
-    const int64_t size = std::max((x.rows + wanted - 1) / wanted, SMALLEST);
+    const int64_t size = std::max({(x.rows + wanted - 1) / wanted, SMALLEST, tile});
     std::vector<ConvBlock> blocks;
     int64_t largest = 0;
     for (int64_t segment = 0; segment < x.segments; ++segment) {

@@ -2,6 +2,7 @@
 
 typedef int8_t ByteVec __attribute__((vector_size(LANES)));
 
+constexpr float LEAST = 0x1p-126f;  // of a scale; see kernels/int8.py
 constexpr float MAGIC = 12582912.0f;  // 1.5 · 2^23: what is added to it and taken off again is rounded, halves to even
 
 INLINE Vec magnitude(Vec x) { return (Vec)((IntVec)x & 0x7fffffff); }
@@ -15,7 +16,7 @@ static void quantize_row(const float* x, int64_t columns, int8_t* values, float*
         broken |= v != v;
     }
     float step = any(broken) ? __builtin_nanf("") : largest(most) / 127.0f;
-    if (step == 0.0f) step = 1.0f;
+    if (step < LEAST) step = 1.0f;
     *scale = step;
     for (int64_t c = 0; c < columns; c += LANES) {
         const bool whole = c + LANES <= columns;

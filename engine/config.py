@@ -219,7 +219,8 @@ class EngineConfig:
     overlap: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.int8, str) or not set(self.int8) <= set(INT8_MODULES):
+        listed = isinstance(self.int8, list | tuple)
+        if not listed or not all(name in INT8_MODULES for name in self.int8):
             raise UsageError(f"int8 must be a list of modules, of {', '.join(INT8_MODULES)}, not {self.int8!r}")
         object.__setattr__(self, "int8", tuple(self.int8))
         for name in (

@@ -30,6 +30,7 @@ from seamless_engine.prepared import Features
 from seamless_engine.rehearsal import rehearse
 from seamless_engine.request import SPEECH_OUT, Hypothesis, Task
 from seamless_engine.speech_out import SpeechInput, SpeechOut
+from seamless_kernels.dispatch import backend_for
 from seamless_kernels.fbank import fbank
 
 
@@ -45,7 +46,6 @@ class ModelRunner:
         check_weights: bool = False,
     ) -> None:
         self.config = config
-        self.options = options
         modules = modules_for(tasks)
         checkpoint = Checkpoint.open(folder, config, modules)
         weights = checkpoint.weights(device, dtype, check_weights, options.int8)
@@ -89,23 +89,24 @@ class ModelRunner:
         )
         self.search = native_search(self.buffers) or TorchSearch(self.buffers)
         self.layouts, self.step = LayoutBuilder(options.max_rows, max_length, device), self._step
-        if device.type == "cuda" and options.cuda_graphs:
+        self.encode_rows, self.encode_tokens = self._encode_rows, self._encode_tokens
+        # What torch does in place of a kernel reads lengths back, which a graph cannot.
+        by_kernels = backend_for(embedding, {"triton": None, "torch": None}) == "triton"
+        if device.type == "cuda" and options.cuda_graphs and by_kernels:
+            record = CudaRecorder()
             # One width of the tables: attention looks at lengths, not at what a row could hold.
             self.layouts = LayoutBuilder(options.max_rows, max_length, device, bucket, width=max_length)
-            self.step = StepGraphs(self._step, CudaRecorder())
+            self.step = StepGraphs(self._step, record)
+            if not options.overlap:  # torch records one graph at a time, and passes would beside the steps
+                self.graph_passes(record)
         # On a GPU the host does not wait for the step that it has just launched.
         self.flags = Flags(delay=1 if device.type == "cuda" else 0)
         self.device = device
-        self.encode_rows, self.encode_tokens = self._encode_rows, self._encode_tokens
-        if device.type == "cuda" and options.cuda_graphs:
-            self.graph_passes(CudaRecorder())  # a memory pool of their own: they may run beside a step
         if isinstance(self.step, StepGraphs):
             self.record_steps(PROMPT_LENGTH * options.max_rows)
 
     def graph_passes(self, record: Recorder) -> None:
         """From now on, launch small encoder passes as graphs."""
-        if self.text_encoder:  # a graph goes on reading the table of positions that it was recorded with
-            self.text_encoder.reserve(max(self.options.encode_frames, self.options.max_source_tokens))
         stride = self.config.adaptor_stride
         self.encode_rows = PassGraphs(self._encode_rows, lambda rows, segments: rows // stride + segments, record)
         self.encode_tokens = PassGraphs(self._encode_tokens, lambda rows, _: rows, record)
@@ -116,7 +117,10 @@ class ModelRunner:
         assert self.speech_encoder is not None
         return self.speech_encoder(rows, cu_seqlens, valid, encodings)[0]
 
-    def _encode_tokens(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, _: torch.Tensor, __: int) -> torch.Tensor:
+    def _encode_tokens(
+        self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int
+    ) -> torch.Tensor:
+        """A Pass, as speech is: all tokens are valid, and each becomes an encoding."""
         assert self.text_encoder is not None
         return self.text_encoder(tokens, cu_seqlens)
 

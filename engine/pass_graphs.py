@@ -1,8 +1,9 @@
 """An encoder pass of few rows as one CUDA graph for each size: recorded once, then launched without the host.
 
 A pass of one clip has hundreds of kernels of some microseconds each; the host would take longer to launch them than the
-GPU to run them. What a graph reads does not move, so a pass is copied into tensors that are as long as its size rounded
-up. Rows beyond the last segment belong to nobody: they hold what an earlier pass left, are computed and dropped.
+GPU to run them. What a graph reads does not move, so a pass is copied into tensors that all graphs share, and its size
+is rounded up. Rows beyond the last segment belong to nobody: they hold what an earlier pass left, are computed and
+dropped.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 import torch
 
 from seamless_engine.decode.step_graphs import Recorder, Work, bucket
+from seamless_engine.recovery import is_out_of_memory
 
 # rows [total, …], cu_seqlens int32 [n + 1], valid int32 [n], encodings → [encodings, dim]
 Pass = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
@@ -21,17 +23,19 @@ _SEGMENTS = 8
 
 
 class PassGraphs:
-    """`run`, by a graph from the second time on that a size occurs. Nothing of a result depends on it.
+    """`run`, by a graph from the third time on that a size occurs. Nothing of a result depends on it.
 
     encodings_of(rows, segments): the most encodings that so many rows can become.
     """
 
-    def __init__(self, run: Pass, encodings_of: Callable[[int, int], int], record: Recorder, limit: int = 256) -> None:
+    def __init__(self, run: Pass, encodings_of: Callable[[int, int], int], record: Recorder, limit: int = 128) -> None:
         self._run = run
         self._encodings_of = encodings_of
         self._record = record
-        self._limit = limit  # each has about a thousand nodes, a megabyte or two of the device
-        self._graphs: dict[tuple[int, int], tuple[_Inputs, Work]] = {}
+        self._limit = limit  # each has up to a thousand nodes and its result: some megabytes of the device
+        self._inputs: _Inputs | None = None
+        self._seen: set[tuple[int, int]] = set()
+        self._graphs: dict[tuple[int, int], Work] = {}
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -39,33 +43,45 @@ class PassGraphs:
     def __call__(
         self, rows: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int
     ) -> torch.Tensor:
-        total, segments = len(rows), len(valid)
-        if total > _ROWS or segments > _SEGMENTS:
+        size = bucket(len(rows)), bucket(len(valid))
+        known = size in self._graphs
+        if not known and not self._worth_recording(size):
             return self._run(rows, cu_seqlens, valid, encodings)
-        size = bucket(total), bucket(segments)
-        if size in self._graphs:
-            inputs, work = self._graphs[size]
-            inputs.take(rows, cu_seqlens, valid)
-            return work()[:encodings].clone()
-        inputs, most = _Inputs(rows, *size), self._encodings_of(*size)
+        inputs = self._inputs = self._inputs or _Inputs(rows)
         inputs.take(rows, cu_seqlens, valid)
+        if known:
+            return self._graphs[size]()[:encodings].clone()
+        views, most = inputs.of(*size), self._encodings_of(*size)
 
         def work() -> torch.Tensor:
-            return self._run(inputs.rows, inputs.cu_seqlens, inputs.valid, most)
+            return self._run(*views, most)
 
         result = work()[:encodings].clone()  # whatever is compiled or cached on first use, is so before the recording
-        if len(self._graphs) < self._limit:
-            self._graphs[size] = inputs, self._record(work)
+        try:
+            self._graphs[size] = self._record(work)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._limit = len(self._graphs)  # there is no room for more
         return result
+
+    def _worth_recording(self, size: tuple[int, int]) -> bool:
+        """Whether a size that has no graph occurred before, and may have one."""
+        again = size in self._seen
+        self._seen.add(size)
+        return again and size[0] <= _ROWS and size[1] <= _SEGMENTS and len(self._graphs) < self._limit
 
 
 class _Inputs:
-    """What the passes of one size read. Segments that a pass does not have are empty, behind its last."""
+    """What the passes read. Segments that a pass does not have are empty, behind its last."""
 
-    def __init__(self, like: torch.Tensor, rows: int, segments: int) -> None:
-        self.rows = like.new_zeros(rows, *like.shape[1:])
-        self.cu_seqlens = torch.zeros(segments + 1, dtype=torch.int32, device=like.device)
-        self.valid = torch.zeros(segments, dtype=torch.int32, device=like.device)
+    def __init__(self, like: torch.Tensor) -> None:
+        self.rows = like.new_zeros(_ROWS, *like.shape[1:])
+        self.cu_seqlens = torch.zeros(_SEGMENTS + 1, dtype=torch.int32, device=like.device)
+        self.valid = torch.zeros(_SEGMENTS, dtype=torch.int32, device=like.device)
+
+    def of(self, rows: int, segments: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.rows[:rows], self.cu_seqlens[: segments + 1], self.valid[:segments]
 
     def take(self, rows: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor) -> None:
         self.rows[: len(rows)].copy_(rows)

@@ -19,6 +19,7 @@ from seamless_kernels.jit import jit, tl
 from seamless_kernels.native import csrc
 
 LARGEST = 127  # −128 is not used: the range is symmetric
+_LEAST = 2.0**-126  # of a scale: below, a quotient would not be exact to half a step. Such a row becomes zeros.
 _BLOCK = 1024
 
 
@@ -40,12 +41,12 @@ class Int8:
 def reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     x = x.float()
     scale = x.abs().amax(1) / LARGEST
-    scale = torch.where(scale == 0, 1.0, scale)
+    scale = torch.where(scale < _LEAST, 1.0, scale)
     return (x / scale[:, None]).round_().to(torch.int8), scale
 
 
 @jit
-def _kernel(x_ptr, values_ptr, scale_ptr, inner, x_stride, BLOCK: tl.constexpr):
+def _kernel(x_ptr, values_ptr, scale_ptr, inner, x_stride, LEAST: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     x_ptr += row * x_stride
     values_ptr += row * inner
@@ -56,7 +57,7 @@ def _kernel(x_ptr, values_ptr, scale_ptr, inner, x_stride, BLOCK: tl.constexpr):
         largest = tl.where((x > largest) | (x != x), x, largest)  # a NaN is not exceeded
     known = tl.sum((largest != largest).to(tl.int32), 0) == 0
     scale = tl.where(known, tl.div_rn(tl.max(largest, 0), 127.0), float("nan"))
-    scale = tl.where(scale == 0.0, 1.0, scale)
+    scale = tl.where(scale < LEAST, 1.0, scale)
     tl.store(scale_ptr + row, scale)
     for start in range(0, inner, BLOCK):
         mask = start + column < inner
@@ -69,9 +70,11 @@ def _triton(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     rows, inner = x.shape
     x = x if x.stride(1) == 1 else x.contiguous()
     values = torch.empty(rows, inner, dtype=torch.int8, device=x.device)
-    scale = torch.empty(rows, device=x.device)
+    scale = torch.empty(rows, dtype=torch.float32, device=x.device)
     if rows:
-        _kernel[(rows,)](x, values, scale, inner, x.stride(0), BLOCK=_BLOCK, num_warps=4, enable_fp_fusion=False)
+        _kernel[(rows,)](
+            x, values, scale, inner, x.stride(0), LEAST=_LEAST, BLOCK=_BLOCK, num_warps=4, enable_fp_fusion=False
+        )
     return values, scale
 
 
@@ -79,7 +82,7 @@ def _native(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     assert csrc is not None
     x = x.float()
     x = x if x.stride(1) == 1 else x.contiguous()
-    values, scale = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x))
+    values, scale = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x), dtype=torch.float32)
     if len(x):
         csrc.quantize_rows(x.numpy(), values.numpy(), scale.numpy(), torch.get_num_threads())
     return values, scale

@@ -66,7 +66,9 @@ def product_int8(
 ) -> torch.Tensor:
     """`linear` with a weight in 8 bits, that `pack_int8` re-ordered or not."""
     rows = x.shape[0]
-    values, row_scale = quantize_rows(pad_rows(x, 1 if activation in (None, "relu") else ROWS))
+    # so that rows × columns is a multiple of 32, as in `reference`
+    unit = 1 if activation in (None, "relu") else ROWS * (1 + len(weight) % 2)
+    values, row_scale = quantize_rows(pad_rows(x, unit))
     product = _onednn_int8 if weight.values.is_mkldnn else _whole_float32
     y = product(values, weight.values, weight.scale).mul_(row_scale[:, None])
     y = y if bias is None else y.add_(bias)
@@ -77,19 +79,26 @@ def _onednn_int8(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> 
     """(x · Wᵀ) · scale, of x int8 [rows, in]; float32, rounded twice."""
     # What the instruction takes is unsigned: x + 128, which oneDNN subtracts again.
     offset = x.view(torch.uint8) ^ 128
-    zeros = torch.zeros(len(scale), dtype=torch.int64)
     return torch.ops.onednn.qlinear_pointwise(
-        offset, 1.0, 128, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        offset, 1.0, 128, weight, scale, _zeros(len(scale)), None, 1.0, 0, torch.float32, "none", [], ""
     )
+
+
+@functools.cache
+def _zeros(count: int) -> torch.Tensor:
+    """The zero points of a weight that has none."""
+    return torch.zeros(count, dtype=torch.int64)
 
 
 def _whole_float32(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """The same by products in float32, whose sums are exact up to 2^24."""
     step = (1 << 24) // LARGEST**2
     total = torch.zeros(len(x), len(weight), dtype=torch.int32, device=x.device)
-    for first in range(0, x.shape[1], step):
-        part = slice(first, first + step)
-        total += F.linear(x[:, part].float(), weight[:, part].float()).int()
+    for top in range(0, len(weight), 4096):  # a float32 copy of the whole weight would be what 8 bits are to spare
+        columns = slice(top, top + 4096)
+        for first in range(0, x.shape[1], step):
+            part = slice(first, first + step)
+            total[:, columns] += F.linear(x[:, part].float(), weight[columns, part].float()).int()
     return total.float().mul_(scale)
 
 
@@ -105,7 +114,7 @@ def _sums_are_exact() -> bool:
     x, weight = torch.full((3, 80), LARGEST, dtype=torch.int8), torch.full((32, 80), LARGEST, dtype=torch.int8)
     weight[1::2] = -LARGEST
     x[1], x[2, ::2] = -LARGEST, 1
-    scale = torch.ones(len(weight))
+    scale = torch.ones(len(weight), dtype=torch.float32)
     return torch.equal(_onednn_int8(x, _reorder_int8(weight), scale), _whole_float32(x, weight, scale))
 
 

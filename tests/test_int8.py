@@ -48,7 +48,7 @@ def test_only_the_modules_that_were_named_become_smaller(checkpoint: Checkpoint,
         assert eighth[module] < plain[module]
 
 
-@pytest.mark.parametrize("int8", ["text_decoder", ["decoder"], ["text_decoder", "vocoder"]])
+@pytest.mark.parametrize("int8", ["text_decoder", ["decoder"], ["text_decoder", "vocoder"], None, 3, [["a"]]])
 def test_what_cannot_be_in_8_bits_is_refused(int8: Any) -> None:
     with pytest.raises(UsageError, match="int8 must be a list of modules, of speech_encoder, text_encoder, text_dec"):
         EngineConfig(int8=int8)

@@ -42,11 +42,9 @@ class Played:
 def poison(graphs: object) -> None:
     """What earlier passes left is nobody's to read."""
     assert isinstance(graphs, PassGraphs)
-    for inputs, _ in graphs._graphs.values():
-        if inputs.rows.is_floating_point():
-            inputs.rows.fill_(torch.nan)
-        else:
-            inputs.rows.fill_(1)
+    if graphs._inputs is not None:
+        rows = graphs._inputs.rows
+        rows.fill_(torch.nan if rows.is_floating_point() else 1)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -82,7 +80,7 @@ def test_the_kernels_leave_alone_what_no_segment_has(checkpoint: Checkpoint, bac
     with torch.inference_mode():
         expected = runner._encode_rows(rows, bounds, valid, 3), runner._encode_tokens(tokens, both, lengths, 18)
         runner.graph_passes(Played())
-        for _ in range(2):
+        for _ in range(4):
             found = runner.encode_rows(rows, bounds, valid, 3), runner.encode_tokens(tokens, both, lengths, 18)
             assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
             poison(runner.encode_rows)
@@ -110,14 +108,32 @@ def test_a_size_is_recorded_once_and_large_passes_never() -> None:
     graphs = PassGraphs(encode, lambda rows, _: rows, record, limit=2)
     encoded(17)
     encoded(18)  # the same size
-    assert run == [(18, 1), (18, 1)] and len(graphs) == len(recorded) == 1
+    encoded(17)
+    assert run == [(17, 1), (18, 1), (18, 1)] and len(graphs) == len(recorded) == 1
+    for _ in range(3):
+        encoded(4000)
+        encoded(*[2] * 9)
+    assert len(recorded) == 1 and run[-2:] == [(4000, 1), (18, 9)]
     encoded(5, 12)
-    encoded(3)  # beyond the limit
-    encoded(3)
-    assert len(graphs) == len(recorded) == 2 and run[2:] == [(18, 2), (3, 1), (3, 1)]
-    encoded(4000)
-    encoded(*[2] * 9)
-    assert len(recorded) == 2 and run[-2:] == [(4000, 1), (18, 9)]
+    encoded(6, 12)
+    for _ in range(3):
+        encoded(3)  # beyond the limit
+    assert len(graphs) == len(recorded) == 2 and run[-5:] == [(17, 2), (18, 2), (3, 1), (3, 1), (3, 1)]
+
+
+def test_a_graph_for_which_there_is_no_memory_costs_no_result() -> None:
+    tried: list[Work] = []
+
+    def record(work: Work) -> Work:
+        tried.append(work)
+        raise torch.OutOfMemoryError("no room")
+
+    graphs = PassGraphs(lambda rows, *_: rows * 2, lambda rows, _: rows, record)
+    bounds = torch.tensor([0, 5], dtype=torch.int32)
+    for length in (5, 5, 5, 4, 4, 4):
+        rows = torch.arange(length).float()[:, None]
+        assert torch.equal(graphs(rows, bounds.clamp(max=length), bounds[1:].clamp(max=length), length), rows * 2)
+    assert len(tried) == 1 and len(graphs) == 0
 
 
 def test_rows_find_their_segment_and_those_beyond_the_last_one() -> None:

@@ -183,6 +183,7 @@ class SinusoidalPositions:
         self.dim = dim
         self.padding_idx = padding_idx
         self.table = self._make(1024, like)
+        self._outgrown: list[torch.Tensor] = []
 
     def _make(self, rows: int, like: torch.Tensor) -> torch.Tensor:
         half = self.dim // 2
@@ -195,6 +196,7 @@ class SinusoidalPositions:
 
     def reserve(self, rows: int) -> None:
         if rows > len(self.table):
+            self._outgrown.append(self.table)  # a recorded graph goes on reading the one that there was
             self.table = self._make(1 << (rows - 1).bit_length(), self.table)
 
     def __getitem__(self, positions: torch.Tensor) -> torch.Tensor:
@@ -210,7 +212,7 @@ def segment_positions(cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
 
 def segment_of(rows: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
     """The segment of each row, int64 [rows]; the last one of rows that are beyond it."""
-    return torch.searchsorted(cu_seqlens[1:], rows, right=True).clamp(max=len(cu_seqlens) - 2)
+    return torch.searchsorted(cu_seqlens[1:].long(), rows, right=True).clamp(max=len(cu_seqlens) - 2)
 
 
 def cumulative(lengths: torch.Tensor) -> torch.Tensor:

@@ -15,13 +15,9 @@ class TextEncoder:
         self.positions = SinusoidalPositions(config.hidden_size, config.pad_token_id, embedding)
         self.encoder = TransformerEncoder(weights, config.text_encoder)
 
-    def reserve(self, tokens: int) -> None:
-        """Make the positions that a pass of so many tokens needs."""
-        self.positions.reserve(tokens + self.positions.padding_idx + 1)
-
     def __call__(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
         """tokens int64 [total] → encodings [total, dim]."""
         positions = segment_positions(cu_seqlens, len(tokens)) + self.positions.padding_idx + 1
-        self.reserve(len(tokens))
+        self.positions.reserve(len(tokens) + self.positions.padding_idx + 1)
         x = self.embedding[tokens] * self.scale + self.positions[positions]
         return self.encoder(x, cu_seqlens)

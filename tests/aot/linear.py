@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from seamless_kernels.int8 import IMPLS as quantize
 from seamless_kernels.int8 import Int8
 from seamless_kernels.linear import IMPLS
 
@@ -18,6 +19,7 @@ def launch(dims: tuple[int, ...], dtype: torch.dtype, rows: int) -> None:
     weight, bias = torch.empty(columns, inner, dtype=dtype, device="meta"), x.new_empty(columns)
     residual = x.new_empty(rows, columns)
     eighth = Int8(weight.new_empty(columns, inner, dtype=torch.int8), weight.new_empty(columns, dtype=torch.float32))
+    quantize["triton"](x)
     for matrix in (weight, eighth):
         IMPLS["triton"](x, matrix, bias, activation="silu", residual=residual, scale=0.5)
         IMPLS["triton"](x, matrix, bias, activation="glu")
