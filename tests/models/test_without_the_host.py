@@ -1,0 +1,66 @@
+"""What an encoder does between its kernels needs no host: a CUDA graph could not record a copy from it or to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from seamless_engine.config import ModelConfig
+from seamless_engine.loader import Checkpoint
+from seamless_engine.models import layers, speech_encoder
+from seamless_engine.models.layers import Weights
+from seamless_engine.models.speech_encoder import SpeechEncoder
+from seamless_engine.models.text_encoder import TextEncoder
+
+
+class OnTheDevice(TorchDispatchMode):
+    """Fails where a tensor of the host takes part. (A read-back fails by itself: tensors of "meta" have no numbers.)"""
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = call(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor)]
+        assert all(tensor.device.type == "meta" for tensor in tensors), call
+        return out
+
+
+def product(x: torch.Tensor, weight: torch.Tensor, *_: Any, activation: str | None = None, **__: Any) -> torch.Tensor:
+    return x.new_empty(len(x), len(weight) // (2 if activation == "glu" else 1))
+
+
+def mixture(q: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
+@pytest.fixture
+def weights(checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> tuple[Weights, ModelConfig]:
+    """Of a device that only knows shapes, and operations that only know theirs."""
+    folder = checkpoint(0)
+    config = ModelConfig.from_folder(folder)
+    stored = Checkpoint.open(folder, config, ("shared", "speech_encoder", "text_encoder"))
+    read = stored.weights(torch.device("cpu"), torch.float32).read
+    monkeypatch.setattr(layers, "linear", product)
+    monkeypatch.setattr(layers, "layer_norm", lambda x, *_: torch.empty_like(x))
+    for module in (layers, speech_encoder):
+        monkeypatch.setattr(module, "attention", mixture)
+    monkeypatch.setattr(speech_encoder, "rel_attention", mixture)
+    monkeypatch.setattr(speech_encoder, "conformer_conv", lambda x, *_: x.new_empty(len(x), x.shape[1] // 2))
+    return Weights(lambda name, dtype: read(name, dtype).to("meta"), lambda _, weight, __: weight), config
+
+
+def test_an_encoder_pass_copies_nothing_and_waits_for_nothing(weights: tuple[Weights, ModelConfig]) -> None:
+    source, config = weights
+    speech = SpeechEncoder(source.at("speech_encoder"), config)
+    text = TextEncoder(source.at("text_encoder"), source.tensor("shared.weight"), config)
+    bounds, valid = (torch.zeros(count, dtype=torch.int32, device="meta") for count in (4, 3))
+    with torch.inference_mode(), OnTheDevice():
+        encodings, _ = speech(torch.empty(64, 160, device="meta"), bounds, valid, 11)
+        states = text(torch.empty(40, dtype=torch.int64, device="meta"), bounds)
+    assert (len(encodings), len(states)) == (11, 40)
+    with pytest.raises((NotImplementedError, RuntimeError)), torch.inference_mode():
+        speech(torch.empty(64, 160, device="meta"), bounds, valid)  # without the number it must be read back
