@@ -249,6 +249,8 @@ def _triton(
     x, x_scale = (_dense(x), None) if weight_scale is None else quantize_rows(x)
     residual = None if residual is None else _dense(residual)
     config = config_for("linear", (columns, inner), x.dtype, x.device)
+    if weight_scale is not None:  # the largest tile would spill
+        config["TILES"] = [sizes for sizes in config["TILES"] if sizes[0] * sizes[1] <= 128 * 128]
     chunk = config["CHUNK"] if inner > config["CHUNK"] else 0
     chunks = triton.cdiv(inner, chunk) if chunk else 1
     tile, split = _schedule(rows, columns, chunks, config)
