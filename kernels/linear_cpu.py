@@ -69,8 +69,8 @@ def product_int8(
     # so that rows × columns is a multiple of 32, as in `reference`
     unit = 1 if activation in (None, "relu") else ROWS * (1 + len(weight) % 2)
     values, row_scale = quantize_rows(pad_rows(x, unit))
-    product = _onednn_int8 if weight.values.is_mkldnn else _whole_float32
-    y = product(values, weight.values, weight.scale).mul_(row_scale[:, None])
+    multiply = _onednn_int8 if weight.values.is_mkldnn else _whole_float32
+    y = multiply(values, weight.values, weight.scale).mul_(row_scale[:, None])
     y = y if bias is None else y.add_(bias)
     return finish(y, rows, activation, residual, scale).to(out_dtype or x.dtype)
 

@@ -45,6 +45,10 @@ class Weights:
     def packed(self, weight: torch.Tensor, bias: torch.Tensor | None = None, kept: bool = False) -> Linear:
         return Linear(self.pack(self.prefix, weight, kept), bias)
 
+    def head(self, weight: torch.Tensor, kept: bool = False) -> torch.Tensor | Int8:
+        """An output matrix, for `logits`: on a CPU in float32, whose products are no slower there."""
+        return self.packed(weight.float() if weight.device.type == "cpu" else weight, kept=kept).weight
+
     def norm(self, name: str, eps: float = 1e-5, dtype: torch.dtype | None = None) -> LayerNorm:
         return LayerNorm(self.tensor(f"{name}.weight", dtype), self.tensor(f"{name}.bias", dtype), eps)
 
@@ -223,8 +227,7 @@ def cumulative(lengths: torch.Tensor) -> torch.Tensor:
 def segment_sums(values: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
     """Sums of values int64 [total] over each segment: int64 [n]."""
     lengths = cu_seqlens.diff().long()
-    segments = torch.arange(len(lengths), device=lengths.device)
-    owner = torch.repeat_interleave(segments, lengths, output_size=len(values))
+    owner = segment_of(torch.arange(len(values), device=values.device), cu_seqlens)
     return torch.zeros_like(lengths).index_add_(0, owner, values)
 
 

@@ -44,9 +44,7 @@ class TextToUnit:
         heads = config.t2u_decoder_attention_heads
         self.layers = [UnitLayer(decoder.at(f"layers.{i}"), heads) for i in range(config.t2u_decoder_layers)]
         self.norm = decoder.norm("layer_norm")
-        head = decoder.tensor("embed_tokens.weight")
-        # as the text decoder's
-        self.head = decoder.packed(head.float() if head.device.type == "cpu" else head).weight
+        self.head = decoder.head(decoder.tensor("embed_tokens.weight"))
 
     def __call__(
         self,

@@ -64,9 +64,7 @@ class NextTokens:
 class TextDecoder:
     def __init__(self, weights: Weights, embedding: torch.Tensor, config: ModelConfig) -> None:
         self.embedding = embedding
-        # Logits are float32: on a CPU by a float32 copy of the output matrix, whose products are no slower there.
-        head = embedding.float() if embedding.device.type == "cpu" else embedding
-        self.head = weights.packed(head, kept=True).weight
+        self.head = weights.head(embedding, kept=True)
         self.scale = config.embed_scale
         self.pad_token_id = config.pad_token_id
         self.positions = SinusoidalPositions(config.hidden_size, config.pad_token_id, embedding)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from seamless_kernels import linear_cpu
 from seamless_kernels.int8 import IMPLS, LARGEST, Int8, quantize_rows
 from seamless_kernels.linear import INT8_IMPLS, linear, pack_weight_int8
+from support.epilogue import finished
 from support.packed import BACKENDS, DEVICE, DTYPES, WITH_NATIVE, normal
 from tolerance import assert_close_to_fp64
 
@@ -40,14 +41,7 @@ def formula(
     """The product of what quantisation leaves of the operands, with scale 0.5."""
     own, other = (values.to(dtype) * scale[:, None].to(dtype) for values, scale in map(quantize_rows, (x, weight)))
     y = F.linear(own, other, bias.to(dtype))
-    match activation:
-        case "relu":
-            y = y.relu()
-        case "silu":
-            y = F.silu(y)
-        case "glu":
-            y = F.glu(y, dim=-1)
-    return 0.5 * y if residual is None else residual.to(dtype) + 0.5 * y
+    return finished(y, activation, 0.5, residual)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

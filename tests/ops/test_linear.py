@@ -16,6 +16,7 @@ from seamless_kernels import jit
 from seamless_kernels import linear as module
 from seamless_kernels.config import config_for, table
 from seamless_kernels.linear import IMPLS, linear, pack_weight
+from support.epilogue import finished
 from support.packed import BACKENDS, DEVICE, DTYPES, normal
 from tolerance import assert_close_to_fp64
 
@@ -66,15 +67,7 @@ def exact(
 ) -> torch.Tensor:
     """The formula in `dtype`, by one of the products that torch has."""
     y = product(*(tensor.to(dtype) for tensor in (x, weight, bias)))
-    match epilogue.get("activation"):
-        case "relu":
-            y = y.relu()
-        case "silu":
-            y = F.silu(y)
-        case "glu":
-            y = F.glu(y, dim=-1)
-    y = y * epilogue.get("scale", 1.0)
-    return y if residual is None else residual.to(dtype) + y
+    return finished(y, epilogue.get("activation"), epilogue.get("scale", 1.0), residual)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
