@@ -197,8 +197,8 @@ class EngineConfig:
     encode_frames: packed rows (20 ms of audio, or a token) in one encoder pass.
     speak_tokens: text tokens in one speech pass (a token is about 14 units, 0.3 s of speech); None is 512 on a GPU and
         64 on a CPU, which is then as busy as with more.
-    cuda_graphs: on a GPU, launch a decode step, and without `overlap` an encoder pass of few rows, as one recorded
-        graph; False has the host launch every kernel.
+    cuda_graphs: on a GPU, launch a decode step, and without `overlap` an encoder or speech pass of few rows, as
+        recorded graphs; False has the host launch every kernel.
     int8: modules whose matrix products are in 8 bits, of speech_encoder, text_encoder, text_decoder and t2u_model. The
         one setting that changes results, a little: docs/performance.md has what it costs and gains.
     overlap: run encoder and speech passes beside the decode steps, by a thread and on a GPU a stream of their own,

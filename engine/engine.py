@@ -97,7 +97,11 @@ class Engine:
         return self._front_end.languages.codes(_tasks([task])[0])
 
     def memory(self) -> dict[str, int]:
-        """Bytes by holder: weights of each module, the key/value pool, the decoding buffers."""
+        """Bytes by holder: weights of each module, the key/value pool, the decoding buffers.
+
+        On a GPU also `passes`, what the largest encoder or speech pass takes while it runs, and `graphs`, what recorded
+        graphs read and compute; their nodes, which the driver keeps, are not counted.
+        """
         return self._runner.memory()
 
     def forced_logits(self, source: Features | Tokens, tokens: Sequence[int]) -> torch.Tensor:

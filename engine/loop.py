@@ -172,8 +172,10 @@ class Loop:
         for job, status in ended:
             job.result.timings["decode"] = self._decode_clock - job.decode_clock
             if status is Status.BROKEN:
+                status = NumericalError(f"the model produced NaN for this request; {_ADVICE}")
+            if isinstance(status, Exception):
                 self.scheduler.drop(job)
-                yield self._delivered(job, NumericalError(f"the model produced NaN for this request; {_ADVICE}"))
+                yield self._delivered(job, status)
                 continue
             speaks = job.request.task in SPEECH_OUT and not job.streams
             self._runner.finish(job)

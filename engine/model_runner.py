@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,8 +26,9 @@ from seamless_engine.models.t2u import TextToUnit
 from seamless_engine.models.text_decoder import KVPool, TextDecoder
 from seamless_engine.models.text_encoder import TextEncoder
 from seamless_engine.models.vocoder import Vocoder
-from seamless_engine.pass_graphs import PassGraphs
+from seamless_engine.pass_graphs import Pass, PassGraphs
 from seamless_engine.prepared import Features
+from seamless_engine.recovery import UnrepeatableError, isolate
 from seamless_engine.rehearsal import rehearse
 from seamless_engine.request import SPEECH_OUT, Hypothesis, Task
 from seamless_engine.speech_out import SpeechInput, SpeechOut
@@ -66,11 +68,13 @@ class ModelRunner:
         max_length = PROMPT_LENGTH + options.max_new_tokens
         self.decoder.positions.reserve(max_length + 2)
         self.lane: Lane = Beside(device) if options.overlap else InTurn()
-        passes = 0
+        self.pass_bytes = 0
         if device.type == "cuda":
             stages = self.speech_encoder, self.text_encoder, self.vocoder
-            passes = self.lane.start(lambda: rehearse(*stages, options, device)).result()
-        num_slots = options.num_slots or _default_slots(config, options, device, embedding.element_size(), passes)
+            self.pass_bytes = self.lane.start(lambda: rehearse(*stages, options, device)).result()
+        num_slots = options.num_slots or _default_slots(
+            config, options, device, embedding.element_size(), self.pass_bytes
+        )
         self.blocks = BlockManager(num_slots // BLOCK_SIZE, options.max_rows)
         heads = config.decoder_attention_heads
         shape = (config.decoder_layers, num_slots + BLOCK_SIZE, heads, config.hidden_size // heads)
@@ -90,10 +94,12 @@ class ModelRunner:
         self.search = native_search(self.buffers) or TorchSearch(self.buffers)
         self.layouts, self.step = LayoutBuilder(options.max_rows, max_length, device), self._step
         self.encode_rows, self.encode_tokens = self._encode_rows, self._encode_tokens
+        self.pass_graphs: list[PassGraphs] = []
+        self.recorder: CudaRecorder | None = None
         # What torch does in place of a kernel reads lengths back, which a graph cannot.
         by_kernels = backend_for(embedding, {"triton": None, "torch": None}) == "triton"
         if device.type == "cuda" and options.cuda_graphs and by_kernels:
-            record = CudaRecorder()
+            self.recorder = record = CudaRecorder()
             # One width of the tables: attention looks at lengths, not at what a row could hold.
             self.layouts = LayoutBuilder(options.max_rows, max_length, device, bucket, width=max_length)
             self.step = StepGraphs(self._step, record)
@@ -106,10 +112,20 @@ class ModelRunner:
             self.record_steps(PROMPT_LENGTH * options.max_rows)
 
     def graph_passes(self, record: Recorder) -> None:
-        """From now on, launch small encoder passes as graphs."""
-        stride = self.config.adaptor_stride
-        self.encode_rows = PassGraphs(self._encode_rows, lambda rows, segments: rows // stride + segments, record)
-        self.encode_tokens = PassGraphs(self._encode_tokens, lambda rows, _: rows, record)
+        """From now on, launch small passes, or what they do between two readings of the host, as graphs."""
+
+        def graphs(run: Pass, outputs_of: Callable[[int, int], int] = lambda rows, _: rows) -> PassGraphs:
+            self.pass_graphs.append(PassGraphs(run, outputs_of, record))
+            return self.pass_graphs[-1]
+
+        stride, t2u, vocoder = self.config.adaptor_stride, self.t2u, self.vocoder
+        self.encode_rows = graphs(self._encode_rows, lambda rows, segments: rows // stride + segments)
+        self.encode_tokens = graphs(self._encode_tokens)
+        if t2u:
+            t2u.encoder, t2u.durations, t2u.decoder = map(graphs, (t2u.encoder, t2u.durations, t2u.decoder))
+        if vocoder:
+            vocoder.durations = graphs(vocoder.durations)
+            vocoder.whole = graphs(vocoder.whole, lambda rows, _: rows * vocoder.samples_per_frame)
 
     def _encode_rows(
         self, rows: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int
@@ -167,16 +183,23 @@ class ModelRunner:
                 self.step(self.layouts.idle(lines, beams))
 
     @torch.inference_mode()
-    def decode(self, jobs: list[Job]) -> list[tuple[Job, Status]]:
-        """One step of every request. Returns those whose searches are known to be over by now, or broken."""
+    def decode(self, jobs: list[Job]) -> list[tuple[Job, Status | Exception]]:
+        """One step of every request. Returns those whose searches are known to be over by now, or broken, or failed."""
         running = [job for job in jobs if job.position < job.max_length]  # the others' last flags are on their way
-        if running:
-            layout = self.layouts.layout(running)
+        failed = isolate(self._decode, running) if running else []
+        return [*failed, *self.flags.pop(drain=not running)]
+
+    def _decode(self, jobs: list[Job]) -> None:
+        layout = self.layouts.layout(jobs)
+        try:
             status = self.step(layout)
-            for job in running:
-                job.position += PROMPT_LENGTH if job.position == 0 else 1
-            self.flags.push(layout.searches, status)
-        return self.flags.pop(drain=not running)
+        except Exception as error:
+            if self.search.committing:
+                raise UnrepeatableError("a decode step failed while it changed the searches") from error
+            raise
+        for job in jobs:
+            job.position += PROMPT_LENGTH if job.position == 0 else 1
+        self.flags.push(layout.searches, status)
 
     def _step(self, layout: StepLayout) -> torch.Tensor:
         """Nothing here waits for the device. Returns int32 [searches]: the status of each as the step leaves it."""
@@ -204,13 +227,18 @@ class ModelRunner:
         self.speech.speak(jobs)
 
     def memory(self) -> dict[str, int]:
-        """Bytes by holder: each module's weights, the key/value pool, the other decoding buffers."""
+        """Bytes by holder, as `Engine.memory` says."""
         buffers = (value for value in vars(self.buffers).values() if isinstance(value, torch.Tensor))
-        return {
+        held = {
             **{f"weights.{module}": size for module, size in self.weight_bytes.items()},
             "kv_pool": self.pool.k.nbytes + self.pool.v.nbytes,
             "decode_buffers": sum(tensor.nbytes for tensor in buffers),
         }
+        if self.device.type == "cuda":
+            held["passes"] = self.pass_bytes
+            held["graphs"] = self.recorder.nbytes if self.recorder else 0
+            held["graphs"] += sum(graphs.input_bytes for graphs in self.pass_graphs)
+        return held
 
 
 def _default_slots(

@@ -1,9 +1,9 @@
-"""An encoder pass of few rows as one CUDA graph for each size: recorded once, then launched without the host.
+"""A pass of few rows as one CUDA graph for each size: recorded once, then launched without the host.
 
-A pass of one clip has hundreds of kernels of some microseconds each; the host would take longer to launch them than the
-GPU to run them. What a graph reads does not move, so a pass is copied into tensors that all graphs share, and its size
-is rounded up. Rows beyond the last segment belong to nobody: they hold what an earlier pass left, are computed and
-dropped.
+A pass of one clip has a hundred kernels of some microseconds each, or several hundred; the host would take longer to
+launch them than the GPU to run them. What a graph reads does not move, so a pass is copied into tensors that all graphs
+share, and its size is rounded up. Rows beyond the last segment belong to nobody: they hold what an earlier pass left,
+are computed and dropped.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from seamless_engine.decode.step_graphs import Recorder, Work, bucket
 from seamless_engine.recovery import is_out_of_memory
 
-# rows [total, …], cu_seqlens int32 [n + 1], valid int32 [n], encodings → [encodings, dim]
-Pass = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
+# rows [total, …], cu_seqlens int32 [n + 1], for some valid int32 [n], for some outputs → [outputs, …]
+Pass = Callable[..., torch.Tensor]
 
 _ROWS = 2048  # of a pass that is worth it: with more, kernels take longer than their launches
 _SEGMENTS = 8
@@ -25,12 +25,12 @@ _SEGMENTS = 8
 class PassGraphs:
     """`run`, by a graph from the third time on that a size occurs. Nothing of a result depends on it.
 
-    encodings_of(rows, segments): the most encodings that so many rows can become.
+    outputs_of(rows, segments): the most outputs that so many rows can become.
     """
 
-    def __init__(self, run: Pass, encodings_of: Callable[[int, int], int], record: Recorder, limit: int = 128) -> None:
+    def __init__(self, run: Pass, outputs_of: Callable[[int, int], int], record: Recorder, limit: int = 128) -> None:
         self._run = run
-        self._encodings_of = encodings_of
+        self._outputs_of = outputs_of
         self._record = record
         self._limit = limit  # each has up to a thousand nodes and its result: some megabytes of the device
         self._inputs: _Inputs | None = None
@@ -40,23 +40,37 @@ class PassGraphs:
     def __len__(self) -> int:
         return len(self._graphs)
 
+    @property
+    def input_bytes(self) -> int:
+        """Of the tensors that the graphs share."""
+        return sum(tensor.nbytes for tensor in vars(self._inputs).values()) if self._inputs else 0
+
     def __call__(
-        self, rows: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int
+        self,
+        rows: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        valid: torch.Tensor | None = None,
+        outputs: int | None = None,
     ) -> torch.Tensor:
-        size = bucket(len(rows)), bucket(len(valid))
+        """outputs: as many as the segments have. Without the number `run` knows it from the rows."""
+        segments = len(cu_seqlens) - 1
+        size = bucket(len(rows)), bucket(segments)
         known = size in self._graphs
         if not known and not self._worth_recording(size):
-            return self._run(rows, cu_seqlens, valid, encodings)
+            return self._run(rows, cu_seqlens, *(given for given in (valid, outputs) if given is not None))
         inputs = self._inputs = self._inputs or _Inputs(rows)
         inputs.take(rows, cu_seqlens, valid)
+        count = self._outputs_of(len(rows), segments) if outputs is None else outputs
         if known:
-            return self._graphs[size]()[:encodings].clone()
-        views, most = inputs.of(*size), self._encodings_of(*size)
+            return self._graphs[size]()[:count].clone()
+        views: tuple[object, ...] = inputs.of(*size)[: 2 if valid is None else 3]
+        if outputs is not None:
+            views += (self._outputs_of(*size),)
 
         def work() -> torch.Tensor:
-            return self._run(*views, most)
+            return self._run(*views)
 
-        result = work()[:encodings].clone()  # whatever is compiled or cached on first use, is so before the recording
+        result = work()[:count].clone()  # whatever is compiled or cached on first use, is so before the recording
         try:
             self._graphs[size] = self._record(work)
         except Exception as error:
@@ -83,9 +97,10 @@ class _Inputs:
     def of(self, rows: int, segments: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return self.rows[:rows], self.cu_seqlens[: segments + 1], self.valid[:segments]
 
-    def take(self, rows: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor) -> None:
+    def take(self, rows: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor | None) -> None:
         self.rows[: len(rows)].copy_(rows)
         self.cu_seqlens[: len(cu_seqlens)].copy_(cu_seqlens)
         self.cu_seqlens[len(cu_seqlens) :].fill_(len(rows))
-        self.valid[: len(valid)].copy_(valid)
-        self.valid[len(valid) :].zero_()
+        if valid is not None:
+            self.valid[: len(valid)].copy_(valid)
+            self.valid[len(valid) :].zero_()

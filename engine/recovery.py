@@ -14,16 +14,21 @@ _log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 
+class UnrepeatableError(Exception):
+    """A pass failed when it had begun to change what it reads."""
+
+
 def isolate(run: Callable[[list[Item]], None], items: list[Item]) -> list[tuple[Item, Exception]]:
     """`run(items)`, and again on each half of them when it raises. Returns the items that fail alone, and why.
 
-    `run` must bear being called again with items of a run that failed. What does not fit the memory with others may fit
-    alone, and its result is the same. A device that broke is no item's fault: its error is raised.
+    `run` must bear being called again with items of a run that failed, or raise UnrepeatableError. What does not fit
+    the memory with others may fit alone, and its result is the same. A device that broke is no item's fault: its error
+    is raised.
     """
     try:
         run(items)
         return []
-    except torch.AcceleratorError:
+    except (torch.AcceleratorError, UnrepeatableError):
         raise
     except Exception as error:
         if len(items) == 1:

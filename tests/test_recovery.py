@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from seamless_engine import Engine, EngineConfig, Request
+from seamless_engine.decode import device_step
+from seamless_engine.decode.block_manager import PROMPT_LENGTH
 from seamless_engine.errors import CapacityError, NumericalError
-from seamless_engine.recovery import isolate
+from seamless_engine.models.text_decoder import KVPool, StepInputs
+from seamless_engine.recovery import UnrepeatableError, isolate
 from support.parity import TEXTS, random_request, same
 
 CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you asked for 9"
@@ -106,6 +109,49 @@ def test_a_batch_that_runs_out_of_memory_has_the_results_of_one_that_does_not(
     monkeypatch.setattr(engine._runner, stage, small)
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
     engine._runner.blocks.check_integrity()
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"], indirect=True)
+@pytest.mark.parametrize("room", [0, 4, 11])
+def test_a_decode_step_that_runs_out_of_memory_is_taken_in_parts(
+    checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, backend: str, room: int
+) -> None:
+    """room: rows of a step. What has more alone fails, after its first step."""
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["s2tt", "t2tt"])
+    drawn = [random_request(random.Random(i), engine.languages("s2tt")) for i in range(30)]
+    requests = [request for request in drawn if request.task in ("s2tt", "t2tt")]
+    expected = engine.generate(requests)
+    decoder = engine._runner.decoder
+    whole = decoder.step
+
+    def small(inputs: StepInputs, pool: KVPool) -> torch.Tensor:
+        hidden = whole(inputs, pool)
+        if len(inputs.tokens) > max(room, PROMPT_LENGTH):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return hidden
+
+    monkeypatch.setattr(decoder, "step", small)
+    for request, before, after in zip(requests, expected, engine.generate(requests), strict=True):
+        if request.params is not None and request.params.num_beams > max(room, PROMPT_LENGTH):
+            assert after.error is not None and after.error.startswith("CapacityError: out of memory for this request")
+        else:
+            assert same(before, after)
+    engine._runner.blocks.check_integrity()
+    assert engine._runner.blocks.free_blocks == engine._runner.blocks.num_blocks
+
+
+def test_a_step_that_fails_while_it_changes_the_searches_is_not_taken_again(
+    checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEAMLESS_BACKEND", "torch")
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(device_step, "_move", full)
+    with pytest.raises(UnrepeatableError):
+        engine.generate([Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS])
 
 
 @pytest.mark.parametrize("stage", ["encode", "speak"])

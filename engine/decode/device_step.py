@@ -17,62 +17,59 @@ from seamless_engine.models.text_decoder import NextTokens, StepInputs
 
 
 class TorchSearch:
-    """The search by torch, with the interface of the compiled one (native_search.py)."""
+    """The search by torch, with the interface of the compiled one (native_search.py).
+
+    committing: what the step reads is being changed since the last `begin`, so that it could not be taken again.
+    """
 
     def __init__(self, buffers: DecodeBuffers) -> None:
         self.buffers = buffers
+        self.committing = False
 
     def begin(self, layout: StepLayout, start_token: int) -> StepInputs:
-        """What the model reads at this step."""
-        self._inputs = begin(self.buffers, layout, start_token)
+        """What the model reads at this step; its slots are entered into the table, its tokens into the pool."""
+        buffers, self.committing = self.buffers, False
+        search = buffers.search_of[layout.line_row].long()
+        live = buffers.status[search] == int(Status.SEARCHING)
+        rows = torch.where(live, layout.line_row, buffers.inert)
+        positions = torch.where(live, buffers.position[search] + layout.line_offset, 0)
+        slots = buffers.own_slots[rows, positions]
+        buffers.slot_table[rows, positions] = slots
+        tokens = torch.where(positions == 0, start_token, buffers.token[rows])
+        slots = slots.long()
+        buffers.token_pool[slots] = tokens
+        buffers.log_prob_pool[slots] = buffers.log_prob[rows]
+        self._inputs = StepInputs(
+            tokens=tokens,
+            positions=positions.long(),
+            slots=slots,
+            slot_table=buffers.slot_table[:, : layout.traits.width],
+            rows=rows,
+            lengths=positions + 1,
+            cross_table=buffers.cross_table,
+            requests=layout.request_id,
+            cross_lengths=buffers.cross_length[layout.request_id],
+            cu_rows=layout.cu_lines,
+        )
         return self._inputs
 
     def choose_and_commit(self, layout: StepLayout, expected: NextTokens) -> None:
         """The search: candidates of every beam, next beams and finished hypotheses."""
-        choose_and_commit(self.buffers, layout, self._inputs, expected)
-
-
-def begin(buffers: DecodeBuffers, layout: StepLayout, start_token: int) -> StepInputs:
-    """What the model reads at this step; its slots are entered into the table, its tokens into the pool."""
-    search = buffers.search_of[layout.line_row].long()
-    live = buffers.status[search] == int(Status.SEARCHING)
-    rows = torch.where(live, layout.line_row, buffers.inert)
-    positions = torch.where(live, buffers.position[search] + layout.line_offset, 0)
-    slots = buffers.own_slots[rows, positions]
-    buffers.slot_table[rows, positions] = slots
-    tokens = torch.where(positions == 0, start_token, buffers.token[rows])
-    slots = slots.long()
-    buffers.token_pool[slots] = tokens
-    buffers.log_prob_pool[slots] = buffers.log_prob[rows]
-    return StepInputs(
-        tokens=tokens,
-        positions=positions.long(),
-        slots=slots,
-        slot_table=buffers.slot_table[:, : layout.traits.width],
-        rows=rows,
-        lengths=positions + 1,
-        cross_table=buffers.cross_table,
-        requests=layout.request_id,
-        cross_lengths=buffers.cross_length[layout.request_id],
-        cu_rows=layout.cu_lines,
-    )
-
-
-def choose_and_commit(buffers: DecodeBuffers, layout: StepLayout, inputs: StepInputs, expected: NextTokens) -> None:
-    """The search: candidates of every beam, next beams and finished hypotheses."""
-    candidates = choose_candidates(buffers, layout, inputs, expected)
-    ids = layout.search_id.long()
-    live = buffers.status[ids] == int(Status.SEARCHING)
-    ids = torch.where(live, ids, buffers.inert)
-    rows = rows_of(buffers, layout, ids)
-    read = inputs.lengths[layout.search_line]  # int32 [n], positions read
-    finished = Finished(buffers.finished_score[rows], buffers.finished_occupied[rows])
-    outcome = advance(buffers.score[rows], candidates, finished, _rules(buffers, ids, read))
-    _move(buffers, rows, layout.traits.width, read, outcome)
-    buffers.position[ids] = read
-    over = torch.where(outcome.over, int(Status.OVER), int(Status.SEARCHING))
-    buffers.status[ids] = torch.where(outcome.broken, int(Status.BROKEN), over).int()
-    buffers.status[buffers.inert] = int(Status.OVER)
+        buffers = self.buffers
+        candidates = choose_candidates(buffers, layout, self._inputs, expected)
+        ids = layout.search_id.long()
+        live = buffers.status[ids] == int(Status.SEARCHING)
+        ids = torch.where(live, ids, buffers.inert)
+        rows = rows_of(buffers, layout, ids)
+        read = self._inputs.lengths[layout.search_line]  # int32 [n], positions read
+        finished = Finished(buffers.finished_score[rows], buffers.finished_occupied[rows])
+        outcome = advance(buffers.score[rows], candidates, finished, _rules(buffers, ids, read))
+        self.committing = True
+        _move(buffers, rows, layout.traits.width, read, outcome)
+        buffers.position[ids] = read
+        over = torch.where(outcome.over, int(Status.OVER), int(Status.SEARCHING))
+        buffers.status[ids] = torch.where(outcome.broken, int(Status.BROKEN), over).int()
+        buffers.status[buffers.inert] = int(Status.OVER)
 
 
 def _rules(buffers: DecodeBuffers, ids: torch.Tensor, read: torch.Tensor) -> Rules:

@@ -55,6 +55,7 @@ class _Search:
 
     def __init__(self, buffers: DecodeBuffers) -> None:
         self.buffers = buffers
+        self.committing = False  # as the twin's
         self._layout: StepLayout | None = None
         self._fields: tuple[Any, ...] = ()
 
@@ -67,6 +68,7 @@ class _Search:
 
     def begin(self, layout: StepLayout, start_token: int) -> StepInputs:
         """What the model reads at this step; its slots and tokens are entered into the buffers."""
+        self.committing = False
         self._see(layout)
         lines = len(layout.line_row)
         read = {name: layout.line_row.new_empty(lines, dtype=dtype) for name, dtype in _INPUTS.items()}
@@ -100,7 +102,9 @@ class CpuSearch(_Search):
     def choose_and_commit(self, layout: StepLayout, expected: NextTokens) -> None:
         """The search: candidates of every beam, next beams and finished hypotheses."""
         self._see(layout)
-        self._core.choose_and_commit(self._fields, expected.logits.numpy(), torch.get_num_threads())
+        logits = expected.logits.numpy()
+        self.committing = True
+        self._core.choose_and_commit(self._fields, logits, torch.get_num_threads())
 
     def commit(self, layout: StepLayout, candidates: Found) -> None:
         """The second half of it, for candidates of every line that are known."""
@@ -139,6 +143,7 @@ class CudaSearch(_Search):
     def commit(self, layout: StepLayout, candidates: Found) -> None:
         """The second half of it, for candidates of every line that are known."""
         self._see(layout)
+        self.committing = True
         self._core.commit(self._fields, candidates, self._stream())
 
     def _banned(self, layout: StepLayout) -> torch.Tensor | None:

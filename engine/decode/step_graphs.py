@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 
 from seamless_engine.decode.layout import StepLayout
+from seamless_engine.recovery import is_out_of_memory
 
 Step = Callable[[StepLayout], torch.Tensor]
 Work = Callable[[], torch.Tensor]
@@ -37,12 +38,15 @@ class CudaRecorder:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self.nbytes = 0  # of the pool
 
     def __call__(self, work: Work) -> Work:
         graph = torch.cuda.CUDAGraph()
         # Other threads may allocate meanwhile: a front end, or another engine.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            before = torch.cuda.memory_reserved()
             result = work()
+            self.nbytes += torch.cuda.memory_reserved() - before
 
         def replay() -> torch.Tensor:
             graph.replay()
@@ -76,5 +80,10 @@ class StepGraphs:
             return self._graphs[key]()
         result = self._step(layout)  # whatever is compiled or cached on first use, is so before the recording
         if len(self._graphs) < self._limit:
-            self._graphs[key] = self._record(lambda: self._step(layout))
+            try:
+                self._graphs[key] = self._record(lambda: self._step(layout))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._limit = len(self._graphs)  # there is no room for more
         return result

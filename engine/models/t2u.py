@@ -8,6 +8,7 @@ import torch
 
 from seamless_engine.config import ModelConfig
 from seamless_engine.models.layers import (
+    Network,
     SelfAttention,
     SinusoidalPositions,
     TransformerEncoder,
@@ -33,17 +34,15 @@ class Units:
 
 class TextToUnit:
     def __init__(self, weights: Weights, config: ModelConfig) -> None:
-        self.encoder = TransformerEncoder(weights.at("model.encoder"), config.t2u_encoder)
+        self.encoder: Network = TransformerEncoder(weights.at("model.encoder"), config.t2u_encoder)
         decoder = weights.at("model.decoder")
         self.char_embedding = decoder.tensor("embed_char.weight")
         self.char_alpha = decoder.tensor("pos_emb_alpha_char")
         self.unit_alpha = decoder.tensor("pos_emb_alpha")
         self.scale = config.embed_scale
         self.positions = SinusoidalPositions(config.hidden_size, config.t2u_pad_token_id, self.char_embedding)
-        self.durations = VariancePredictor(decoder.at("duration_predictor"))
-        heads = config.t2u_decoder_attention_heads
-        self.layers = [UnitLayer(decoder.at(f"layers.{i}"), heads) for i in range(config.t2u_decoder_layers)]
-        self.norm = decoder.norm("layer_norm")
+        self.durations: Network = VariancePredictor(decoder.at("duration_predictor"))
+        self.decoder: Network = UnitDecoder(decoder, config)
         self.head = decoder.head(decoder.tensor("embed_tokens.weight"))
 
     def __call__(
@@ -69,9 +68,7 @@ class TextToUnit:
         cu_units = cumulative(segment_sums(durations, cu_chars))
         x = upsample(x, durations, sum(lengths))
         x = x + self._position(self.unit_alpha, cu_units, len(x))
-        for layer in self.layers:
-            x = layer(x, cu_units)
-        return Units(self.norm(x), lengths)
+        return Units(self.decoder(x, cu_units), lengths)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """float32 [rows, vocab] over the T2U vocabulary."""
@@ -81,6 +78,18 @@ class TextToUnit:
         first = self.positions.padding_idx + 1
         self.positions.reserve(total + first)
         return alpha * self.positions[segment_positions(cu_seqlens, total) + first]
+
+
+class UnitDecoder:
+    def __init__(self, weights: Weights, config: ModelConfig) -> None:
+        heads = config.t2u_decoder_attention_heads
+        self.layers = [UnitLayer(weights.at(f"layers.{i}"), heads) for i in range(config.t2u_decoder_layers)]
+        self.norm = weights.norm("layer_norm")
+
+    def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x, cu_seqlens)
+        return self.norm(x)
 
 
 class UnitLayer:

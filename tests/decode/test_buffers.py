@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request
-from seamless_engine.decode import device_step
 from seamless_engine.decode.block_manager import BLOCK_SIZE, PROMPT_LENGTH, slots_of
 from seamless_engine.decode.buffers import Status, Whole
+from seamless_engine.decode.device_step import TorchSearch
 from seamless_engine.decode.scheduler import Job
 from support.driven import all_same, answer
 from support.parity import TEXTS, random_request
@@ -107,12 +107,13 @@ def finished(params: DecodingParams, seed: int, tokens: int, vocab: int = 60) ->
     generator = torch.Generator().manual_seed(seed)
     world = Searches(vocab, num_rows=30)
     one, *_ = world.admit([params, *(random_params(rng, b, vocab, ties=False) for b in (2, 1, 4))], lambda: tokens)
+    search = TorchSearch(world.buffers)
     while any(world.buffers.status[one.search_rows(draw)[0]] == Status.SEARCHING for draw in range(params.draws)):
         layout = world.layout()
-        inputs = device_step.begin(world.buffers, layout, EOS)
+        search.begin(layout, EOS)
         logits = world.logits(layout, generator)
         logits[:, EOS] += 3.0
-        device_step.choose_and_commit(world.buffers, layout, inputs, known(logits))
+        search.choose_and_commit(layout, known(logits))
         for job in world.jobs:
             job.position += PROMPT_LENGTH if job.position == 0 else 1
     return world, one

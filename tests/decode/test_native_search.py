@@ -11,6 +11,7 @@ import torch
 from seamless_engine import DecodingParams
 from seamless_engine.decode import device_step
 from seamless_engine.decode.buffers import DecodeBuffers, Real, Status, Whole
+from seamless_engine.decode.device_step import TorchSearch
 from seamless_engine.decode.layout import StepLayout
 from seamless_engine.decode.native_search import CpuSearch, Found, native_search
 from seamless_engine.decode.search import NEVER, Candidates
@@ -43,11 +44,12 @@ def searching(buffers: DecodeBuffers) -> CpuSearch:
 def run_both(world: Searches, search: CpuSearch, logits: torch.Tensor, layout: StepLayout) -> None:
     """The twin's step on the world's own buffers, the compiled one on its copy, which then becomes the twin's."""
     before, copied = clone(world.buffers), search.buffers
-    inputs = device_step.begin(world.buffers, layout, EOS)
+    twin = TorchSearch(world.buffers)
+    inputs = twin.begin(layout, EOS)
     compiled = search.begin(layout, EOS)
     for name in ("tokens", "positions", "slots", "rows", "lengths", "slot_table", "requests", "cross_lengths"):
         assert torch.equal(getattr(compiled, name), getattr(inputs, name)), name
-    device_step.choose_and_commit(world.buffers, layout, inputs, known(logits))
+    twin.choose_and_commit(layout, known(logits))
     search.choose_and_commit(layout, known(logits))
     assert_same(copied, world.buffers, before, layout, SCORE_ATOL)
     overwrite(copied, world.buffers)
@@ -144,8 +146,9 @@ def test_equal_candidates_give_equal_bits(levels: int | None, scale: int, monkey
         out = inert[:, :, None] | beyond
         parts = [given[0][lines], *(part[lines].masked_fill(out, -torch.inf) for part in given[1:])]
         monkeypatch.setattr(device_step, "choose_candidates", lambda *_, parts=parts: Candidates(*parts))
-        inputs = device_step.begin(world.buffers, layout, EOS)
-        device_step.choose_and_commit(world.buffers, layout, inputs, known(torch.empty(0, world.vocab)))
+        twin = TorchSearch(world.buffers)
+        twin.begin(layout, EOS)
+        twin.choose_and_commit(layout, known(torch.empty(0, world.vocab)))
         search = searching(copied)
         search.begin(layout, EOS)
         search.commit(layout, given)

@@ -112,3 +112,18 @@ def test_a_shape_is_recorded_once_and_no_more_than_the_limit() -> None:
     graphs(layout(1, special=(0,)))
     assert run == ["launched", "replayed", "launched", "launched", "launched", "replayed", "launched"]
     assert len(recorded) == len(graphs) == 2
+
+
+def test_a_graph_for_which_there_is_no_memory_costs_no_result(checkpoint: Callable[[int], Path]) -> None:
+    engine = Engine.from_pretrained(checkpoint(0), device=DEVICE, options=EngineConfig(max_rows=8, cuda_graphs=False))
+    requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS]
+    expected = engine.generate(requests)
+    graphs, tried = recording(engine, []), []
+
+    def full(work: Work) -> Work:
+        tried.append(work)
+        raise torch.OutOfMemoryError("no room")
+
+    graphs._record = full
+    assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
+    assert len(tried) == 1 and len(graphs) == 0

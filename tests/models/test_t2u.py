@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seamless_engine import NumericalError
-from seamless_engine.models.layers import MAX_FRAMES
+from seamless_engine.models.layers import MAX_FRAMES, VariancePredictor
 from support.models import parts
 from support.oracle import load
 from support.packed import bounds, normal
@@ -74,6 +74,7 @@ def test_durations_round_half_to_even_from_one_upwards(checkpoint: Callable[[int
     t2u = parts(checkpoint(0)).t2u
     assert t2u is not None
     predictor = t2u.durations
+    assert isinstance(predictor, VariancePredictor)
     frames = torch.tensor([-1.0, 0.2, 0.5, 1.5, 2.5, 3.5, 2.499, 1e9, torch.inf, torch.nan])
     hidden = len(predictor.norm2.weight)
     x, cu = torch.zeros(len(frames), parts(checkpoint(0)).config.hidden_size), bounds([len(frames)])

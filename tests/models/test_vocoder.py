@@ -15,8 +15,9 @@ import torch
 from seamless_engine import NumericalError
 from seamless_engine.config import EngineConfig
 from seamless_engine.model_runner import ModelRunner
+from seamless_engine.models.hifi_gan import margins
 from seamless_engine.models.layers import MAX_FRAMES
-from seamless_engine.models.vocoder import Clips, Vocoder, Window, margins
+from seamless_engine.models.vocoder import Clips, Vocoder, Window
 from support.models import parts
 from support.oracle import load
 from support.packed import bounds
@@ -94,17 +95,17 @@ def test_long_clips_equal_the_reference_in_the_memory_of_one_window(
     vocoder = vocoder_of(folder)
     v = voiced(folder, seed, [length], predicted=False)
     rows: list[int] = []
-    last = vocoder.conv_post
+    last = vocoder.generator.conv_post
 
     def noted(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         rows.append(len(x))
         return last(x, *args, **kwargs)
 
-    monkeypatch.setattr(vocoder, "conv_post", noted)
+    monkeypatch.setattr(vocoder.generator, "conv_post", noted)
     [wave] = waves(vocoder, v)
     assert_waveform_close(wave, reference(folder, v))
     assert len(rows) == -(-length // vocoder.window)
-    assert max(rows) <= (vocoder.window + 2 * vocoder.margins[0]) * vocoder.samples_per_frame
+    assert max(rows) <= (vocoder.window + 2 * vocoder.generator.margins[0]) * vocoder.samples_per_frame
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -164,8 +165,8 @@ def test_margins_are_what_a_sample_depends_on(checkpoint: Callable[[int], Path],
     """A unit changes samples up to that many frames from its own; at most two of them are too many, by rounding."""
     folder = checkpoint(seed)
     vocoder = vocoder_of(folder)
-    margin, rate = vocoder.margins[0], vocoder.samples_per_frame
-    assert vocoder.margins == margins(parts(folder).config)
+    margin, rate = vocoder.generator.margins[0], vocoder.samples_per_frame
+    assert vocoder.generator.margins == margins(parts(folder).config)
     v = voiced(folder, seed, [2 * margin + 21], predicted=False)
     middle = margin + 10
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""What an encoder does between its kernels needs no host: a CUDA graph could not record a copy from it or to it."""
+"""What a recorded pass does between its kernels needs no host: a CUDA graph could not record a copy from or to it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch.utils._pytree import tree_leaves
 
 from seamless_engine.config import ModelConfig
 from seamless_engine.loader import Checkpoint
-from seamless_engine.models import layers, speech_encoder
+from seamless_engine.models import hifi_gan, layers, speech_encoder, t2u
+from seamless_engine.models.hifi_gan import Generator
 from seamless_engine.models.layers import Weights
 from seamless_engine.models.speech_encoder import SpeechEncoder
+from seamless_engine.models.t2u import TextToUnit
 from seamless_engine.models.text_encoder import TextEncoder
 
 
@@ -42,13 +44,21 @@ def weights(checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) 
     """Of a device that only knows shapes, and operations that only know theirs."""
     folder = checkpoint(0)
     config = ModelConfig.from_folder(folder)
-    stored = Checkpoint.open(folder, config, ("shared", "speech_encoder", "text_encoder"))
+    stored = Checkpoint.open(folder, config, ("shared", "speech_encoder", "text_encoder", "t2u_model", "vocoder"))
     read = stored.weights(torch.device("cpu"), torch.float32).read
     monkeypatch.setattr(layers, "linear", product)
     monkeypatch.setattr(layers, "layer_norm", lambda x, *_: torch.empty_like(x))
     for module in (layers, speech_encoder):
         monkeypatch.setattr(module, "attention", mixture)
     monkeypatch.setattr(speech_encoder, "rel_attention", mixture)
+    monkeypatch.setattr(layers, "conv1d", lambda x, weight, *_, **__: weight.new_empty(len(x), len(weight)))
+    monkeypatch.setattr(t2u, "add_layer_norm", lambda x, *_, **__: (torch.empty_like(x), None))
+    monkeypatch.setattr(
+        hifi_gan,
+        "conv_transpose1d",
+        lambda x, weight, *_, stride, **__: x.new_empty(len(x) * stride, weight.shape[1]),
+    )
+    monkeypatch.setattr(hifi_gan, "residual_block", lambda x, *_, **__: torch.empty_like(x))
     monkeypatch.setattr(speech_encoder, "conformer_conv", lambda x, *_: x.new_empty(len(x), x.shape[1] // 2))
     return Weights(lambda name, dtype: read(name, dtype).to("meta"), lambda _, weight, __: weight), config
 
@@ -64,3 +74,17 @@ def test_an_encoder_pass_copies_nothing_and_waits_for_nothing(weights: tuple[Wei
     assert (len(encodings), len(states)) == (11, 40)
     with pytest.raises((NotImplementedError, RuntimeError)), torch.inference_mode():
         speech(torch.empty(64, 160, device="meta"), bounds, valid)  # without the number it must be read back
+
+
+def test_between_its_readings_a_speech_pass_copies_nothing_and_waits_for_nothing(
+    weights: tuple[Weights, ModelConfig],
+) -> None:
+    source, config = weights
+    units, generator = TextToUnit(source.at("t2u_model"), config), Generator(source.at("vocoder.hifi_gan"), config)
+    bounds, valid = (torch.zeros(count, dtype=torch.int32, device="meta") for count in (4, 3))
+    states = torch.empty(12, config.hidden_size, device="meta")
+    frames = torch.empty(12, generator.conv_pre.weight.shape[1], device="meta")
+    with torch.inference_mode(), OnTheDevice():
+        assert units.encoder(states, bounds, valid).shape == units.decoder(states, bounds).shape == states.shape
+        assert len(units.durations(states, bounds)) == 12
+        assert len(generator(frames, bounds)) == 12 * config.samples_per_frame
