@@ -1,4 +1,4 @@
-"""Where a decode step and an encoder pass spend their time, by kernel; on a CPU by operation of torch.
+"""Where a decode step, an encoder and a speech pass spend their time, by kernel; on a CPU by operation of torch.
 
     python -m benchmarks.profile_step --device cuda [--requests 1] [--beams 5]
     python -m benchmarks.profile_step --device cpu --quick
@@ -13,9 +13,10 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -24,6 +25,7 @@ from benchmarks.common import machine, print_table, timed, write_json
 from benchmarks.workload import SECONDS, TINY, TOKENS, endless_checkpoint, fast_folder, fixed_items
 from seamless_engine import Engine, Result
 from seamless_engine.config import EngineConfig
+from seamless_engine.decode.scheduler import Job
 from seamless_kernels.fbank import fbank, frame_count
 
 _CALLS = 10  # of what is profiled; numbers are those of one
@@ -63,7 +65,8 @@ def profiled(what: str, call: Callable[[], Any], device: str) -> Profile:
         for _ in range(_CALLS):
             call()
 
-    call()
+    for _ in range(2):  # the second time, what is new in size is recorded
+        call()
     wall, _ = timed(calls, device)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with profile(activities=activities) as profiler:
@@ -116,6 +119,18 @@ def encoder_pass(engine: Engine, requests: int) -> Profile:
     return profiled(what, run, engine.device.type)
 
 
+def speech_pass(engine: Engine, requests: int) -> Profile:
+    """The first speech pass of the requests: units and samples of the best text of each."""
+    passes: list[list[Job]] = []
+    runner, items = engine._runner, fixed_items("s2st", engine.config, requests, SECONDS, TOKENS)
+    with patch.object(runner, "speak", passes.append):  # the requests as they are before it
+        engine.generate([item.request("s2st", 1, may_end=False) for item in items])
+    found = profiled("", lambda: runner.speak(passes[0]), engine.device.type)
+    clips = [hypothesis.audio for job in passes[0] for hypothesis in job.result.n_best]
+    seconds = sum(len(clip) for clip in clips if clip is not None) / engine.config.sampling_rate
+    return replace(found, what=f"speech pass, {len(clips)} × {TOKENS} tokens, {seconds:.0f} s of speech")
+
+
 def show(found: Profile, top: int) -> None:
     print(
         f"\n{found.what}: wall {found.wall_us:.0f} µs, busy {found.busy_us:.0f} µs, host {found.host_share:.1%}, "
@@ -146,9 +161,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=fast_folder()) as scratch:
         folder = endless_checkpoint(options.checkpoint or Path(scratch), TINY if options.quick else {}, options.device)
         engine = Engine.from_pretrained(
-            folder, tasks=["s2tt"], device=options.device, dtype=options.dtype, options=settings
+            folder, tasks=["s2tt", "s2st"], device=options.device, dtype=options.dtype, options=settings
         )
-        found = [decode_step(engine, options.requests, options.beams), encoder_pass(engine, options.requests)]
+        found = [
+            decode_step(engine, options.requests, options.beams),
+            encoder_pass(engine, options.requests),
+            speech_pass(engine, options.requests),
+        ]
     facts = machine(options.device)
     print("  ".join(f"{key}={value}" for key, value in facts.items()))
     for one in found:

@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # On a GPU the tests spend their time compiling, one kernel after the other, most of them of this operation.
 _PARTS = {"linear": ("float32", "bfloat16", "not float32 and not bfloat16")}
+_WITH = {"linear": ("int8",)}  # what is measured with an operation
 
 
 def verify(ops: Sequence[str]) -> None:
@@ -23,7 +24,8 @@ def verify(ops: Sequence[str]) -> None:
 
     Raises SystemExit with their output if any fails.
     """
-    parts = [(op, part) for op in ops for part in _PARTS.get(op, ("",))]
+    tests = [test for op in ops for test in (op, *_WITH.get(op, ()))]
+    parts = [(op, part) for op in tests for part in _PARTS.get(op, ("",))]
     parts.sort(key=lambda one: one[0] not in _PARTS)  # the longest first
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
         runs = list(zip(parts, pool.map(lambda one: _run(*one), parts), strict=True))

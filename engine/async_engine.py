@@ -41,9 +41,8 @@ class AsyncEngine:
         self.max_queue = max_queue or 2 * engine.options.max_rows
         self._front_end = engine._front_end
         self._count = itertools.count()
-        device = engine._runner.decoder.embedding.device  # with its number
         readers = readers or min(os.cpu_count() or 1, 8)
-        self._owner = Owner(engine._loop, self._front_end, device, self.max_queue, readers)
+        self._owner = Owner(engine._loop, self._front_end, self.max_queue, readers)
         weakref.finalize(self, self._owner.close, True).atexit = False
 
     @classmethod

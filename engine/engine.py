@@ -17,7 +17,7 @@ from seamless_engine.decode.scheduler import Job
 from seamless_engine.errors import UsageError
 from seamless_engine.forward import forced_logits
 from seamless_engine.front_end import FrontEnd
-from seamless_engine.lane import Beside, InTurn, Lane
+from seamless_engine.lane import Beside, InTurn, Lane, on
 from seamless_engine.loader import find_checkpoint
 from seamless_engine.loop import Loop, failed, raise_failure
 from seamless_engine.model_runner import ModelRunner
@@ -74,7 +74,8 @@ class Engine:
         folder = find_checkpoint(path)
         config = ModelConfig.from_folder(folder)
         tokenizer = Tokenizer.from_folder(folder, config)
-        runner = ModelRunner(folder, config, options, chosen, where, precision, check_weights)
+        with on(where):
+            runner = ModelRunner(folder, config, options, chosen, where, precision, check_weights)
         return cls(runner, tokenizer, options, chosen)
 
     @property
@@ -107,7 +108,8 @@ class Engine:
     def forced_logits(self, source: Features | Tokens, tokens: Sequence[int]) -> torch.Tensor:
         """float32 [len(tokens), vocab]: what the decoder expects after each of the tokens it is made to read."""
         self._loop.settle()
-        return forced_logits(self._runner, source, tokens)
+        with on(self.device):
+            return forced_logits(self._runner, source, tokens)
 
     def generate(self, requests: Iterable[Request], params: DecodingParams | None = None) -> list[Result]:
         """Answer all requests; results in input order, one each. A request that fails has `error` set.
@@ -260,6 +262,8 @@ def _device(device: str | torch.device) -> torch.device:
         raise UsageError(f"device {device!r}: {error}") from None
     if where.type not in ("cpu", "cuda") or (where.type == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"device {str(where)!r} is not available here: use 'cpu' or, with an NVIDIA card, 'cuda'")
+    if where.type == "cuda" and where.index is None:
+        where = torch.device("cuda", torch.cuda.current_device())  # that of later calls may be another
     if where.type == "cuda" and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         raise UsageError("TRITON_INTERPRET=1 runs kernels in an interpreter on the CPU: unset it to use the GPU")
     try:

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
@@ -13,6 +14,11 @@ import torch
 
 T = TypeVar("T")
 _Work = Callable[[], None]
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """The thread's current device is this one inside: Triton and the recording of graphs go by that."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class Lane(Protocol):

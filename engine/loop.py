@@ -20,6 +20,7 @@ from seamless_engine.config import EngineConfig
 from seamless_engine.decode.buffers import Status
 from seamless_engine.decode.scheduler import Job, Limits, Scheduler
 from seamless_engine.errors import CancelledError, DeadlineError, InputError, NumericalError, SeamlessError, UsageError
+from seamless_engine.lane import on
 from seamless_engine.model_runner import ModelRunner
 from seamless_engine.recovery import isolate
 from seamless_engine.request import SPEECH_OUT, Hypothesis, Request, Result
@@ -97,8 +98,9 @@ class Loop:
     def step(self) -> None:
         """One turn. What it finishes is in the outboxes afterwards."""
         self._check_thread()
-        for job in self._finished():
-            job.outbox.append(job)
+        with on(self._runner.device):
+            for job in self._finished():
+                job.outbox.append(job)
 
     def _check_thread(self) -> None:
         if self.owner not in (None, threading.current_thread()):

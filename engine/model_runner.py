@@ -20,13 +20,13 @@ from seamless_engine.decode.scheduler import Job
 from seamless_engine.decode.step_graphs import BEAMS, CudaRecorder, Recorder, StepGraphs, bucket
 from seamless_engine.lane import Beside, InTurn, Lane
 from seamless_engine.loader import Checkpoint, modules_for
-from seamless_engine.models.layers import cumulative
+from seamless_engine.models.layers import Network, cumulative
 from seamless_engine.models.speech_encoder import SpeechEncoder
 from seamless_engine.models.t2u import TextToUnit
 from seamless_engine.models.text_decoder import KVPool, TextDecoder
 from seamless_engine.models.text_encoder import TextEncoder
 from seamless_engine.models.vocoder import Vocoder
-from seamless_engine.pass_graphs import Pass, PassGraphs
+from seamless_engine.pass_graphs import PassGraphs
 from seamless_engine.prepared import Features
 from seamless_engine.recovery import UnrepeatableError, isolate
 from seamless_engine.rehearsal import rehearse
@@ -93,7 +93,8 @@ class ModelRunner:
         )
         self.search = native_search(self.buffers) or TorchSearch(self.buffers)
         self.layouts, self.step = LayoutBuilder(options.max_rows, max_length, device), self._step
-        self.encode_rows, self.encode_tokens = self._encode_rows, self._encode_tokens
+        self.encode_rows: Network = self._encode_rows
+        self.encode_tokens: Network | None = self.text_encoder
         self.pass_graphs: list[PassGraphs] = []
         self.recorder: CudaRecorder | None = None
         # What torch does in place of a kernel reads lengths back, which a graph cannot.
@@ -112,15 +113,16 @@ class ModelRunner:
             self.record_steps(PROMPT_LENGTH * options.max_rows)
 
     def graph_passes(self, record: Recorder) -> None:
-        """From now on, launch small passes, or what they do between two readings of the host, as graphs."""
+        """From now on, launch the networks of small passes as graphs. To be called once."""
 
-        def graphs(run: Pass, outputs_of: Callable[[int, int], int] = lambda rows, _: rows) -> PassGraphs:
+        def graphs(run: Network, outputs_of: Callable[[int, int], int] = lambda rows, _: rows) -> PassGraphs:
             self.pass_graphs.append(PassGraphs(run, outputs_of, record))
             return self.pass_graphs[-1]
 
         stride, t2u, vocoder = self.config.adaptor_stride, self.t2u, self.vocoder
         self.encode_rows = graphs(self._encode_rows, lambda rows, segments: rows // stride + segments)
-        self.encode_tokens = graphs(self._encode_tokens)
+        if self.text_encoder:
+            self.encode_tokens = graphs(self.text_encoder)
         if t2u:
             t2u.encoder, t2u.durations, t2u.decoder = map(graphs, (t2u.encoder, t2u.durations, t2u.decoder))
         if vocoder:
@@ -132,13 +134,6 @@ class ModelRunner:
     ) -> torch.Tensor:
         assert self.speech_encoder is not None
         return self.speech_encoder(rows, cu_seqlens, valid, encodings)[0]
-
-    def _encode_tokens(
-        self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int
-    ) -> torch.Tensor:
-        """A Pass, as speech is: all tokens are valid, and each becomes an encoding."""
-        assert self.text_encoder is not None
-        return self.text_encoder(tokens, cu_seqlens)
 
     @torch.inference_mode()
     def encode(self, admitted: list[tuple[Job, list[int]]]) -> None:
@@ -164,9 +159,10 @@ class ModelRunner:
         return self.encode_rows(rows, cu_seqlens, valid, sum(job.source_length for job in jobs))
 
     def _encode_text(self, jobs: list[Job]) -> torch.Tensor:
+        assert self.encode_tokens is not None
         tokens = torch.tensor([token for job in jobs for token in job.source], device=self.device)
-        lengths = torch.tensor([len(job.source) for job in jobs], dtype=torch.int32, device=self.device)
-        return self.encode_tokens(tokens, cumulative(lengths), lengths, len(tokens))
+        lengths = torch.tensor([len(job.source) for job in jobs], device=self.device)
+        return self.encode_tokens(tokens, cumulative(lengths))
 
     def _store(self, jobs: list[Job], encodings: torch.Tensor) -> None:
         slots = torch.cat([self.buffers.cross_slots(job) for job in jobs])
@@ -186,16 +182,21 @@ class ModelRunner:
     def decode(self, jobs: list[Job]) -> list[tuple[Job, Status | Exception]]:
         """One step of every request. Returns those whose searches are known to be over by now, or broken, or failed."""
         running = [job for job in jobs if job.position < job.max_length]  # the others' last flags are on their way
-        failed = isolate(self._decode, running) if running else []
-        return [*failed, *self.flags.pop(drain=not running)]
+        failed = dict(isolate(self._decode, running) if running else [])
+        ended = self.flags.pop(drain=not running or bool(failed))
+        for job, _ in ended:
+            failed.pop(job, None)  # its text was there before the step that failed
+        return [*ended, *failed.items()]
 
     def _decode(self, jobs: list[Job]) -> None:
         layout = self.layouts.layout(jobs)
         try:
             status = self.step(layout)
+        except torch.AcceleratorError:
+            raise
         except Exception as error:
             if self.search.committing:
-                raise UnrepeatableError("a decode step failed while it changed the searches") from error
+                raise UnrepeatableError(f"a decode step failed while it changed this search ({error})") from error
             raise
         for job in jobs:
             job.position += PROMPT_LENGTH if job.position == 0 else 1
@@ -236,8 +237,8 @@ class ModelRunner:
         }
         if self.device.type == "cuda":
             held["passes"] = self.pass_bytes
-            held["graphs"] = self.recorder.nbytes if self.recorder else 0
-            held["graphs"] += sum(graphs.input_bytes for graphs in self.pass_graphs)
+            held["graphs"] = sum(graphs.input_bytes for graphs in self.pass_graphs)
+            held["graphs"] += self.recorder.nbytes if self.recorder else 0
         return held
 
 

@@ -16,8 +16,6 @@ import time
 from collections import deque
 from concurrent.futures import Future
 
-import torch
-
 from seamless_engine.decode.scheduler import Job
 from seamless_engine.errors import EngineClosedError, UsageError
 from seamless_engine.front_end import FrontEnd
@@ -49,13 +47,12 @@ class Ticket(Future[Result]):
 class Owner:
     """max_queue: requests that are held at a time, from the place in the queue to the result. readers: threads."""
 
-    def __init__(self, loop: Loop, front_end: FrontEnd, device: torch.device, max_queue: int, readers: int) -> None:
+    def __init__(self, loop: Loop, front_end: FrontEnd, max_queue: int, readers: int) -> None:
         if loop.owner is not None or loop.busy:
             raise UsageError("this engine is in use: close its AsyncEngine, and the streams that it has begun, first")
         self.ended: Future[None] = Future()
         self._loop = loop
         self._front_end = front_end
-        self._device = device
         self._max_queue = max_queue
         # Reentrant, because a ticket that is cancelled comes back here from wherever that happens.
         self._lock = threading.RLock()
@@ -110,8 +107,6 @@ class Owner:
 
     def _own(self) -> None:
         try:
-            if self._device.type == "cuda":
-                torch.cuda.set_device(self._device)  # each thread has its own current device
             while self._collect():
                 self._loop.step()
                 self._deliver()

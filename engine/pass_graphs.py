@@ -9,14 +9,12 @@ are computed and dropped.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from seamless_engine.decode.step_graphs import Recorder, Work, bucket
-from seamless_engine.recovery import is_out_of_memory
-
-# rows [total, …], cu_seqlens int32 [n + 1], for some valid int32 [n], for some outputs → [outputs, …]
-Pass = Callable[..., torch.Tensor]
+from seamless_engine.models.layers import Network
 
 _ROWS = 2048  # of a pass that is worth it: with more, kernels take longer than their launches
 _SEGMENTS = 8
@@ -28,7 +26,7 @@ class PassGraphs:
     outputs_of(rows, segments): the most outputs that so many rows can become.
     """
 
-    def __init__(self, run: Pass, outputs_of: Callable[[int, int], int], record: Recorder, limit: int = 128) -> None:
+    def __init__(self, run: Network, outputs_of: Callable[[int, int], int], record: Recorder, limit: int = 64) -> None:
         self._run = run
         self._outputs_of = outputs_of
         self._record = record
@@ -57,26 +55,22 @@ class PassGraphs:
         size = bucket(len(rows)), bucket(segments)
         known = size in self._graphs
         if not known and not self._worth_recording(size):
-            return self._run(rows, cu_seqlens, *(given for given in (valid, outputs) if given is not None))
+            return self._run(*_given(rows, cu_seqlens, valid, outputs))
         inputs = self._inputs = self._inputs or _Inputs(rows)
         inputs.take(rows, cu_seqlens, valid)
         count = self._outputs_of(len(rows), segments) if outputs is None else outputs
         if known:
             return self._graphs[size]()[:count].clone()
-        views: tuple[object, ...] = inputs.of(*size)[: 2 if valid is None else 3]
-        if outputs is not None:
-            views += (self._outputs_of(*size),)
+        views, most = inputs.of(*size), self._outputs_of(*size)
+        given = _given(*views[:2], None if valid is None else views[2], None if outputs is None else most)
 
         def work() -> torch.Tensor:
-            return self._run(*views)
+            return self._run(*given)
 
         result = work()[:count].clone()  # whatever is compiled or cached on first use, is so before the recording
-        try:
-            self._graphs[size] = self._record(work)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            self._limit = len(self._graphs)  # there is no room for more
+        graph = self._record(work)
+        if graph:
+            self._graphs[size] = graph
         return result
 
     def _worth_recording(self, size: tuple[int, int]) -> bool:
@@ -84,6 +78,13 @@ class PassGraphs:
         again = size in self._seen
         self._seen.add(size)
         return again and size[0] <= _ROWS and size[1] <= _SEGMENTS and len(self._graphs) < self._limit
+
+
+def _given(
+    rows: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor | None, outputs: int | None
+) -> tuple[Any, ...]:
+    """What a network takes of it."""
+    return rows, cu_seqlens, *(argument for argument in (valid, outputs) if argument is not None)
 
 
 class _Inputs:

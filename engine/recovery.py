@@ -21,15 +21,18 @@ class UnrepeatableError(Exception):
 def isolate(run: Callable[[list[Item]], None], items: list[Item]) -> list[tuple[Item, Exception]]:
     """`run(items)`, and again on each half of them when it raises. Returns the items that fail alone, and why.
 
-    `run` must bear being called again with items of a run that failed, or raise UnrepeatableError. What does not fit
-    the memory with others may fit alone, and its result is the same. A device that broke is no item's fault: its error
-    is raised.
+    `run` must bear being called again with items of a run that failed, or raise UnrepeatableError: then all of them
+    fail. What does not fit the memory with others may fit alone, and its result is the same. A device that broke is no
+    item's fault: its error is raised.
     """
     try:
         run(items)
         return []
-    except (torch.AcceleratorError, UnrepeatableError):
+    except torch.AcceleratorError:
         raise
+    except UnrepeatableError as error:
+        reason = settled(error)
+        return [(item, reason) for item in items]
     except Exception as error:
         if len(items) == 1:
             return [(items[0], settled(error))]

@@ -18,6 +18,7 @@ from seamless_engine.decode.block_manager import PROMPT_LENGTH
 from seamless_engine.decode.processors import gumbel
 from seamless_engine.decode.scheduler import Job
 from seamless_engine.errors import NumericalError
+from seamless_engine.lane import on
 from seamless_engine.models.layers import cumulative, segment_sums
 from seamless_engine.models.t2u import TextToUnit, Units
 from seamless_engine.models.vocoder import Clips, Vocoder
@@ -81,10 +82,12 @@ class SpeechOut:
         job.speech = None
         if not sentences:
             return
-        clips = self._clips(sentences)
+        with on(self.device):
+            clips = self._clips(sentences)
         for windows in self.vocoder.passes(clips):
             for window in windows:
-                samples = self.vocoder(clips, [window]).cpu().numpy()
+                with on(self.device):  # and not what the caller does in between
+                    samples = self.vocoder(clips, [window]).cpu().numpy()
                 if not np.isfinite(samples).all():
                     raise NumericalError("the speech of this request is not finite; check the weights")
                 yield samples

@@ -163,12 +163,13 @@ def test_passes_beside_the_steps_are_measured_against_passes_in_turn(tmp_path: P
     assert all(row["wall_s"] >= row["p95_s"] >= row["p50_s"] > 0 for row in rows)
 
 
-def test_the_profile_has_a_table_of_a_decode_step_and_one_of_an_encoder_pass(tmp_path: Path) -> None:
+def test_the_profile_has_a_table_of_a_decode_step_and_one_of_either_pass(tmp_path: Path) -> None:
     arguments = ["profile_step", "--device", "cpu", "--quick", "--top", "3", "--json", str(tmp_path / "p.json")]
     done = benchmark(f"import sys; from benchmarks import profile_step; sys.argv = {arguments!r}; profile_step.main()")
     assert done.returncode == 0, done.stderr
-    step, encode = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))["profiles"]
+    step, encode, speak = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))["profiles"]
     assert step["what"] == "decode step, 1 × 5 rows" and encode["what"] == "encoder pass, 1 × 499 frames"
-    for found in (step, encode):
+    assert speak["what"].startswith("speech pass, 1 × 36 tokens, ")
+    for found in (step, encode, speak):
         assert found["count"] > 0 and 0 < found["busy_us"] <= found["wall_us"] and 0 <= found["host_share"] < 1
-    assert done.stdout.count(" more ") == 2
+    assert done.stdout.count(" more ") == 3

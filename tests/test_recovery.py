@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from seamless_engine import Engine, EngineConfig, Request
+from seamless_engine import DecodingParams, Engine, EngineConfig, Request
 from seamless_engine.decode import device_step
-from seamless_engine.decode.block_manager import PROMPT_LENGTH
+from seamless_engine.decode.flags import Flags
 from seamless_engine.errors import CapacityError, NumericalError
-from seamless_engine.models.text_decoder import KVPool, StepInputs
-from seamless_engine.recovery import UnrepeatableError, isolate
+from seamless_engine.models.text_decoder import KVPool, NextTokens, StepInputs
+from seamless_engine.recovery import isolate
 from support.parity import TEXTS, random_request, same
 
 CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you asked for 9"
@@ -111,28 +111,32 @@ def test_a_batch_that_runs_out_of_memory_has_the_results_of_one_that_does_not(
     engine._runner.blocks.check_integrity()
 
 
+def fill(engine: Engine, monkeypatch: pytest.MonkeyPatch, full: Callable[[StepInputs], bool]) -> None:
+    """Have decode steps run out of memory."""
+    whole = engine._runner.decoder.step
+
+    def step(inputs: StepInputs, pool: KVPool) -> torch.Tensor:
+        hidden = whole(inputs, pool)
+        if full(inputs):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return hidden
+
+    monkeypatch.setattr(engine._runner.decoder, "step", step)
+
+
 @pytest.mark.parametrize("backend", ["torch", "native"], indirect=True)
-@pytest.mark.parametrize("room", [0, 4, 11])
+@pytest.mark.parametrize("room", [2, 4, 11])
 def test_a_decode_step_that_runs_out_of_memory_is_taken_in_parts(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, backend: str, room: int
 ) -> None:
-    """room: rows of a step. What has more alone fails, after its first step."""
+    """What needs more than a step has, fails alone."""
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["s2tt", "t2tt"])
     drawn = [random_request(random.Random(i), engine.languages("s2tt")) for i in range(30)]
     requests = [request for request in drawn if request.task in ("s2tt", "t2tt")]
     expected = engine.generate(requests)
-    decoder = engine._runner.decoder
-    whole = decoder.step
-
-    def small(inputs: StepInputs, pool: KVPool) -> torch.Tensor:
-        hidden = whole(inputs, pool)
-        if len(inputs.tokens) > max(room, PROMPT_LENGTH):
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return hidden
-
-    monkeypatch.setattr(decoder, "step", small)
+    fill(engine, monkeypatch, lambda inputs: len(inputs.tokens) > room)
     for request, before, after in zip(requests, expected, engine.generate(requests), strict=True):
-        if request.params is not None and request.params.num_beams > max(room, PROMPT_LENGTH):
+        if request.params is not None and request.params.num_beams > room:
             assert after.error is not None and after.error.startswith("CapacityError: out of memory for this request")
         else:
             assert same(before, after)
@@ -140,18 +144,45 @@ def test_a_decode_step_that_runs_out_of_memory_is_taken_in_parts(
     assert engine._runner.blocks.free_blocks == engine._runner.blocks.num_blocks
 
 
+def test_a_text_that_has_ended_outlives_a_step_that_fails(
+    checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where flags come a step late, as on a GPU, what has ended takes part in one step more."""
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
+    next_tokens = engine._runner.decoder.next_tokens
+
+    def ends(hidden: torch.Tensor) -> NextTokens:
+        expected = next_tokens(hidden)
+        expected.logits[:, 3] = 1e4
+        return expected
+
+    monkeypatch.setattr(engine._runner.decoder, "next_tokens", ends)
+    lengths = [DecodingParams(min_new_tokens=least, max_new_tokens=8) for least in (0, 8)]
+    requests = [Request("t2tt", "fra", text=TEXTS[0], src_lang="eng", params=params) for params in lengths]
+    expected = engine.generate(requests)
+    assert [len(result.tokens) for result in expected] == [1, 8]
+    engine._runner.flags = Flags(delay=1)
+    # Both read the prompt, in four lines. The line of what has ended is at position 0 again.
+    fill(engine, monkeypatch, lambda inputs: len(inputs.tokens) < 4 and 0 in inputs.positions)
+    assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
+
+
 def test_a_step_that_fails_while_it_changes_the_searches_is_not_taken_again(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEAMLESS_BACKEND", "torch")
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
+    requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS]
+    expected = engine.generate(requests)
 
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(device_step, "_move", full)
-    with pytest.raises(UnrepeatableError):
-        engine.generate([Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS])
+    with monkeypatch.context() as patch:
+        patch.setattr(device_step, "_move", full)
+        for result in engine.generate(requests):
+            assert result.error is not None and result.error.startswith("UnrepeatableError: a decode step failed while")
+    assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
 
 
 @pytest.mark.parametrize("stage", ["encode", "speak"])

@@ -19,7 +19,7 @@ from seamless_engine.models.text_decoder import NextTokens, StepInputs
 class TorchSearch:
     """The search by torch, with the interface of the compiled one (native_search.py).
 
-    committing: what the step reads is being changed since the last `begin`, so that it could not be taken again.
+    committing: the step that `begin` began is changing what it has read, or has: it could not be taken again.
     """
 
     def __init__(self, buffers: DecodeBuffers) -> None:

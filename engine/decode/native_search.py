@@ -109,6 +109,7 @@ class CpuSearch(_Search):
     def commit(self, layout: StepLayout, candidates: Found) -> None:
         """The second half of it, for candidates of every line that are known."""
         self._see(layout)
+        self.committing = True
         self._core.commit(self._fields, tuple(part.numpy() for part in candidates), torch.get_num_threads())
 
 

@@ -6,17 +6,18 @@ that was recorded with one company of requests serves every other of the same sh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any
 
 import torch
 
 from seamless_engine.decode.layout import StepLayout
-from seamless_engine.recovery import is_out_of_memory
 
 Step = Callable[[StepLayout], torch.Tensor]
 Work = Callable[[], torch.Tensor]
 
+_log = logging.getLogger(__name__)
 
 BEAMS = 1, 5  # what most requests ask for: recorded before the first of them comes
 
@@ -27,26 +28,47 @@ def bucket(count: int) -> int:
     return -(-count // step) * step
 
 
-class Recorder(Protocol):
-    def __call__(self, work: Work) -> Work:
-        """Records what `work` launches, without running it. The result runs it, and returns the same tensor always."""
-        ...
+# Records what the work launches, without running it. The result runs it, and returns the same tensor always; None where
+# there will be no graph.
+Recorder = Callable[[Work], Work | None]
 
 
 class CudaRecorder:
-    """One memory pool for all graphs: no two of them run at a time, so what they compute in between may share."""
+    """One memory pool for all graphs: no two of them run at a time, so what they compute in between may share.
+
+    After the first recording that fails, for want of memory or whatever it is, there is a warning and there are no
+    more: nothing hangs on a graph but time, and no result should be lost for one.
+    """
 
     def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
-        self.nbytes = 0  # of the pool
+        self._pool: Any = None
+        self._failed = False
 
-    def __call__(self, work: Work) -> Work:
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate meanwhile: a front end, or another engine.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            before = torch.cuda.memory_reserved()
-            result = work()
-            self.nbytes += torch.cuda.memory_reserved() - before
+    def __call__(self, work: Work) -> Work | None:
+        if self._failed:
+            return None
+        try:
+            return self._capture(work)
+        except Exception as error:
+            self._failed = True
+            _log.warning("a CUDA graph could not be recorded; the host launches what has none yet: %s", error)
+            return None
+
+    @property
+    def nbytes(self) -> int:
+        """Of the pool."""
+        segments = torch.cuda.memory_snapshot() if self._pool else []
+        return sum(segment["total_size"] for segment in segments if tuple(segment["segment_pool_id"]) == self._pool)
+
+    def _capture(self, work: Work) -> Work:
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            # Other threads may allocate meanwhile: a front end, or another engine.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                result = work()
+        finally:
+            torch.cuda.set_stream(stream)  # torch does not when the capture cannot be ended
 
         def replay() -> torch.Tensor:
             graph.replay()
@@ -80,10 +102,7 @@ class StepGraphs:
             return self._graphs[key]()
         result = self._step(layout)  # whatever is compiled or cached on first use, is so before the recording
         if len(self._graphs) < self._limit:
-            try:
-                self._graphs[key] = self._record(lambda: self._step(layout))
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._limit = len(self._graphs)  # there is no room for more
+            graph = self._record(lambda: self._step(layout))
+            if graph:
+                self._graphs[key] = graph
         return result

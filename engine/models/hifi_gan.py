@@ -29,7 +29,7 @@ class Generator:
 
     def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
         """The samples of whole clips x [frames of all, dim]: float32 [frames · samples_per_frame]."""
-        return self.within(Rows(x, [], [], cu_seqlens))
+        return self.within(Rows(x, [], [], cu_seqlens))  # no windows: nothing is cut, and only the device knows bounds
 
     def within(self, rows: Rows) -> torch.Tensor:
         """The samples of windows, without those of what lies around them."""

@@ -16,8 +16,8 @@ from seamless_kernels.int8 import Int8
 from seamless_kernels.layer_norm import layer_norm
 from seamless_kernels.linear import Activation, linear, pack_weight
 
-# A part of a model that reads nothing back, so that a graph can record it: rows x [total, dim], cu_seqlens int32
-# [n + 1], and for some valid int32 [n] → rows that come from one segment each.
+# A part of a model that reads nothing back, so that a graph can record it: rows x [total, …], cu_seqlens int32 [n + 1],
+# for some valid int32 [n], for some how many rows come out → rows that come from one segment each.
 Network = Callable[..., torch.Tensor]
 
 
