@@ -249,14 +249,14 @@ def test_a_long_text_is_read_whole_where_the_engine_has_room(checkpoint: Callabl
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"], options=options)
     long = "ab " * 6_667  # 20,000 characters
     read: list[int] = []
-    encode = engine._runner.text_encoder
+    encode = engine._runner.encode_tokens
     assert encode is not None
 
     def spy(tokens: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
         read.append(len(tokens))
         return encode(tokens, cu_seqlens)
 
-    engine._runner.text_encoder = spy  # type: ignore[assignment]
+    engine._runner.encode_tokens = spy
     [result] = engine.generate([text(long, params=DecodingParams(max_new_tokens=3))])
     assert result.error is None and read == [len(engine._front_end.tokenizer.encode(long, "eng"))]
 
