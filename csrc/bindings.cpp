@@ -6,6 +6,7 @@
 #include "checks.h"
 #include "conv1d.h"
 #include "isa.h"
+#include "linear.h"
 #include "paged_attention.h"
 #include "quantize_rows.h"
 #include "search_bind.h"
@@ -109,6 +110,46 @@ void rows_in_8_bits(const py::array& x, py::array values, py::array scale, int t
     quantize_rows(p, threads);
 }
 
+Format format_of(const std::string& name) {
+    if (name == "float32") return Format::f32;
+    if (name == "bfloat16") return Format::bf16;
+    if (name == "float16") return Format::f16;
+    refuse("no product of " + name);
+}
+
+// Rows of numbers of a format; those of 16 bits come as int16, since numpy has no bfloat16.
+const void* rows_in(Format format, const py::array& array, Shape shape, const char* name, int64_t& stride) {
+    if (format == Format::f32) return rows_of<float>(array, shape, name, stride);
+    return rows_of<int16_t>(array, shape, name, stride);
+}
+
+void product(const py::array& x, const py::array& weight, int64_t columns, const std::optional<py::array>& bias,
+             const std::optional<py::array>& residual, py::array out, const std::string& format,
+             const std::string& out_format, const std::string& activation, float scale, int threads) {
+    Linear p{};
+    p.format = format_of(format), p.out_format = format_of(out_format);
+    require(p.out_format == p.format || p.out_format == Format::f32, "the result is as narrow as x or float32");
+    p.x = rows_in(p.format, x, {-1, -1}, "x", p.x_stride);
+    p.rows = x.shape(0), p.inner = x.shape(1), p.columns = columns;
+    int64_t stride;
+    require(columns >= 1 && p.inner >= 1, "the weight is empty");
+    p.weight = rows_in(p.format, weight, {(columns + LINEAR_PANEL - 1) / LINEAR_PANEL, p.inner, LINEAR_PANEL},
+                       "weight", stride);
+    require(stride == p.inner * LINEAR_PANEL, "weight is not contiguous");
+    if (bias) p.bias = elements<float>(*bias, {columns}, "bias");
+    p.activation = activation == "relu" ? Activation::relu
+                   : activation == "silu" ? Activation::silu
+                   : activation == "glu"  ? Activation::glu
+                                          : Activation::none;
+    require(p.activation != Activation::glu || columns % 2 == 0, "GLU needs an even number of columns");
+    p.scale = scale;
+    if (residual) p.residual = rows_in(p.out_format, *residual, {p.rows, p.width()}, "residual", p.residual_stride);
+    p.y = p.out_format == Format::f32 ? static_cast<void*>(writable<float>(out, {p.rows, p.width()}, "out"))
+                                      : static_cast<void*>(writable<int16_t>(out, {p.rows, p.width()}, "out"));
+    py::gil_scoped_release release;
+    if (p.rows > 0) linear(p, threads);
+}
+
 Rows packed_rows(const py::array& x, const py::array& bounds) {
     Rows rows{};
     rows.x = rows_of<float>(x, {-1, -1}, "x", rows.stride);
@@ -186,6 +227,9 @@ PYBIND11_MODULE(_csrc, m) {
     m.def("top_candidates", &candidates,
           "logits, count, banned or None, log_probs and tokens to write to, threads");
     m.def("quantize_rows", &rows_in_8_bits, "x, values and scale to write to, threads");
+    m.def("linear", &product,
+          "x, weight in panels, its columns, float32 bias or None, residual or None, out, format of x and weight, format "
+          "of residual and out, activation, scale, threads");
     m.def("conv1d", &convolution,
           "x, weight in panels, bias, cu_seqlens, residual or None, out, dilation, slope, scale, threads");
     m.def("conv_pair", &pair_of_convolutions,

@@ -12,7 +12,7 @@ namespace seamless {
 
 #ifdef SEAMLESS_X86
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #define LANES 16
 namespace avx512 {
 #include "simd.h"
@@ -23,7 +23,7 @@ namespace avx512 {
 #pragma GCC pop_options
 
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #define LANES 8
 namespace avx2 {
 #include "simd.h"

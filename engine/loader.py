@@ -18,8 +18,7 @@ from seamless_engine.errors import CheckpointError
 from seamless_engine.layout import MODULES, SHARED_NAMES, UNIT_NAMES, tensor_shapes, vocoder_convolutions
 from seamless_engine.models.layers import Weights
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, Task
-from seamless_kernels.int8 import Int8
-from seamless_kernels.linear import pack_weight, pack_weight_int8
+from seamless_kernels.linear import LinearWeight, pack_weight, pack_weight_int8
 
 _MAX_HEADER_BYTES = 16 << 20  # the header of v2-large has 300 KB; a hostile one would take seconds to parse
 _HUB_FILES = ("*.json", "*.safetensors", "sentencepiece.bpe.model")
@@ -94,7 +93,7 @@ class Checkpoint:
                 self.not_finite.append(name)
             return tensor
 
-        def pack(prefix: str, weight: torch.Tensor, kept: bool) -> torch.Tensor | Int8:
+        def pack(prefix: str, weight: torch.Tensor, kept: bool) -> LinearWeight:
             module = prefix.split(".")[0]
             if module not in int8:
                 return pack_weight(weight)

@@ -24,6 +24,7 @@ from seamless_kernels.flash import (
     tiles_at_most,
 )
 from seamless_kernels.jit import jit, tl
+from seamless_kernels.precision import compute_dtype
 
 
 def reference(
@@ -35,6 +36,7 @@ def reference(
         valid.tolist() if valid is not None else [end - start for start, end in zip(bounds, bounds[1:], strict=False)]
     )
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    q, k, v = (tensor.to(compute_dtype(tensor)) for tensor in (q, k, v))
     for start, end, count in zip(bounds, bounds[1:], keys, strict=False):
         # Copies put every segment at the same alignment, which BLAS kernels look at.
         rows = q[start:end].transpose(0, 1).contiguous()  # [heads, rows, d]

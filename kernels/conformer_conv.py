@@ -19,6 +19,7 @@ from seamless_kernels.config import config_for
 from seamless_kernels.dispatch import backend_for
 from seamless_kernels.flash import ONE_CHUNK, locate, tiles_at_most
 from seamless_kernels.jit import jit, tl, triton
+from seamless_kernels.precision import compute_dtype
 
 _EPS = 1e-5
 _LARGEST = 1024  # channels: a program holds whole rows in registers
@@ -35,6 +36,9 @@ def reference(
     dim, taps = depthwise_weight.shape
     bounds = cu_seqlens.tolist()
     out = x.new_empty(x.shape[0], dim)
+    x, depthwise_weight, norm_weight, norm_bias = (
+        tensor.to(compute_dtype(x)) for tensor in (x, depthwise_weight, norm_weight, norm_bias)
+    )
     weight = depthwise_weight[:, None].contiguous()  # once, not by F.conv1d for each segment
     for start, end, count in zip(bounds, bounds[1:], valid.tolist(), strict=False):
         if start == end:

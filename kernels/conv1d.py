@@ -23,6 +23,7 @@ from seamless_kernels.flash import ONE_CHUNK, locate, tiles_at_most
 from seamless_kernels.implicit_gemm import by_tap, chain, leaky
 from seamless_kernels.jit import jit, tl, triton
 from seamless_kernels.native import csrc
+from seamless_kernels.precision import compute_dtype
 
 _TILE = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")  # a tile of the table
 _ROWS = 128  # of a program that has one output channel
@@ -31,9 +32,9 @@ _PANEL = 16  # output channels of a panel of the compiled kernel
 
 def pack_conv_weight(weight: torch.Tensor) -> torch.Tensor:
     """`weight` [out, in, k] as `conv1d` reads it: [out, in, 1, k] with the input channels innermost. For the compiled
-    kernel: panels [⌈out / 16⌉, (k + ⌈k / 3⌉) · in, 16] of `pair_taps`."""
-    if backend_for(weight, IMPLS) == "native" and weight.dtype == torch.float32:
-        terms = F.pad(pair_taps(weight), (0, 0, 0, 0, 0, -len(weight) % _PANEL))
+    kernel: panels [⌈out / 16⌉, (k + ⌈k / 3⌉) · in, 16] of `pair_taps`, in float32 whatever the weight's dtype."""
+    if backend_for(weight, IMPLS) == "native":
+        terms = F.pad(pair_taps(weight.float()), (0, 0, 0, 0, 0, -len(weight) % _PANEL))
         return terms.unflatten(0, (-1, _PANEL)).permute(0, 3, 2, 1).flatten(1, 2).contiguous()
     return weight[:, :, None, :].contiguous(memory_format=torch.channels_last)
 
@@ -86,7 +87,8 @@ def reference(
     residual: torch.Tensor | None = None,
     scale: float = 1.0,
 ) -> torch.Tensor:
-    x = x.to(weight.dtype)
+    dtype = bias.dtype
+    x, weight, bias = (tensor.to(compute_dtype(bias)) for tensor in (x, weight, bias))
     bounds = cu_seqlens.tolist()
     halo = (weight.shape[-1] - 1) // 2 * dilation
     parts = []
@@ -96,7 +98,7 @@ def reference(
         parts.append(out[: end - start])
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     out = out if residual is None else out.add_(residual)
-    return out if scale == 1.0 else out.mul_(scale)
+    return (out if scale == 1.0 else out.mul_(scale)).to(dtype)
 
 
 def as_image(x: torch.Tensor, leaky_slope: float | None) -> torch.Tensor:
@@ -276,21 +278,21 @@ def _native(
     scale: float = 1.0,
 ) -> torch.Tensor:
     assert csrc is not None
-    x = x.to(weight.dtype)
+    x = x.float()
     out = x.new_empty(len(x), len(bias))
     csrc.conv1d(
         (x if x.stride(1) == 1 else x.contiguous()).numpy(),
         weight.numpy(),
-        bias.numpy(),
+        bias.float().numpy(),
         cu_seqlens.to(torch.int32).numpy(),
-        None if residual is None else residual.contiguous().numpy(),
+        None if residual is None else residual.float().contiguous().numpy(),
         out.numpy(),
         dilation,
         1.0 if leaky_slope is None else leaky_slope,
         scale,
         torch.get_num_threads(),
     )
-    return out
+    return out.to(bias.dtype)
 
 
 def conv1d(
@@ -306,7 +308,7 @@ def conv1d(
 ) -> torch.Tensor:
     """[total, out] from x [total, in]; `weight` is as `pack_conv_weight` left it, residual [total, out].
 
-    x may be narrower than the weight, whose dtype the result has.
+    x may be narrower than the bias, whose dtype the result has.
     """
     return IMPLS[backend_of_weight(x, weight.ndim == 3)](
         x, weight, bias, cu_seqlens, dilation=dilation, leaky_slope=leaky_slope, residual=residual, scale=scale

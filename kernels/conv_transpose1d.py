@@ -21,6 +21,7 @@ from seamless_kernels.dispatch import backend_for
 from seamless_kernels.flash import ONE_CHUNK, locate, tiles_at_most
 from seamless_kernels.implicit_gemm import leaky
 from seamless_kernels.jit import jit, tl, triton
+from seamless_kernels.precision import compute_dtype
 
 
 def pack_conv_transpose_weight(weight: torch.Tensor) -> torch.Tensor:
@@ -37,6 +38,8 @@ def reference(
     stride: int,
     leaky_slope: float,
 ) -> torch.Tensor:
+    dtype = x.dtype
+    x, weight, bias = (tensor.to(compute_dtype(x)) for tensor in (x, weight, bias))
     bounds = cu_seqlens.tolist()
     padding = (weight.shape[-1] - stride) // 2
     parts = []
@@ -44,7 +47,7 @@ def reference(
         image = as_image(x[start:end], leaky_slope)
         grown = F.conv_transpose2d(image, weight, bias, stride=(1, stride), padding=(0, padding))
         parts.append(grown[0, :, 0].T[: (end - start) * stride])
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(dtype)
 
 
 @jit(do_not_specialize=["segments", "taps", "stride"])

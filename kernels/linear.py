@@ -3,7 +3,8 @@
     x [rows, in], W [out, in], b [out]  →  y [rows, out];  act: none, ReLU, SiLU, or GLU, which halves `out`:
     GLU(a | g) = a · sigmoid(g), the two halves of the columns.
 
-A row of the result does not depend on how many rows are computed with it: `linear_cpu` says how that is on a CPU.
+A row of the result does not depend on how many rows are computed with it; sums are float32 and rounded once, at the
+end. `linear_cpu` has the CPU's implementations.
 
 On a GPU an element is a chain of matrix instructions along `in`, 16 products each, in float32; or several chains of
 CHUNK products, added in their order. Dims and dtype decide which. The number of rows decides what shares a program: the
@@ -23,7 +24,20 @@ from seamless_kernels.config import config_for
 from seamless_kernels.dispatch import backend_for
 from seamless_kernels.int8 import Int8, quantize_rows
 from seamless_kernels.jit import jit, tl, triton
-from seamless_kernels.linear_cpu import ROWS, Activation, finish, pack, pack_int8, pad_rows, product, product_int8
+from seamless_kernels.linear_cpu import (
+    Activation,
+    PackedWeight,
+    finish,
+    pack,
+    pack_int8,
+    product,
+    product_by_chunks,
+    product_int8,
+)
+from seamless_kernels.native import csrc
+from seamless_kernels.precision import compute_dtype
+
+LinearWeight = torch.Tensor | PackedWeight | Int8
 
 _TILE = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")  # a tile of the table
 _BAND = 16
@@ -40,12 +54,12 @@ def reference(
     scale: float = 1.0,
     out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    rows = x.shape[0]
-    if out_dtype is not None and out_dtype != x.dtype:
-        x, weight, bias = x.to(out_dtype), weight.to(out_dtype), None if bias is None else bias.to(out_dtype)
-    # so that rows × columns is a multiple of 32, two vector registers
-    y = F.linear(pad_rows(x, ROWS * (1 + weight.shape[0] % 2)), weight, bias)
-    return finish(y, rows, activation, residual, scale)
+    rows, dtype = len(x), out_dtype or x.dtype
+    wide = torch.promote_types(compute_dtype(x), dtype)
+    x, weight = x.to(wide), weight.to(wide)
+    bias, residual = (None if tensor is None else tensor.to(wide) for tensor in (bias, residual))
+    y = product_by_chunks(x, weight, bias) if x.device.type == "cpu" else F.linear(x, weight, bias)
+    return finish(y, rows, activation, residual, scale).to(dtype)
 
 
 @jit(do_not_specialize=["rows"])
@@ -317,20 +331,20 @@ def _schedule(rows: int, columns: int, chunks: int, config: dict[str, Any]) -> t
     return tile, chunks > 1
 
 
-def pack_weight(weight: torch.Tensor) -> torch.Tensor:
+def pack_weight(weight: torch.Tensor) -> torch.Tensor | PackedWeight:
     """`weight` [out, in] in the layout in which `linear` reads it fastest on its device. Done once, at load."""
-    return pack(weight) if backend_for(weight, IMPLS) == "onednn" else weight.contiguous()
+    return pack(weight) if backend_for(weight, IMPLS) == "native" else weight.contiguous()
 
 
 def pack_weight_int8(weight: torch.Tensor) -> Int8:
     """`weight` [out, in] in 8 bits, as `linear` reads it."""
     packed = Int8(*quantize_rows(weight))
-    return pack_int8(packed) if backend_for(weight, IMPLS) == "onednn" else packed
+    return pack_int8(packed) if backend_for(weight, INT8_IMPLS) == "onednn" else packed
 
 
 def linear(
     x: torch.Tensor,
-    weight: torch.Tensor | Int8,
+    weight: LinearWeight,
     bias: torch.Tensor | None = None,
     *,
     activation: Activation | None = None,
@@ -338,30 +352,28 @@ def linear(
     scale: float = 1.0,
     out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """residual + scale · activation(x · Wᵀ + bias), [rows, out] in x's dtype or in a wider `out_dtype`.
+    """residual + scale · activation(x · Wᵀ + bias), [rows, out] in x's dtype or in float32 by `out_dtype`.
 
-    `weight` is as `pack_weight` or `pack_weight_int8` left it. What is wider than x was never rounded to x's dtype on
-    the way.
+    `weight` is as `pack_weight` or `pack_weight_int8` left it, in x's dtype. The result is rounded once, at the end.
     """
-    if isinstance(weight, Int8):
-        name = "torch" if weight.values.is_mkldnn else backend_for(x, INT8_IMPLS)
-        return INT8_IMPLS[name](
-            x, weight, bias, activation=activation, residual=residual, scale=scale, out_dtype=out_dtype
-        )
-    wide = out_dtype is not None and out_dtype != x.dtype
-    if weight.is_mkldnn and not wide:
-        return product(x, weight, bias, activation=activation, residual=residual, scale=scale)
-    weight = weight.to_dense() if weight.is_mkldnn else weight
-    call = IMPLS[backend_for(x, {"torch": reference, "triton": _triton})]
+    if isinstance(weight, PackedWeight):
+        call = product
+    elif isinstance(weight, Int8):
+        call = INT8_IMPLS["onednn" if weight.values.is_mkldnn else backend_for(x, _INT8_PLAIN)]
+    else:
+        call = IMPLS[backend_for(x, _PLAIN)]
     return call(x, weight, bias, activation=activation, residual=residual, scale=scale, out_dtype=out_dtype)
 
 
-def logits(hidden: torch.Tensor, head: torch.Tensor | Int8) -> torch.Tensor:
+def logits(hidden: torch.Tensor, head: LinearWeight) -> torch.Tensor:
     """hidden · headᵀ in float32 [rows, out], which hidden need not be."""
     if not isinstance(head, Int8):
         hidden = hidden.to(head.dtype)
     return linear(hidden, head, out_dtype=torch.float32)
 
 
-IMPLS = {"torch": reference, "onednn": product, "triton": _triton}
-INT8_IMPLS = {"torch": product_int8, "triton": _triton}
+# Those that read a weight as it comes from the checkpoint; the others read what was packed for them alone.
+_PLAIN = {"torch": reference, "triton": _triton}
+_INT8_PLAIN = {"torch": product_int8, "triton": _triton}
+IMPLS = _PLAIN | ({"native": product} if csrc else {})
+INT8_IMPLS = _INT8_PLAIN | {"onednn": product_int8}

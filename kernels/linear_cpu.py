@@ -1,52 +1,130 @@
-"""The CPU's way of `linear`: a row's bits do not depend on how many rows are computed with it.
+"""`linear` on a CPU: a row's bits do not depend on how many rows are computed with it.
 
-That holds when rows come in multiples of 16 (other products are split along the reduction, or end in another kernel)
-and when activations run over whole vector registers in one thread (the tail of a tensor goes through another `exp`):
-hence padding and blocks. oneDNN takes a weight that was re-ordered at load, and often needs no padding.
+The compiled product (csrc/linear_isa.h) has an order of sums of its own, which the reduction's length alone decides.
+Without it the product is torch's, of CHUNK rows at a time: a library sees the same shape at the same alignment,
+however many rows there are. Whether it then treats all places of a chunk alike is checked once for each shape; where
+it does not, rows are taken one by one. Integer sums are exact in any order.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Literal
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 
 from seamless_kernels.int8 import LARGEST, Int8, quantize_rows
+from seamless_kernels.native import csrc
 
 Activation = Literal["relu", "silu", "glu"]
 
-ROWS = 16
+CHUNK = 32  # rows of a product of torch; rows × columns is then whole vector registers
+_PANEL = 16  # columns of a panel of the compiled product
 _BLOCK = 32768  # elements; torch never splits fewer over threads
+_FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+_log = logging.getLogger(__name__)
 
 
-def pack(weight: torch.Tensor) -> torch.Tensor:
-    """`weight` [out, in] in oneDNN's layout, or as it is where oneDNN does not take it."""
-    if not _onednn_takes(weight):
-        return weight.contiguous()
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-    key = _unit_key(packed)
-    if key not in _units:
-        _units[key] = 1 if _rows_are_independent(packed) else ROWS
-    return packed
+@dataclass(frozen=True)
+class PackedWeight:
+    """A matrix [out, in] as the compiled product reads it. panels: [⌈out / 16⌉, in, 16], zeros beyond `out`."""
+
+    panels: torch.Tensor
+    out: int
+
+    def __len__(self) -> int:
+        return self.out
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.panels.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.panels.nbytes
+
+
+def pack(weight: torch.Tensor) -> PackedWeight:
+    """`weight` [out, in], of at least one row and column."""
+    panels = F.pad(weight, (0, 0, 0, -len(weight) % _PANEL)).unflatten(0, (-1, _PANEL)).transpose(1, 2)
+    return PackedWeight(panels.contiguous(), len(weight))
 
 
 def product(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: PackedWeight,
     bias: torch.Tensor | None = None,
     *,
     activation: Activation | None = None,
     residual: torch.Tensor | None = None,
     scale: float = 1.0,
+    out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """`linear` with a weight that `pack` re-ordered; ReLU and SiLU run inside oneDNN."""
-    rows = x.shape[0]
-    inside = {"relu": "relu", "silu": "swish"}.get(activation or "", "none")
-    unit = ROWS if activation == "glu" else _units.get(_unit_key(weight), ROWS)
-    y = torch.ops.mkldnn._linear_pointwise(pad_rows(x, unit), weight, bias, inside, [], "")
-    return finish(y, rows, "glu" if activation == "glu" else None, residual, scale)
+    """`linear` with a weight that `pack` made, in x's dtype; rounded once, at the end."""
+    assert csrc is not None
+    dtype = out_dtype or x.dtype
+    columns = len(weight) // 2 if activation == "glu" else len(weight)
+    y = torch.empty(len(x), columns, dtype=dtype)
+    if not len(x):
+        return y
+    csrc.linear(
+        _array(_dense(x)),
+        _array(weight.panels),
+        len(weight),
+        None if bias is None else bias.float().numpy(),
+        None if residual is None else _array(_dense(residual.to(dtype))),
+        _array(y),
+        _FORMATS[x.dtype],
+        _FORMATS[dtype],
+        activation or "",
+        scale,
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def _array(tensor: torch.Tensor) -> Any:
+    """A view for csrc/; NumPy has no bfloat16, so 16 bits go as integers."""
+    return tensor.numpy() if tensor.dtype == torch.float32 else tensor.view(torch.int16).numpy()
+
+
+def _dense(x: torch.Tensor) -> torch.Tensor:
+    return x if x.stride(1) == 1 else x.contiguous()
+
+
+def product_by_chunks(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x · Wᵀ + b by torch, with rows up to a multiple of CHUNK; those behind the last of x have no meaning."""
+    rows = len(x) + -len(x) % CHUNK
+    step = _rows_at_a_time(weight)
+    y = torch.empty(rows, len(weight), dtype=x.dtype)
+    chunk = torch.empty(step, x.shape[1], dtype=x.dtype)
+    for first in range(0, rows, step):
+        part = x[first : first + step]
+        chunk[: len(part)] = part
+        chunk[len(part) :] = 0
+        y[first : first + step] = F.linear(chunk, weight, bias)
+    return y
+
+
+_checked: dict[tuple[object, ...], int] = {}
+
+
+def _rows_at_a_time(weight: torch.Tensor) -> int:
+    """CHUNK where all places of a chunk give a row the same bits, which libraries have and do not promise; else 1."""
+    key = (*weight.shape, weight.dtype, torch.get_num_threads())
+    if key not in _checked:
+        row = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+        y = F.linear(row.repeat(CHUNK, 1), weight)
+        y = y.nan_to_num()  # of weights that are not finite
+        alike = torch.equal(y, y[:1].expand_as(y))
+        _checked[key] = CHUNK if alike else 1
+        if not alike:
+            _log.warning("torch's product with a matrix %s is not alike for all rows: rows go one by one", key)
+    return _checked[key]
 
 
 def pack_int8(weight: Int8) -> Int8:
@@ -66,8 +144,7 @@ def product_int8(
 ) -> torch.Tensor:
     """`linear` with a weight in 8 bits, that `pack_int8` re-ordered or not."""
     rows = x.shape[0]
-    # so that rows × columns is a multiple of 32, as in `reference`
-    unit = 1 if activation in (None, "relu") else ROWS * (1 + len(weight) % 2)
+    unit = 1 if activation in (None, "relu") else CHUNK  # see _activate
     values, row_scale = quantize_rows(pad_rows(x, unit))
     multiply = _onednn_int8 if weight.values.is_mkldnn else _whole_float32
     y = multiply(values, weight.values, weight.scale).mul_(row_scale[:, None])
@@ -147,30 +224,3 @@ def _activate(y: torch.Tensor, activation: Activation) -> torch.Tensor:
         block = y[start : start + step]
         out[start : start + step] = F.glu(block, dim=-1) if activation == "glu" else F.silu(block)
     return out
-
-
-# Rows that a product of a shape needs at least to give the bits that it gives with many, with a number of threads.
-_units: dict[tuple[object, ...], int] = {}
-
-
-def _unit_key(weight: torch.Tensor) -> tuple[object, ...]:
-    return (*weight.shape, weight.dtype, torch.get_num_threads())
-
-
-def _rows_are_independent(packed: torch.Tensor) -> bool:
-    """Whether few rows give the bits of many: true of most shapes; oneDNN splits the reduction of the long ones."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(48, packed.shape[1], generator=generator).to(packed.dtype)
-    many = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
-    return all(
-        torch.equal(torch.ops.mkldnn._linear_pointwise(x[:rows], packed, None, "none", [], ""), many[:rows])
-        for rows in (1, 2, 3, 4, 5, 7, 8, 11, 15, 17, 31, 33, 47)
-    )
-
-
-def _onednn_takes(weight: torch.Tensor) -> bool:
-    if not torch.backends.mkldnn.is_available():
-        return False
-    if weight.dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return weight.dtype == torch.float32

@@ -16,9 +16,8 @@ import torch
 
 from seamless_kernels.config import config_for
 from seamless_kernels.dispatch import backend_for
-from seamless_kernels.int8 import Int8
 from seamless_kernels.jit import jit, tl, triton
-from seamless_kernels.linear import _chain, logits
+from seamless_kernels.linear import LinearWeight, _chain, logits
 from seamless_kernels.top_candidates import (
     BLOCK,
     add_up,
@@ -36,7 +35,7 @@ _LOGITS = 2**28  # bytes of logits that may exist at a time
 
 
 def reference(
-    hidden: torch.Tensor, weight: torch.Tensor | Int8, count: int, banned: torch.Tensor | None = None
+    hidden: torch.Tensor, weight: LinearWeight, count: int, banned: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The two operations one by one, each by its own implementation, for as many rows at a time as memory allows."""
     size = max(1, _LOGITS // (4 * len(weight)))
@@ -197,12 +196,11 @@ def _schedule(rows: int, vocab: int, config: dict[str, Any]) -> tuple[dict[str, 
 
 
 def linear_top_candidates(
-    hidden: torch.Tensor, weight: torch.Tensor | Int8, count: int, banned: torch.Tensor | None = None
+    hidden: torch.Tensor, weight: LinearWeight, count: int, banned: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log p float32 and token int64 [rows, count]; `weight` as `pack_weight` or `pack_weight_int8` left it, `banned` as
     `top_candidates` has it. `count` may not exceed the vocabulary."""
-    plain = isinstance(weight, torch.Tensor) and not weight.is_mkldnn and hidden.dtype == weight.dtype
-    fused = plain and count <= _LARGEST
+    fused = isinstance(weight, torch.Tensor) and hidden.dtype == weight.dtype and count <= _LARGEST
     return IMPLS[backend_for(hidden, IMPLS) if fused else "torch"](hidden, weight, count, banned)
 
 

@@ -78,11 +78,12 @@ def _reference_cross(
         slots = slot_table[table, :length]
         k = k_pool.index_select(0, slots).transpose(0, 1).float()  # [heads, length, d]
         v = v_pool.index_select(0, slots).transpose(0, 1).float()
-        beams = rows.stop - rows.start
-        # torch's few queries have other bits than its many; in float16 even those of multiples of 16 have.
-        queries = F.pad(q[rows].transpose(0, 1).float(), (0, 0, 0, -beams % 16)).contiguous()  # [heads, beams, d]
-        mixed = F.scaled_dot_product_attention(queries[None], k[None], v[None])[0, :, :beams]
-        out[rows] = mixed.transpose(0, 1).to(q.dtype)
+        # Each query is an entry of the batch: products have one shape, however many beams share the keys.
+        queries = q[rows, :, None].float()  # [beams, heads, 1, d]
+        mixed = F.scaled_dot_product_attention(
+            queries, k.expand(len(queries), -1, -1, -1), v.expand(len(queries), -1, -1, -1)
+        )
+        out[rows] = mixed[:, :, 0].to(q.dtype)
     return out
 
 

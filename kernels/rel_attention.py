@@ -34,6 +34,7 @@ from seamless_kernels.flash import (
     tiles_at_most,
 )
 from seamless_kernels.jit import jit, tl
+from seamless_kernels.precision import compute_dtype
 
 _QUERIES = 512  # rows of the score matrix that the reference holds at a time
 
@@ -54,6 +55,7 @@ def reference(
     right = distance_embedding.shape[0] - 1 - left
     scale = 1.0 / math.sqrt(q.shape[-1])
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    q, k, v, distance_embedding = (tensor.to(compute_dtype(tensor)) for tensor in (q, k, v, distance_embedding))
     for start, end, count in zip(bounds, bounds[1:], valid.tolist(), strict=False):
         queries = q[start:end].transpose(0, 1).contiguous()  # [heads, T, d]
         keys = k[start:end].transpose(0, 1).contiguous()

@@ -7,7 +7,8 @@
 
 Taps outside a segment read zero, in x and in h: h is not the convolution of the padding. The kernel rounds h once,
 after its leaky ReLU, and x after each pair, to the dtype of x; the reference rounds h before the leaky ReLU as well.
-On a CPU the compiled kernel (csrc/conv1d_isa.h) makes a pair of a block of rows at a time, h in the caches.
+On a CPU the compiled kernel (csrc/conv1d_isa.h) makes a pair of a block of rows at a time, h in the caches; between
+pairs x stays in float32 there.
 
 A program of the kernel makes a window of rows. It makes h on these rows and as many on either side as conv2 reaches,
 leaves it in memory of its own, which the caches keep, and reads it back at each tap. Further pairs go on in the same
@@ -232,7 +233,8 @@ def _native(
     scale: float = 1.0,
 ) -> torch.Tensor:
     assert csrc is not None
-    x, bounds = x.contiguous(), cu_seqlens.to(torch.int32).numpy()
+    dtype, x, biases = x.dtype, x.float().contiguous(), biases.float()
+    bounds = cu_seqlens.to(torch.int32).numpy()
     for i, dilation in enumerate(dilations):
         last = i == len(dilations) - 1
         out = torch.empty_like(x)
@@ -241,7 +243,7 @@ def _native(
             weights[2 * i : 2 * i + 2].numpy(),
             biases[2 * i : 2 * i + 2].numpy(),
             bounds,
-            total.contiguous().numpy() if last and total is not None else None,
+            total.float().contiguous().numpy() if last and total is not None else None,
             out.numpy(),
             dilation,
             leaky_slope,
@@ -249,7 +251,7 @@ def _native(
             torch.get_num_threads(),
         )
         x = out
-    return x
+    return x.to(dtype)
 
 
 def pack_residual_block(weights: Sequence[torch.Tensor]) -> torch.Tensor:

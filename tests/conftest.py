@@ -17,7 +17,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: kernels then run on CPU tensors
 
-from seamless_kernels import jit
+from seamless_kernels import jit, native
 from support.checkpoint import write_tiny
 from support.packed import BACKENDS
 
@@ -50,6 +50,16 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Runs a test once for each implementation of an operation that the machine has; other ones by `indirect`."""
     monkeypatch.setenv("SEAMLESS_BACKEND", request.param)
     return request.param
+
+
+@pytest.fixture(params=native.csrc.instruction_sets() if native.csrc else [])
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs a test once with each instruction set that csrc/ has code for and this processor has."""
+    assert native.csrc is not None
+    before = native.csrc.instruction_set()
+    native.csrc.use_instruction_set(request.param)
+    yield request.param
+    native.csrc.use_instruction_set(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -155,21 +155,3 @@ def test_with_a_rule_switched_off_the_comparison_fails(
     engine, requests = engine_and_texts(checkpoint)
     (monkeypatch.setitem if isinstance(owner, dict) else monkeypatch.setattr)(owner, name, replacement)
     assert depends_on_company(engine, requests)
-
-
-def test_products_of_as_many_rows_as_there_are_make_it_fail_where_their_bits_differ(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """torch's own products, without the rows that `linear` adds. Whether a processor needs them is seen on the way."""
-    monkeypatch.setenv("SEAMLESS_BACKEND", "torch")
-    engine, requests = engine_and_texts(checkpoint)
-    differ = []
-
-    def plain(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
-        epilogue = options.get("activation"), options.get("residual"), options.get("scale", 1.0)
-        y = finish(F.linear(x, weight, bias), len(x), *epilogue)
-        differ.append(not torch.equal(y, linear.reference(x, weight, bias, **options)))
-        return y
-
-    monkeypatch.setitem(linear.IMPLS, "torch", plain)
-    assert depends_on_company(engine, requests) == any(differ)

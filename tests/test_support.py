@@ -203,21 +203,23 @@ def test_unwritten_memory_of_our_packages_is_poisoned() -> None:
     assert namespace["b"].tolist() == [2**31 - 1] * 4  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_tolerance_is_twice_the_error_of_torch_and_one_ulp() -> None:
-    exact = torch.full((4,), 1.0, dtype=torch.float64)
-    own = torch.tensor([1.0, 1.0, 1.0, 1.001])
-    assert_close_to_fp64(torch.tensor([1.0019, 0.9981, 1.0, 1.0]), own, exact)
-    with pytest.raises(AssertionError, match="1 of 4 elements"):
-        assert_close_to_fp64(torch.tensor([1.0021, 1.0, 1.0, 1.0]), own, exact)
-    ulp = torch.finfo(torch.float32).eps
-    assert_close_to_fp64(exact.float() + ulp, exact.float(), exact)
+def test_tolerance_is_an_ulp_and_what_independent_roundings_add_up_to() -> None:
+    exact, ulp = torch.full((4,), 1.0, dtype=torch.float64), torch.finfo(torch.float32).eps
+    assert_close_to_fp64(exact.float() + ulp, exact, terms=0)
+    with pytest.raises(AssertionError, match="4 of 4 elements"):
+        assert_close_to_fp64(exact.float() + 2 * ulp, exact, terms=0)
+    assert_close_to_fp64(exact.float() + 20 * ulp, exact, terms=100)  # 4 · sqrt(100) halves of an ulp
     with pytest.raises(AssertionError):
-        assert_close_to_fp64(exact.float() + 2 * ulp, exact.float(), exact)
+        assert_close_to_fp64(exact.float() + 22 * ulp, exact, terms=100)
+    half = exact.to(torch.bfloat16)
+    assert_close_to_fp64(half + 2.0**-6, exact, terms=100, narrow=1)
+    with pytest.raises(AssertionError):
+        assert_close_to_fp64(half + 2.0**-6, exact, terms=100)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_tolerance_wants_nan_and_infinities_at_the_same_places(value: float) -> None:
     reference = torch.tensor([0.0, value])
     with pytest.raises(AssertionError, match="other places"):
-        assert_close_to_fp64(reference, torch.zeros(2), torch.zeros(2, dtype=torch.float64))
-    assert_close_to_fp64(reference, reference, reference.double())
+        assert_close_to_fp64(reference, torch.zeros(2, dtype=torch.float64), terms=1)
+    assert_close_to_fp64(reference, reference.double(), terms=1)

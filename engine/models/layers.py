@@ -12,9 +12,8 @@ from seamless_engine.config import TransformerDims
 from seamless_engine.errors import NumericalError
 from seamless_kernels.attention import attention
 from seamless_kernels.conv1d import conv1d, pack_conv_weight
-from seamless_kernels.int8 import Int8
 from seamless_kernels.layer_norm import layer_norm
-from seamless_kernels.linear import Activation, linear, pack_weight
+from seamless_kernels.linear import Activation, LinearWeight, linear, pack_weight
 
 # A part of a model that reads nothing back, so that a graph can record it: rows x [total, …], cu_seqlens int32 [n + 1],
 # for some valid int32 [n], for some how many rows come out → rows that come from one segment each.
@@ -30,7 +29,7 @@ class Weights:
     """
 
     read: Callable[[str, torch.dtype | None], torch.Tensor]
-    pack: Callable[[str, torch.Tensor, bool], torch.Tensor | Int8]
+    pack: Callable[[str, torch.Tensor, bool], LinearWeight]
     prefix: str = ""
 
     def at(self, prefix: str) -> Weights:
@@ -49,9 +48,9 @@ class Weights:
     def packed(self, weight: torch.Tensor, bias: torch.Tensor | None = None, kept: bool = False) -> Linear:
         return Linear(self.pack(self.prefix, weight, kept), bias)
 
-    def head(self, weight: torch.Tensor, kept: bool = False) -> torch.Tensor | Int8:
-        """An output matrix, for `logits`: on a CPU in float32, whose products are no slower there."""
-        return self.packed(weight.float() if weight.device.type == "cpu" else weight, kept=kept).weight
+    def head(self, weight: torch.Tensor, kept: bool = False) -> LinearWeight:
+        """An output matrix, for `logits`."""
+        return self.packed(weight, kept=kept).weight
 
     def norm(self, name: str, eps: float = 1e-5, dtype: torch.dtype | None = None) -> LayerNorm:
         return LayerNorm(self.tensor(f"{name}.weight", dtype), self.tensor(f"{name}.bias", dtype), eps)
@@ -62,7 +61,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Linear:
-    weight: torch.Tensor | Int8
+    weight: LinearWeight
     bias: torch.Tensor | None
 
     def __call__(

@@ -9,9 +9,8 @@ import torch
 
 from seamless_engine.config import ModelConfig
 from seamless_engine.models.layers import FeedForward, SelfAttention, SinusoidalPositions, Weights
-from seamless_kernels.int8 import Int8
 from seamless_kernels.kv_cache import store_kv
-from seamless_kernels.linear import logits
+from seamless_kernels.linear import LinearWeight, logits
 from seamless_kernels.linear_top_candidates import linear_top_candidates
 from seamless_kernels.paged_attention import cross_attention, self_attention
 from seamless_kernels.top_candidates import top_candidates
@@ -47,7 +46,7 @@ class NextTokens:
     exist once somebody has asked for them."""
 
     hidden: torch.Tensor
-    head: torch.Tensor | Int8
+    head: LinearWeight
 
     @cached_property
     def logits(self) -> torch.Tensor:

@@ -31,13 +31,14 @@ def check(lengths: list[int], valid: list[int] | None, heads: int, dim: int, dty
     q, k, v = qkv.unbind(1)
     out = attention(q, k, v, bounds(lengths), counts)
     keys = valid or lengths
-    assert_close_to_fp64(out, exact(qkv, lengths, keys, dtype), exact(qkv, lengths, keys, torch.float64))
+    truth = exact(qkv, lengths, keys, torch.float64)
+    assert_close_to_fp64(out, truth, terms=dim + max(lengths), narrow=1)  # 1: a weight, for the matrix units
 
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_error_is_at_most_twice_torch(lengths: list[int], dtype: torch.dtype) -> None:
+def test_attention_is_right_to_the_rounding(lengths: list[int], dtype: torch.dtype) -> None:
     check(lengths, None, 2, 64, dtype)
 
 

@@ -61,7 +61,7 @@ def exact(q: torch.Tensor, tables: Sequence[int], lengths: Sequence[int], pools:
 
 def assert_close(out: torch.Tensor, q: torch.Tensor, tables: Sequence[int], lengths: Sequence[int], pools: Pools):
     truth = exact(q, tables, lengths, pools, torch.float64)
-    assert_close_to_fp64(out, exact(q, tables, lengths, pools, q.dtype), truth)
+    assert_close_to_fp64(out, truth, terms=q.shape[-1] + max(lengths), narrow=1)  # 1: a weight, for the matrix units
 
 
 def queries(rows: int, heads: int, dim: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -71,7 +71,7 @@ def queries(rows: int, heads: int, dim: int, dtype: torch.dtype = torch.float32)
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("heads,dim", [(2, 64), (3, 16), (4, 20)])
-def test_self_attention_error_is_at_most_twice_torch(heads: int, dim: int, dtype: torch.dtype) -> None:
+def test_self_attention_is_right_to_the_rounding(heads: int, dim: int, dtype: torch.dtype) -> None:
     lengths = [1, 2, 15, 16, 17, 100, 7]
     pools = place(lengths, dtype, heads, dim, seed=1)
     q = queries(len(lengths), heads, dim, dtype)
@@ -79,7 +79,7 @@ def test_self_attention_error_is_at_most_twice_torch(heads: int, dim: int, dtype
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_cross_attention_error_is_at_most_twice_torch(dtype: torch.dtype) -> None:
+def test_cross_attention_is_right_to_the_rounding(dtype: torch.dtype) -> None:
     lengths, rows = [1, 63, 7, 188], [5, 1, 2, 3]
     pools = place(lengths, dtype, 2, 64, seed=2)
     q = queries(sum(rows), 2, 64, dtype)

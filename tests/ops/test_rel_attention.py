@@ -52,7 +52,8 @@ def check(
     qkv, e = normal(sum(lengths), 3, heads, dim, dtype=dtype), normal(dim, sum(clip) + 1, dtype=dtype, seed=1).T
     out = run(qkv, e, lengths, valid, chunks, clip[0])
     truth = exact(qkv, e, lengths, valid, clip[0], chunks, torch.float64)
-    assert_close_to_fp64(out, exact(qkv, e, lengths, valid, clip[0], chunks, dtype), truth)
+    # 2: a bias and a weight, for the matrix units
+    assert_close_to_fp64(out, truth, terms=dim + max(lengths), narrow=2)
 
 
 def run(
@@ -72,7 +73,7 @@ def run(
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_error_is_at_most_twice_torch(lengths: list[int], dtype: torch.dtype) -> None:
+def test_rel_attention_is_right_to_the_rounding(lengths: list[int], dtype: torch.dtype) -> None:
     check(lengths, [n - i % 2 for i, n in enumerate(lengths)], dim=64, dtype=dtype)
 
 

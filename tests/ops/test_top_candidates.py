@@ -25,7 +25,7 @@ def assert_right(logits: torch.Tensor, count: int) -> None:
     log_probs, tokens = top_candidates(logits, count)
     assert tokens.tolist() == [ranked(row, count) for row in logits.tolist()]
     exact = logits.double().log_softmax(-1).gather(1, tokens)
-    assert_close_to_fp64(log_probs, logits.log_softmax(-1).gather(1, tokens), exact)
+    assert_close_to_fp64(log_probs, exact, terms=logits.shape[1])
 
 
 @pytest.mark.parametrize("vocab", [10, 63, 64, 65, 208, 5003])
@@ -84,7 +84,7 @@ def test_bans_are_lists_of_any_length_in_any_order() -> None:
         allowed[row, [token for token in listed if token >= 0]] = -torch.inf
     assert tokens.tolist() == [ranked(row, 10) for row in allowed.tolist()]
     exact = logits.double().log_softmax(-1).gather(1, tokens)
-    assert_close_to_fp64(log_probs, logits.log_softmax(-1).gather(1, tokens), exact)
+    assert_close_to_fp64(log_probs, exact, terms=logits.shape[1])
     assert torch.equal(top_candidates(logits, 10, banned[:, :0])[0], top_candidates(logits, 10)[0])
 
 
