@@ -7,6 +7,7 @@ import os
 import pkgutil
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -27,20 +28,56 @@ _PACKAGES = (
     "transformers",
 )
 
+_INSTRUCTION_SETS = (
+    "avx2",
+    "fma",
+    "f16c",
+    "avx_vnni",
+    "avx512f",
+    "avx512bw",
+    "avx512dq",
+    "avx512vl",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_bf16",
+    "amx_int8",
+)
+
 
 def describe() -> dict[str, str]:
     """Facts for a bug report, in the order to print them."""
     facts = {"seamless-engine": package_version("seamless-engine"), "python": platform.python_version()}
     facts |= {name: package_version(name) for name in _PACKAGES}
     facts["platform"] = platform.platform()
-    facts["cpu"] = (
-        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-    )
+    facts["cpu"] = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {cpu_name()}"
+    facts["cpu instructions"] = " ".join(instruction_sets()) or "not known here"
+    facts["torch on the cpu"] = torch.backends.cpu.get_cpu_capability()
     facts |= _devices()
     facts["SEAMLESS_BACKEND"] = os.environ.get("SEAMLESS_BACKEND") or "not set"
     facts |= _extensions()
     facts |= _backends()
     return facts
+
+
+def cpu_name() -> str:
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def instruction_sets() -> list[str]:
+    """Those that decide how a product is added up, of what this processor has; empty where the system does not say."""
+    flags = set(_cpuinfo().get("flags", "").split())
+    return [name for name in _INSTRUCTION_SETS if name in flags]
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Of the first processor, by Linux."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def package_version(name: str) -> str:

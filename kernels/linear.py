@@ -356,6 +356,7 @@ def linear(
 
     `weight` is as `pack_weight` or `pack_weight_int8` left it, in x's dtype. The result is rounded once, at the end.
     """
+    call: Any
     if isinstance(weight, PackedWeight):
         call = product
     elif isinstance(weight, Int8):
