@@ -1,4 +1,4 @@
-"""Audio in and out: whatever the caller has becomes mono float32 at 16 kHz; samples become a wav file."""
+"""Audio in: whatever the caller has becomes mono float32 at 16 kHz."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import operator
 import os
 import stat
 import struct
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -52,19 +50,6 @@ def load_audio(audio: Any, sampling_rate: int | None = None, *, max_seconds: flo
         with _opened(audio) as (file, label):
             samples = _decode(file, max_seconds, label)
     return torch.from_numpy(_checked_samples(samples, label))
-
-
-def write_wav(path: str | os.PathLike[str], audio: np.ndarray, sampling_rate: int) -> None:
-    """Write mono samples [n] in [-1, 1] as 16-bit PCM. The file appears whole or not at all."""
-    encoded = io.BytesIO()
-    soundfile.write(encoded, np.asarray(audio, dtype=np.float32), sampling_rate, format="WAV", subtype="PCM_16")
-    path = Path(path)
-    unfinished = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        unfinished.write_bytes(encoded.getbuffer())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _from_mapping(audio: Mapping[str, Any], sampling_rate: int | None) -> tuple[Any, int | None]:

@@ -84,9 +84,9 @@ def translate(args: argparse.Namespace) -> int:
     for hypothesis in result.n_best:
         print(hypothesis.text)
     if output is not None and result.audio is not None and result.sampling_rate is not None:
-        from seamless_engine.audio import write_wav
+        from seamless_engine.audio_output import write_audio
 
-        write_wav(output, result.audio, result.sampling_rate)
+        write_audio(output, result.audio, result.sampling_rate)
         _log.info("wrote %s, %.2f s of speech", output, len(result.audio) / result.sampling_rate)
     return OK
 

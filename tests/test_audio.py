@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from seamless_engine.audio import load_audio, write_wav
+from seamless_engine.audio import load_audio
 from seamless_engine.errors import AudioError, UsageError
 
 RATE = 16000
@@ -270,22 +270,3 @@ def test_a_file_object_must_seek():
 def test_wrong_arguments_say_what_to_pass(audio, rate, message):
     with pytest.raises(UsageError, match=message):
         load_audio(audio, rate)
-
-
-def test_a_written_wav_reads_back(tmp_path):
-    path = tmp_path / "out.wav"
-    write_wav(path, tone(), RATE)
-    write_wav(path, np.append(tone(), [2.0, -2.0]).astype(np.float32), RATE)  # replaced, and clipped
-    info = soundfile.info(path)
-    assert (info.samplerate, info.channels, info.subtype, info.format) == (RATE, 1, "PCM_16", "WAV")
-    clip = load_audio(path)
-    torch.testing.assert_close(clip[:-2], torch.from_numpy(tone()), atol=1 / 32768, rtol=0)
-    torch.testing.assert_close(clip[-2:], torch.tensor([1.0, -1.0]), atol=1 / 32768, rtol=0)
-    assert os.listdir(tmp_path) == ["out.wav"]
-
-
-def test_a_wav_that_cannot_be_written_leaves_nothing_behind(tmp_path):
-    (tmp_path / "out.wav").mkdir()
-    with pytest.raises(OSError, match=r"out\.wav"):
-        write_wav(tmp_path / "out.wav", tone(), RATE)
-    assert os.listdir(tmp_path) == ["out.wav"]

@@ -22,7 +22,7 @@ import transformers
 from transformers import GenerationConfig, GenerationMixin, PretrainedConfig
 
 from seamless_engine import CheckpointError, EngineConfig, UsageError, hf
-from seamless_engine.audio import write_wav
+from seamless_engine.audio_output import write_audio
 from seamless_engine.hf.arguments import KNOWN
 from support.audio import clip, clip_of_frames
 from support.hf import SPOKEN, ours, speech, text, theirs
@@ -339,7 +339,7 @@ def test_the_pipeline_reads_clips_of_every_kind(asr: Any, tmp_path: Path) -> Non
     expected = asr(samples)
     assert expected["text"]
     path = tmp_path / "clip.wav"
-    write_wav(path, samples, 16_000)
+    write_audio(path, samples, 16_000)
     for audio in (
         path,
         str(path),

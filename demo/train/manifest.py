@@ -20,7 +20,7 @@ from demo.train.network import FIRST_UNIT
 from demo.train.units import log_mel, speak
 from demo.train.voices import RATE, Espeak
 from demo.train.words import LANGUAGES
-from seamless_engine.audio import write_wav
+from seamless_engine.audio_output import write_audio
 
 
 def nearest(frames: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ def main() -> None:
         target = LANGUAGES[(LANGUAGES.index(one.lang) + 1 + index % 3) % 4]
         translation = text(one.concept, target)
         name = f"{index:04d}-{one.lang}.wav"
-        write_wav(folder / name, audio(espeak, one), RATE)
+        write_audio(folder / name, audio(espeak, one), RATE)
         units = nearest(log_mel(speak(espeak, translation, target, 0).samples), centres) + FIRST_UNIT
         item = {"audio": name, "src_lang": one.lang, "text": one.text, "tgt_lang": target, "translation": translation}
         lines.append(json.dumps({**item, "speaker_id": index % 2, "units": units.tolist()}, ensure_ascii=False))

@@ -1,0 +1,150 @@
+"""Samples become an audio file: its format, and a place where nothing that is there is destroyed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import stat
+import uuid
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+
+from seamless_engine.errors import UsageError
+
+_FORMATS = {  # container and codec, by libsndfile's names
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
+_BLOCK = 4096  # samples: libvorbis copies what it is given to the stack, and a long clip overflows it
+_MAX_LINKS = 40  # as Linux
+_NOT_REPLACEABLE = (errno.EACCES, errno.EPERM, errno.EBUSY)  # such as a file that is mounted by itself
+
+
+def write_audio(path: str | os.PathLike[str], audio: np.ndarray, sampling_rate: int) -> None:
+    """Write mono samples [n] in [-1, 1] in the format that the path's suffix names, or as WAV if there is none.
+
+    A new or ordinary file appears whole or not at all. Links to it, its mode and, where permitted, its owner stay.
+    Anything else, such as a pipe or a device, is written into.
+
+    Raises UsageError for a path that cannot be written and for an unknown suffix, OSError if writing fails.
+    """
+    content = encode_audio(path, audio, sampling_rate)
+    place = _place(path)
+    if place.replaceable:
+        try:
+            return _replace(place, content)
+        except OSError as error:
+            if place.status is None or error.errno not in _NOT_REPLACEABLE:
+                raise
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)  # it exists, and if it does no longer it is not created
+    with open(descriptor, "wb") as file:
+        file.write(content)
+
+
+def encode_audio(path: str | os.PathLike[str], audio: np.ndarray, sampling_rate: int) -> bytes:
+    """The content of the file that `write_audio` would write. Raises UsageError for an unknown suffix."""
+    container, codec = _format(os.fspath(path))
+    encoded = io.BytesIO()  # it can seek, so the header has the right sizes wherever the bytes go later
+    samples = np.asarray(audio, dtype=np.float32)
+    if len(samples) == 0 and container != "WAV":
+        samples = np.zeros(1, np.float32)  # without any, the file would not be of its format
+    with soundfile.SoundFile(encoded, "w", sampling_rate, 1, codec, format=container) as file:
+        for start in range(0, len(samples), _BLOCK):
+            file.write(samples[start : start + _BLOCK])
+    return encoded.getvalue()
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Raises UsageError where `write_audio` would, before there is anything to write."""
+    _format(os.fspath(path))
+    _place(path)
+
+
+def _format(path: str) -> tuple[str, str]:
+    suffix = os.path.splitext(path)[1].lower()
+    known = {name: format for name, format in _FORMATS.items() if soundfile.check_format(*format)}
+    if suffix and suffix not in known:
+        raise UsageError(
+            f"{path}: audio cannot be written as {suffix}. Use one of {', '.join(known)}; without a suffix it is WAV"
+        )
+    return known[suffix or ".wav"]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """path: with all links followed. status: None if nothing is there. replaceable: a new file may take its name."""
+
+    path: str
+    status: os.stat_result | None
+    replaceable: bool
+
+
+def _place(path: str | os.PathLike[str]) -> _Place:
+    name = os.fspath(path)
+    try:
+        target = _followed(name)
+        try:
+            status = os.stat(name)
+        except FileNotFoundError:
+            status = None
+    except (OSError, ValueError) as error:
+        raise _unwritable(name, getattr(error, "strerror", None) or str(error)) from None
+    folder = os.path.dirname(target)
+    if status is None:
+        if not os.path.isdir(folder) or not os.path.basename(name):
+            raise _unwritable(name, f"the folder {os.path.dirname(name) or folder} does not exist")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise _unwritable(name, f"no permission to make a file in {folder}")
+        return _Place(target, None, replaceable=True)
+    if stat.S_ISDIR(status.st_mode):
+        raise UsageError(f"{name} is a folder: name a file in it, such as {os.path.join(name, 'out.wav')}")
+    if stat.S_ISBLK(status.st_mode):
+        raise _unwritable(name, "it is a disk, and audio would destroy what it holds")
+    if not os.access(name, os.W_OK):
+        raise _unwritable(name, "no permission to change it")
+    return _Place(target, status, stat.S_ISREG(status.st_mode) and not _holds_open_files(folder))
+
+
+def _unwritable(name: str, reason: str) -> UsageError:
+    return UsageError(f"{name or '(an empty path)'} cannot be written: {reason}")
+
+
+def _followed(path: str) -> str:
+    """The path without links in it. /proc/self/fd/1 is none: what it leads to may have no name, or another by now."""
+    for _ in range(_MAX_LINKS):
+        folder, name = os.path.split(path)
+        folder = os.path.realpath(folder)
+        path = os.path.join(folder, name)
+        if _holds_open_files(folder) or not os.path.islink(path):
+            return path
+        path = os.path.join(folder, os.readlink(path))
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _holds_open_files(folder: str) -> bool:
+    return folder == "/dev/fd" or folder.startswith("/proc/")
+
+
+def _replace(place: _Place, content: bytes) -> None:
+    old = place.status
+    unfinished = os.path.join(os.path.dirname(place.path), f".{uuid.uuid4().hex}.tmp")
+    try:
+        # Until it has the old one's mode, nobody else may read it.
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if old is None else 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            if old is not None:
+                with contextlib.suppress(PermissionError):
+                    os.fchown(descriptor, old.st_uid, old.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+        os.replace(unfinished, place.path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(unfinished)
