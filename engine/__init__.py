@@ -1,26 +1,30 @@
 """SeamlessM4T-v2 inference: every public name."""
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-from seamless_engine.config import EngineConfig
-from seamless_engine.errors import (
-    AudioError,
-    CancelledError,
-    CapacityError,
-    CheckpointError,
-    DeadlineError,
-    EngineClosedError,
-    InputError,
-    NumericalError,
-    SeamlessError,
-    UnknownLanguageError,
-    UsageError,
-)
-from seamless_engine.request import DecodingParams, Hypothesis, Request, Result
-
+TYPE_CHECKING = False  # as type checkers know it: nothing is imported until a name is asked for
 if TYPE_CHECKING:
+    from typing import Any
+
     from seamless_engine.async_engine import AsyncEngine
+    from seamless_engine.config import EngineConfig
     from seamless_engine.engine import Engine
+    from seamless_engine.errors import (
+        AudioError,
+        CancelledError,
+        CapacityError,
+        CheckpointError,
+        DeadlineError,
+        EngineClosedError,
+        InputError,
+        NumericalError,
+        SeamlessError,
+        UnknownLanguageError,
+        UsageError,
+    )
+    from seamless_engine.request import DecodingParams, Hypothesis, Request, Result
+
+    __version__: str
 
 __all__ = [
     "AsyncEngine",
@@ -45,13 +49,19 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The engines import torch, which takes seconds: only who asks for one waits.
-    if name == "Engine":
-        from seamless_engine.engine import Engine
+    # The engines import torch, which takes seconds: a program that asks for neither does not wait for it.
+    from importlib import import_module
 
-        return Engine
-    if name == "AsyncEngine":
-        from seamless_engine.async_engine import AsyncEngine
+    if name == "__version__":
+        from importlib.metadata import version
 
-        return AsyncEngine
+        return version("seamless-engine")
+    for home in ("errors", "request", "config", "engine", "async_engine") if name in __all__ else ():
+        module = import_module(f"{__name__}.{home}")
+        if hasattr(module, name):
+            return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__, "__version__"]

@@ -1,6 +1,16 @@
-"""`python -m seamless_engine` is the command `seamless-engine`."""
+"""The command `seamless-engine`, and `python -m seamless_engine`."""
 
-from seamless_engine.cli import main
+import signal
+
+
+def main() -> int:
+    """Run the command line of this process and return the exit code."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports below ends in no traceback either
+    from seamless_engine import cli
+
+    return cli.main()
+
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+import seamless_engine
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"seamless_engine": ROOT / "engine", "seamless_kernels": ROOT / "kernels"}
 SOURCES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob("*.py"))]
@@ -127,6 +129,18 @@ def test_package_never_runs_code_from_data(path: Path):
     assert not modules & {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
 
 
+def test_version_is_that_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert seamless_engine.__version__ == project["version"]
+
+
+def test_every_public_name_is_there():
+    assert {*seamless_engine.__all__, "__version__"} <= set(dir(seamless_engine))
+    assert all(getattr(seamless_engine, name).__name__ == name for name in seamless_engine.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Engines'"):
+        seamless_engine.__getattr__("Engines")
+
+
 def test_kernels_folder_is_not_a_package():
     assert not (ROOT / "kernels" / "__init__.py").exists()
 
@@ -189,5 +203,5 @@ def test_sdist_builds_a_wheel_without_a_compiler(tmp_path: Path):
         ours = {path for path in folder.rglob("*") if path.suffix in (".py", ".json", ".typed")}
         assert {f"{package}/{path.relative_to(folder).as_posix()}" for path in ours} <= files
     assert not {name for name in files if name.endswith((".so", ".cpp", ".cu", ".h"))}
-    assert "seamless-engine = seamless_engine.cli:main" in entry_points
+    assert "seamless-engine = seamless_engine.__main__:main" in entry_points
     assert f"{info}/licenses/LICENSE" in files
