@@ -50,6 +50,7 @@ class ModelConfig:
     decoder_layers: int = 24
     decoder_ffn_dim: int = 8192
     decoder_attention_heads: int = 16
+    max_position_embeddings: int = 4096
 
     speech_encoder_layers: int = 24
     speech_encoder_attention_heads: int = 16

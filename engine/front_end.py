@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from seamless_engine.audio import load_audio
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.decode.scheduler import Job, Voice
 from seamless_engine.errors import CapacityError, UsageError
@@ -13,9 +12,9 @@ from seamless_engine.languages import Languages
 from seamless_engine.prepared import Features, Tokens
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, DecodingParams, Request, Result, Task
 from seamless_engine.tokenizer import Tokenizer
-from seamless_kernels.fbank import frame_count
 
 UNK = 1
+_TRAINED_TEXT = 512  # tokens: the longest inputs of NLLB-200, from which the text encoder was made, by its model card
 
 
 class FrontEnd:
@@ -66,6 +65,12 @@ class FrontEnd:
                 f"the input has {length} {unit}, more than EngineConfig.max_source_tokens={limit}: split the input, "
                 "or raise the setting"
             )
+        trained = min(_TRAINED_TEXT, self.config.max_position_embeddings)
+        if request.task not in SPEECH_IN and length > trained:
+            result.warnings.append(
+                f"the text has {length} tokens, and the model was made for at most {trained}: parts may be missing "
+                "in the answer. Split the text into sentences"
+            )
         max_new_tokens = params.max_new_tokens or self.config.max_new_tokens
         if params.soft_max_length is not None:
             slope, offset = params.soft_max_length
@@ -94,6 +99,9 @@ class FrontEnd:
             if isinstance(request.audio, Features):
                 source, rows, valid = request.audio, len(request.audio.rows), request.audio.valid
             else:
+                from seamless_engine.audio import load_audio  # these import torch, which a check does not need
+                from seamless_kernels.fbank import frame_count
+
                 source = load_audio(request.audio, request.sampling_rate, max_seconds=self.options.max_audio_seconds)
                 frames = frame_count(len(source))
                 rows, valid = -(-frames // 2), frames // 2
