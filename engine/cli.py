@@ -6,19 +6,22 @@ import argparse
 import ast
 import dataclasses
 import logging
+import os
+import shlex
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from seamless_engine.errors import CheckpointError, SeamlessError, UsageError
-from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Request
+from seamless_engine import __version__, console, errors
+from seamless_engine.config import EngineConfig, ModelConfig
+from seamless_engine.errors import AudioError, CheckpointError, SeamlessError, UsageError
+from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Request, Result
 
-OK, SOME_FAILED, USAGE, MODEL_UNAVAILABLE, OUT_OF_MEMORY, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, SOME_FAILED, USAGE, MODEL_UNAVAILABLE, OUT_OF_MEMORY = 0, console.FAILED, 2, 3, 4
 
 DEFAULT_MODEL = "facebook/seamless-m4t-v2-large"
-LICENCE = f"""seamless-engine {version("seamless-engine")}
+LICENCE = f"""seamless-engine {__version__}
 The code is licensed under Apache-2.0. It brings no model weights: those of {DEFAULT_MODEL}
 are Meta's, under CC-BY-NC-4.0 (no commercial use), and are fetched from the hub when asked for."""
 
@@ -26,52 +29,51 @@ _log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; a malformed command line raises SystemExit(2), as argparse does."""
-    args = _parser().parse_args(_underscored(sys.argv[1:] if argv is None else argv))
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", force=True)
-    logging.getLogger("seamless_engine").setLevel(logging.INFO)
+    """Run one command and return its exit code; a malformed command line raises SystemExit(2), as argparse does.
+
+    argv: None is the command line of this process, which then is the command's own.
+    """
+    return console.run(lambda: _run(sys.argv[1:] if argv is None else argv), own_process=argv is None)
+
+
+def _run(argv: Sequence[str]) -> int:
+    args = _parser().parse_args(_underscored(argv))
+    console.log_to_stderr("seamless_engine")
+    console.require_stdout()
     try:
         return args.run(args)
     except UsageError as error:
-        return _fail(USAGE, error)
+        return console.fail(USAGE, error)
     except CheckpointError as error:
-        return _fail(MODEL_UNAVAILABLE, error)
+        return console.fail(MODEL_UNAVAILABLE, error)
     except SeamlessError as error:
-        return _fail(SOME_FAILED, error)
-    except KeyboardInterrupt:
-        return _fail(INTERRUPTED, "interrupted")
+        return console.fail(SOME_FAILED, error)
     except (MemoryError, RuntimeError) as error:
         from seamless_engine.recovery import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise
-        return _fail(OUT_OF_MEMORY, f"out of memory: {error}")
+        return console.fail(OUT_OF_MEMORY, f"out of memory: {error}")
 
 
 def translate(args: argparse.Namespace) -> int:
     """One input through one task."""
-    output: Path | None = args.output_path
-    if args.task in SPEECH_OUT:
-        if output is None:
-            raise UsageError(f"{args.task} produces speech: give --output_path, for example --output_path out.wav")
-        if not output.absolute().parent.is_dir():
-            raise UsageError(f"--output_path: the folder {output.parent} does not exist")
-    elif output is not None:
-        raise UsageError(f"--output_path is where speech goes; {args.task} produces text, on stdout")
+    audio_on_stdout = _check_output(args)
     chosen = {name: value for name, value in vars(args).items() if name in _DECODING}
+    params = DecodingParams.meta(**chosen) if args.meta else DecodingParams(**chosen)
     listens = args.task in SPEECH_IN
     request = Request(
         args.task,
         args.tgt_lang,
         audio=_audio(args.input) if listens else None,
-        text=None if listens else _text(args.input),
+        text=None if listens else _text(args.input, args.task),
         src_lang=args.src_lang,
         speaker_id=args.speaker_id,
-        params=DecodingParams.meta(**chosen) if args.meta else DecodingParams(**chosen),
+        params=params,
     )
+    _check_request(args.model, request, params)
     from seamless_engine import Engine  # here, since it imports torch, which takes seconds
 
-    _log.info("loading %s", args.model)
     engine = Engine.from_pretrained(
         args.model, tasks=(args.task,), device=args.device, dtype=args.dtype, check_weights=args.check_weights
     )
@@ -80,26 +82,78 @@ def translate(args: argparse.Namespace) -> int:
         _log.warning("warning: %s", warning)
     if result.error is not None:
         too_large = result.error.startswith("CapacityError: out of memory")
-        return _fail(OUT_OF_MEMORY if too_large else SOME_FAILED, result.error)
-    for hypothesis in result.n_best:
-        print(hypothesis.text)
-    if output is not None and result.audio is not None and result.sampling_rate is not None:
-        from seamless_engine.audio_output import write_audio
+        planned = hasattr(errors, result.error.partition(":")[0])
+        message = result.error if planned else f"{result.error}. {console.PLEASE_REPORT}"
+        return console.fail(OUT_OF_MEMORY if too_large else SOME_FAILED, message)
+    if result.finish_reason == "length":
+        _log.warning("warning: the text was cut off after %d tokens: raise --max_new_tokens", len(result.tokens))
+    lost: console.StdoutError | None = None
+    try:
+        for hypothesis in result.n_best:
+            (console.tell if audio_on_stdout else console.emit)(hypothesis.text)
+    except console.StdoutError as error:
+        lost = error  # the audio is written all the same
+    code = OK if args.output_path is None else _write_audio(args.output_path, audio_on_stdout, result)
+    if lost is not None:
+        raise lost
+    return code
 
-        write_audio(output, result.audio, result.sampling_rate)
-        _log.info("wrote %s, %.2f s of speech", output, len(result.audio) / result.sampling_rate)
+
+def _check_output(args: argparse.Namespace) -> bool:
+    """Raises UsageError if the speech cannot be written where it shall go. Returns whether that is stdout."""
+    output: str | None = args.output_path
+    if args.task not in SPEECH_OUT:
+        if output is not None:
+            raise UsageError(f"--output_path is where speech goes; {args.task} produces text, on stdout")
+        return False
+    if output is None:
+        raise UsageError(f"{args.task} produces speech: give --output_path, for example --output_path out.wav")
+    if output != "-":
+        from seamless_engine.audio_output import check_output
+
+        check_output(output)
+    on_stdout = output == "-" or console.is_stdout(output)
+    if on_stdout and sys.stdout.isatty():
+        raise UsageError("audio is not written to a terminal: name a file, or use `> file` or `|`")
+    return on_stdout
+
+
+def _check_request(model: str, request: Request, params: DecodingParams) -> None:
+    """Raises the error that the engine would have for this request, before there is one: the weights are not read."""
+    from seamless_engine.front_end import FrontEnd
+    from seamless_engine.tokenizer import Tokenizer
+
+    folder = _without_weights(model)
+    config = ModelConfig.from_folder(folder)
+    front_end = FrontEnd(config, EngineConfig(), TASKS, Tokenizer.from_folder(folder, config))
+    front_end.check(request, params)
+    _log.info("loading %s", model)  # preparing audio imports torch
+    front_end.prepare(request, params, Result(0, request.task, request.tgt_lang))
+
+
+def _write_audio(output: str, on_stdout: bool, result: Result) -> int:
+    from seamless_engine.audio_output import encode_audio, write_audio
+
+    assert result.audio is not None and result.sampling_rate is not None
+    try:
+        if on_stdout:
+            console.emit_bytes(encode_audio(output, result.audio, result.sampling_rate))
+        else:
+            write_audio(output, result.audio, result.sampling_rate)
+    except (OSError, UsageError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return console.fail(SOME_FAILED, f"the speech could not be written to {output}: {reason}")
+    _log.info("wrote %s, %.2f s of speech", "stdout" if on_stdout else output, len(result.audio) / result.sampling_rate)
     return OK
 
 
 def languages(args: argparse.Namespace) -> int:
     """One line per task: the task and the codes that it can produce."""
-    from seamless_engine.config import ModelConfig
     from seamless_engine.languages import Languages
-    from seamless_engine.loader import find_checkpoint
 
-    table = Languages(ModelConfig.from_folder(find_checkpoint(args.model)))  # the weights are not read
+    table = Languages(ModelConfig.from_folder(_without_weights(args.model)))
     for task in TASKS if args.task is None else (args.task,):
-        print(f"{task:<5} {' '.join(table.codes(task))}")
+        console.emit(f"{task:<5} {' '.join(table.codes(task))}")
     return OK
 
 
@@ -110,7 +164,7 @@ def env(args: argparse.Namespace) -> int:
     facts = describe()
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name:<{width}}  {value}")
+        console.emit(f"{name:<{width}}  {value}")
     return OK
 
 
@@ -140,7 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--tgt_lang", required=True, help="code of the language to produce, for example fra")
     command.add_argument("--src_lang", help="code of the language of the text (t2tt, t2st)")
     _add_model(command)
-    command.add_argument("--output_path", type=Path, help="wav file to write (s2st, t2st)")
+    command.add_argument(
+        "--output_path", help="audio file to write (s2st, t2st): .wav, .flac, .ogg, .opus or .mp3; - is stdout"
+    )
     command.add_argument("--speaker_id", type=int, help="voice of the speech output")
     command.add_argument("--device", default="auto", help="auto (the default), cpu, cuda, cuda:1, ...")
     command.add_argument("--dtype", default="auto", help="auto (the default), float32, float16 or bfloat16")
@@ -186,14 +242,33 @@ def _underscored(argv: Sequence[str]) -> list[str]:
     return spelled + list(argv[end:])
 
 
+def _without_weights(model: str) -> Path:
+    """The folder with the small files of a checkpoint. Of a model on the hub, the weights are not fetched."""
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    from seamless_engine.loader import find_checkpoint  # imports torch
+
+    return find_checkpoint(model, weights=False)
+
+
 def _audio(given: str) -> str | bytes:
-    return sys.stdin.buffer.read() if given == "-" else given
+    if given == "-":
+        return console.read_bytes()
+    try:
+        with open(given, "rb") as file:
+            return given if file.seekable() else file.read()
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{given} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _text(given: str) -> str:
-    return sys.stdin.read().strip() if given == "-" else given
-
-
-def _fail(code: int, message: object) -> int:
-    print(f"seamless-engine: {message}", file=sys.stderr)
-    return code
+def _text(given: str, task: str) -> str:
+    if given == "-":
+        return console.read_text()
+    if os.path.isfile(given):
+        name = shlex.quote(given)
+        raise UsageError(
+            f"{given} is a file, and {task} takes the text itself. To translate what the file holds, give - as the "
+            f"input and `< {name}`; to translate its name, `echo {name} |` and -"
+        )
+    return given

@@ -21,7 +21,7 @@ from seamless_engine.request import SPEECH_IN, SPEECH_OUT, Task
 from seamless_kernels.linear import LinearWeight, pack_weight, pack_weight_int8
 
 _MAX_HEADER_BYTES = 16 << 20  # the header of v2-large has 300 KB; a hostile one would take seconds to parse
-_HUB_FILES = ("*.json", "*.safetensors", "sentencepiece.bpe.model")
+_SMALL_HUB_FILES = ("*.json", "sentencepiece.bpe.model")
 # Tables that some versions of transformers stored; they are computed here.
 _DERIVED = ("embed_positions.weights", "embed_char_positions.weights")
 
@@ -38,8 +38,11 @@ def modules_for(tasks: Collection[Task]) -> tuple[str, ...]:
     return tuple(module for module in MODULES if module in wanted)
 
 
-def find_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """A local folder as it is; a hub id ("owner/name") from the cache or the hub. Raises CheckpointError."""
+def find_checkpoint(path: str | os.PathLike[str], weights: bool = True) -> Path:
+    """A local folder as it is; a hub id ("owner/name") from the cache or the hub. Raises CheckpointError.
+
+    weights: fetch them too.
+    """
     folder = Path(path)
     if folder.is_dir():
         return folder
@@ -52,7 +55,8 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+        patterns = [*_SMALL_HUB_FILES, *(["*.safetensors"] if weights else [])]
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise CheckpointError(
             f"{name} is neither a local folder nor a model that the hub could deliver ({type(error).__name__}): "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import io
 import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import soundfile
 import torch
@@ -21,12 +23,20 @@ DEMO = Path(__file__).resolve().parents[1] / "demo"
 MODEL = ["--model", str(DEMO / "checkpoint")]
 CLIP = str(DEMO / "audio" / "1-eng.wav")
 TEXT = "six cent quarante-deux"
+S2ST = ["--task", "s2st", "--tgt_lang", "fra", *MODEL]
+ASR = ["--task", "asr", "--tgt_lang", "eng", *MODEL]
 T2TT = ["--task", "t2tt", "--src_lang", "fra", "--tgt_lang", "eng", *MODEL]
 
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     return Engine.from_pretrained(DEMO / "checkpoint")
+
+
+@pytest.fixture
+def loaded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands use one engine, which is loaded already."""
+    monkeypatch.setattr(Engine, "from_pretrained", lambda *args, **kwargs: engine)
 
 
 def test_text_task_prints_the_text_of_the_api_and_nothing_else(engine: Engine, capsys: pytest.CaptureFixture[str]):
@@ -40,8 +50,7 @@ def test_speech_task_writes_the_wav_of_the_api_and_prints_the_text(
 ):
     [result] = engine.generate([Request("s2st", "fra", audio=CLIP, speaker_id=1)])
     path = tmp_path / "out.wav"
-    command = ["translate", CLIP, "--task", "s2st", "--tgt_lang", "fra", "--speaker_id", "1", *MODEL]
-    assert main([*command, "--output_path", str(path)]) == 0
+    assert main(["translate", CLIP, *S2ST, "--speaker_id", "1", "--output_path", str(path)]) == 0
     assert capsys.readouterr().out == f"{result.text}\n"
     expected = io.BytesIO()
     assert result.audio is not None and result.sampling_rate is not None
@@ -49,6 +58,7 @@ def test_speech_task_writes_the_wav_of_the_api_and_prints_the_text(
     assert path.read_bytes() == expected.getvalue()
 
 
+@pytest.mark.usefixtures("loaded")
 def test_dashes_underscores_and_the_case_of_the_task_do_not_matter(capsys: pytest.CaptureFixture[str]):
     main(["translate", TEXT, *T2TT, "--num_beams=2"])
     expected = capsys.readouterr().out
@@ -57,19 +67,22 @@ def test_dashes_underscores_and_the_case_of_the_task_do_not_matter(capsys: pytes
     assert capsys.readouterr().out == expected
 
 
+@pytest.mark.usefixtures("loaded")
 def test_dash_reads_the_text_from_stdin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     main(["translate", TEXT, *T2TT])
     expected = capsys.readouterr().out
-    monkeypatch.setattr(sys, "stdin", io.StringIO(TEXT + "\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"\ufeff{TEXT}\r\n".encode()), "utf-8"))
     assert main(["translate", "-", *T2TT]) == 0
     assert capsys.readouterr().out == expected
 
 
+@pytest.mark.usefixtures("loaded")
 def test_decoding_flags_reach_the_search(capsys: pytest.CaptureFixture[str]):
     assert main(["translate", TEXT, *T2TT, "--max_new_tokens", "3"]) == 0
     assert len(capsys.readouterr().out.split()) < len("six hundred and forty-two".split())
 
 
+@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize(
     ("flags", "params"),
     [
@@ -98,6 +111,7 @@ def test_decoding_flags_are_the_fields_of_decoding_params(
     assert asked[0].params == params
 
 
+@pytest.mark.usefixtures("loaded")
 def test_every_sequence_that_was_asked_for_has_a_line(engine: Engine, capsys: pytest.CaptureFixture[str]):
     params = DecodingParams(num_beams=3, num_return_sequences=3)
     [result] = engine.generate([Request("t2tt", "eng", text=TEXT, src_lang="fra")], params)
@@ -126,38 +140,73 @@ def test_version_states_both_licences(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "code", "message"),
     [
-        ["translate", TEXT, "--task", "t2tt", "--src_lang", "fra", "--tgt_lang", "xxx", *MODEL],
-        ["translate", TEXT, "--task", "t2tt", "--tgt_lang", "eng", *MODEL],
-        ["translate", TEXT, "--task", "t2st", "--src_lang", "fra", "--tgt_lang", "eng", *MODEL],
-        ["translate", TEXT, *T2TT, "--output_path", "out.wav"],
-        ["translate", CLIP, "--task", "s2st", "--tgt_lang", "fra", "--output_path", "no/such/folder/out.wav", *MODEL],
-        ["translate", TEXT, *T2TT, "--num_beams", "0"],
-        ["translate", TEXT, *T2TT, "--num_beams", "2.0"],
-        ["translate", TEXT, *T2TT, "--early_stopping", "perhaps"],
-        ["translate", TEXT, *T2TT, "--do_sample", "perhaps"],
-        ["translate", TEXT, *T2TT, "--suppress_tokens", "[1,"],
-        ["translate", TEXT, "--task", "summarise", "--tgt_lang", "eng", *MODEL],
-        ["translate"],
-        [],
+        ([TEXT, *T2TT, "--tgt_lang", "xxx"], 2, "t2tt cannot write 'xxx'"),
+        ([TEXT, *T2TT, "--src_lang", "xxx"], 2, "the text encoder does not know 'xxx'"),
+        ([TEXT, "--task", "t2tt", "--tgt_lang", "eng", *MODEL], 2, "needs src_lang"),
+        ([TEXT, *T2TT, "--output_path", "out.wav"], 2, "t2tt produces text, on stdout"),
+        ([TEXT, *T2TT, "--num_beams", "0"], 2, "num_beams must be between 1 and 64"),
+        ([TEXT, *T2TT, "--num_beams", "2.0"], 2, "num_beams must be an integer"),
+        ([TEXT, *T2TT, "--early_stopping", "perhaps"], 2, "early_stopping must be"),
+        ([TEXT, *T2TT, "--do_sample", "perhaps"], 2, "do_sample must be"),
+        ([TEXT, *T2TT, "--suppress_tokens", "[1,"], 2, "suppress_tokens must"),
+        ([TEXT, *T2TT, "--suppress_tokens", "[99999]"], 2, "name token 99999"),
+        ([TEXT, *T2TT, "--max_new_tokens", "5000"], 1, "exceeds EngineConfig.max_new_tokens"),
+        ([" ", *T2TT], 1, "the text is empty"),
+        (["half \udce9", *T2TT], 1, "half a surrogate pair"),
+        ([TEXT * 4000, *T2TT], 1, "more than EngineConfig.max_source_tokens"),
+        ([__file__, *T2TT], 2, f"< {__file__}"),
+        ([CLIP, *S2ST], 2, "give --output_path"),
+        ([CLIP, *S2ST, "--output_path", "no/such/folder/out.wav"], 2, "the folder no/such/folder does not exist"),
+        ([CLIP, *S2ST, "--output_path", str(DEMO)], 2, "is a folder"),
+        ([CLIP, *S2ST, "--output_path", "out.m4a"], 2, "cannot be written as .m4a"),
+        ([CLIP, *S2ST, "--output_path", "/dev/null", "--speaker_id", "9"], 2, "speaker_id 9: this checkpoint has 0"),
+        (["no/such.wav", *ASR], 1, "no/such.wav cannot be read: No such file"),
+        ([str(DEMO), *ASR], 1, "cannot be read: Is a directory"),
+        ([__file__, *ASR], 1, "cannot be decoded as audio"),
+        ([TEXT, "--task", "summarise", "--tgt_lang", "eng", *MODEL], 2, "invalid choice"),
+        ([TEXT, *T2TT, "--model", "no/such/folder"], 3, "no/such/folder is not a folder"),
     ],
 )
-def test_wrong_usage_exits_with_2_and_prints_no_result(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+def test_translate_refuses_before_the_model_is_loaded(
+    arguments: list[str],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.delattr(Engine, "from_pretrained")
     try:
-        code = main(arguments)
+        ended = main(["translate", *arguments])
     except SystemExit as stop:
-        code = stop.code
+        ended = stop.code
     out, err = capsys.readouterr()
-    assert (code, out) == (2, "") and err
+    assert (ended, out) == (code, "") and message in err
 
 
-def test_failed_item_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "empty.wav").touch()
-    assert main(["translate", str(tmp_path / "empty.wav"), "--task", "asr", "--tgt_lang", "eng", *MODEL]) == 1
-    assert capsys.readouterr().out == ""
+def test_translate_checks_a_request_before_it_fetches_weights(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def download(name: str, allow_patterns: list[str]) -> str:
+        assert name == "owner/name" and not any(fnmatch.fnmatch("model.safetensors", one) for one in allow_patterns)
+        return str(DEMO / "checkpoint")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert main(["translate", TEXT, *T2TT, "--tgt_lang", "xxx", "--model", "owner/name"]) == 2
+    assert "t2tt cannot write 'xxx'" in capsys.readouterr().err
 
 
+def test_a_command_without_its_arguments_exits_with_2(capsys: pytest.CaptureFixture[str]):
+    for arguments in ([], ["translate"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err
+
+
+@pytest.mark.usefixtures("loaded")
 def test_an_item_that_does_not_fit_the_memory_exits_with_4(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -202,23 +251,30 @@ def test_interruptions_have_their_own_exit_codes(
     assert capsys.readouterr().out == ""
 
 
-def test_help_does_not_wait_for_torch():
-    code = "import sys\nfrom seamless_engine.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
-    done = subprocess.run(
-        [sys.executable, "-c", code + "assert 'torch' not in sys.modules"], capture_output=True, text=True
-    )
-    assert done.returncode == 0 and "translate" in done.stdout, done.stderr
-
-
-def test_module_is_the_command():
-    done = subprocess.run([sys.executable, "-m", "seamless_engine", "--version"], capture_output=True, text=True)
-    assert done.returncode == 0 and "Apache-2.0" in done.stdout
-
-
-def test_audio_may_come_from_stdin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    command = ["--task", "asr", "--tgt_lang", "eng", *MODEL]
-    main(["translate", CLIP, *command])
+@pytest.mark.usefixtures("loaded")
+def test_audio_may_come_from_stdin_or_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    main(["translate", CLIP, *ASR])
     expected = capsys.readouterr().out
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(CLIP).read_bytes())))
-    assert main(["translate", "-", *command]) == 0
+    assert main(["translate", "-", *ASR]) == 0
     assert capsys.readouterr().out == expected
+    with subprocess.Popen(["cat", CLIP], stdout=subprocess.PIPE) as source:
+        assert source.stdout is not None
+        assert main(["translate", f"/dev/fd/{source.stdout.fileno()}", *ASR]) == 0
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.usefixtures("loaded")
+def test_an_unforeseen_error_of_a_request_is_one_to_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fail(*args: object):
+        raise TypeError("no such thing")
+
+    monkeypatch.setattr(ModelRunner, "encode", fail)
+    assert main(["translate", TEXT, *T2TT]) == 1
+    err = capsys.readouterr().err
+    assert "seamless-engine: TypeError: no such thing. Please report this" in err and "Traceback" not in err
+    monkeypatch.setenv("SEAMLESS_DEBUG", "1")
+    assert main(["translate", TEXT, *T2TT]) == 1
+    assert "Traceback" in capsys.readouterr().err
