@@ -68,7 +68,7 @@ class Engine:
         Raises CheckpointError for a checkpoint that cannot be used, UsageError for an argument that cannot.
         """
         options = options or EngineConfig()
-        where = _device(device)
+        where = resolve_device(device)
         precision = _dtype(dtype, where)
         chosen = _tasks(tasks)
         folder = find_checkpoint(path)
@@ -253,7 +253,8 @@ def _tasks(names: Iterable[str] | None) -> tuple[Task, ...]:
     return tuple(task for task in TASKS if task in wanted)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device of "auto", or the one that is named. Raises UsageError if the engine does not run there."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
