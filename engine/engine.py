@@ -15,7 +15,7 @@ import torch
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.decode.scheduler import Job
 from seamless_engine.errors import UsageError
-from seamless_engine.forward import forced_logits
+from seamless_engine.forward import encode, forced_logits
 from seamless_engine.front_end import FrontEnd
 from seamless_engine.lane import Beside, InTurn, Lane, on
 from seamless_engine.loader import find_checkpoint
@@ -69,7 +69,7 @@ class Engine:
         """
         options = options or EngineConfig()
         where = resolve_device(device)
-        precision = _dtype(dtype, where)
+        precision = resolve_dtype(dtype, where)
         chosen = _tasks(tasks)
         folder = find_checkpoint(path)
         config = ModelConfig.from_folder(folder)
@@ -110,6 +110,12 @@ class Engine:
         self._loop.settle()
         with on(self.device):
             return forced_logits(self._runner, source, tokens)
+
+    def encode(self, source: Features | Tokens) -> torch.Tensor:
+        """[length, hidden] in the engine's dtype: what the encoder makes of one input."""
+        self._loop.settle()
+        with on(self.device):
+            return encode(self._runner, source)
 
     def generate(self, requests: Iterable[Request], params: DecodingParams | None = None) -> list[Result]:
         """Answer all requests; results in input order, one each. A request that fails has `error` set.
@@ -274,7 +280,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return where
 
 
-def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype of "auto" on a device, or the one that is named. Raises UsageError for any other."""
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     precision = _DTYPES.get(str(dtype).removeprefix("torch."))

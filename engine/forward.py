@@ -1,4 +1,4 @@
-"""Teacher forcing: the logits of a decoder that is made to read given tokens."""
+"""One input through the encoder alone, or through teacher forcing: a decoder that is made to read given tokens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def forced_logits(runner: ModelRunner, source: Features | Tokens, tokens: Sequen
     limit = len(runner.decoder.positions.table) - pad - 1
     if len(tokens) > limit:
         raise CapacityError(f"{len(tokens)} decoder tokens, more than {limit}: raise EngineConfig.max_new_tokens")
-    encodings = _encode(runner, source)
+    encodings = encode(runner, source)
     count = blocks_needed(len(encodings), 1, len(tokens) - PROMPT_LENGTH)
     if not runner.blocks.can_reserve(count, 0):
         raise CapacityError(f"{count} blocks of 16 slots are needed, {runner.blocks.free_blocks} are free")
@@ -56,7 +56,8 @@ def forced_logits(runner: ModelRunner, source: Features | Tokens, tokens: Sequen
         runner.blocks.free(_OWNER)
 
 
-def _encode(runner: ModelRunner, source: Features | Tokens) -> torch.Tensor:
+@torch.inference_mode()
+def encode(runner: ModelRunner, source: Features | Tokens) -> torch.Tensor:
     """Encodings [length, dim] of one input."""
     if isinstance(source, Features):
         assert runner.speech_encoder is not None
