@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import torch
+
 from seamless_engine.config import ModelConfig
 from seamless_engine.decode.block_manager import PROMPT_LENGTH
 from seamless_engine.errors import UsageError
@@ -47,6 +50,8 @@ _REFUSED |= {
     "encoder_repetition_penalty": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
+    "guidance_scale": 1.0,
+    "min_p": 0.0,
     "num_assistant_tokens": 20,
     "num_assistant_tokens_schedule": "constant",
     "num_beam_groups": 1,
@@ -54,9 +59,29 @@ _REFUSED |= {
     "typical_p": 1.0,
 }
 _INSTEAD = {
+    "encoder_outputs": "give the input, which is encoded once",
+    "forced_bos_token_id": "tgt_lang names the language",
+    "inputs_embeds": "give the input",
+    "logits_processor": "bad_words_ids, suppress_tokens and repetition_penalty change what is chosen",
+    "max_time": "timeout of a seamless_engine.Request ends it",
+    "min_p": "top_p and top_k cut the distribution",
+    "output_attentions": "attention is never stored",
+    "output_hidden_states": "model.get_encoder() gives the last hidden state of the encoder",
     "output_logits": "model(...) returns the logits of given tokens",
+    "stop_strings": "max_new_tokens ends a text",
     "stopping_criteria": "max_new_tokens ends a text",
     "streamer": "seamless_engine.Engine.stream yields results as they are done",
+    "typical_p": "top_p and top_k cut the distribution",
+}
+_ELSEWHERE = {
+    "audio": "an audio file or array is for the processor, or for model.engine",
+    "audios": "an audio file or array is for the processor, or for model.engine",
+    "generate_speech": "this class does one thing; SeamlessM4Tv2Model has the argument",
+    "language": "tgt_lang names the language to produce",
+    "sampling_rate": "the sampling rate is for the processor",
+    "src_lang": "the source language is for the processor",
+    "task": "the class says the task, and tgt_lang the language",
+    "text": "a sentence is for the processor, or for model.engine",
 }
 _OWN_IDS = "the checkpoint's own is the only one"
 _LENGTHS = ("max_length", "min_length")
@@ -70,6 +95,14 @@ class Options:
     params: DecodingParams
     return_dict: bool
     scores: bool
+    other_ends: frozenset[int]  # ids that would end a text in transformers, and do not here
+
+
+def plain(value: Any) -> Any:
+    """Scalars of NumPy and torch as Python's numbers, their arrays as lists."""
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        return value.tolist()
+    return [plain(entry) for entry in value] if type(value) in (list, tuple) else value
 
 
 def split_sides(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -86,7 +119,7 @@ def split_sides(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
             text[argument] = value
         elif side == "speech" and argument in ("do_sample", "temperature"):
             speech[argument] = value
-        elif side == "speech" and value is not None:
+        elif side == "speech" and not _is_neutral(argument, plain(value)):
             raise UsageError(f"{name} has no effect: units take speech_do_sample and speech_temperature, nothing else")
     return text, speech
 
@@ -115,11 +148,14 @@ def read_options(
                 warnings.warn(f"{name} has no effect without do_sample=True", stacklevel=4)
     if given.get("max_length", 20) != 20:  # 20 is the generic default of older configurations
         warnings.warn("max_length has no effect, as in transformers: use max_new_tokens", stacklevel=4)
-    if speech and speech.get("do_sample") and speech.get("temperature") is not None:
-        fields |= {"speech_do_sample": True, "speech_temperature": speech["temperature"]}
+    units = {name: plain(value) for name, value in (speech or {}).items()}
+    if units.get("do_sample") and units.get("temperature") is not None:
+        fields |= {"speech_do_sample": True, "speech_temperature": units["temperature"]}
     scores = bool(given.get("output_scores"))
     params = DecodingParams(**fields, return_token_logprobs=scores)
-    return Options(params, bool(given.get("return_dict_in_generate")), scores)
+    ends = given.get("eos_token_id", config.eos_token_id)
+    other_ends = frozenset(ends) - {config.eos_token_id} if isinstance(ends, list) else frozenset()
+    return Options(params, bool(given.get("return_dict_in_generate")), scores, other_ends)
 
 
 def _merge(kwargs: Mapping[str, Any], own: SimpleNamespace) -> dict[str, Any]:
@@ -134,12 +170,16 @@ def _merge(kwargs: Mapping[str, Any], own: SimpleNamespace) -> dict[str, Any]:
         {name: value for name, value in chosen.items() if not name.startswith("_")},
         named,
     )
-    return {name: value for layer in layers for name, value in layer.items() if value is not None}
+    return {name: plain(value) for layer in layers for name, value in layer.items() if value is not None}
 
 
 def _check(name: str, value: Any, config: ModelConfig) -> None:
     if name in _SPECIAL_IDS:
-        if value not in (getattr(config, name), [getattr(config, name)]):
+        own = getattr(config, name)
+        special = {getattr(config, other) for other in _SPECIAL_IDS}
+        # transformers writes several ends; all but the first are ids that no text holds.
+        several = name == "eos_token_id" and isinstance(value, list) and {own} <= set(value) <= special
+        if value not in (own, [own]) and not several:
             raise UsageError(f"{name}={value!r} is not supported: {_OWN_IDS}, {getattr(config, name)}")
     elif name in _REFUSED:
         if not _asks_for_nothing(value, _REFUSED[name]):
@@ -148,10 +188,18 @@ def _check(name: str, value: Any, config: ModelConfig) -> None:
     elif name not in KNOWN:
         if name in {field.name for field in dataclasses.fields(DecodingParams)}:
             raise UsageError(f"{name} is not an argument of generate(): give it to model.engine in DecodingParams")
+        if name in _ELSEWHERE:
+            raise UsageError(f"generate() has no argument {name!r}: {_ELSEWHERE[name]}")
         nearest = difflib.get_close_matches(name, sorted(KNOWN), n=1)
         raise UsageError(
             f"generate() has no argument {name!r}" + (f": did you mean {nearest[0]!r}?" if nearest else "")
         )
+
+
+def _is_neutral(name: str, value: Any) -> bool:
+    """Whether an argument of `generate` asks for what is so without it."""
+    neutral = {field.name: field.default for field in dataclasses.fields(DecodingParams)} | _REFUSED
+    return value is None or name in _NO_EFFECT or (name in KNOWN and _asks_for_nothing(value, neutral.get(name)))
 
 
 def _asks_for_nothing(value: Any, neutral: Any) -> bool:

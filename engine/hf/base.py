@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import abc
-import json
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, ClassVar, Self
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -20,32 +20,53 @@ from seamless_engine.config import EngineConfig
 from seamless_engine.engine import Engine
 from seamless_engine.errors import SeamlessError, UsageError
 from seamless_engine.hf import inputs
-from seamless_engine.hf.arguments import Options, read_options
+from seamless_engine.hf.arguments import Options, plain, read_options
 from seamless_engine.hf.config import SeamlessM4Tv2Config
-from seamless_engine.hf.loading import check_load_arguments, check_unmoved, device_of, dtype_of
+from seamless_engine.hf.encoders import SpeechEncoder, TextEncoder
+from seamless_engine.hf.generation_config import GenerationConfig
+from seamless_engine.hf.lazy_engine import LazyEngine
+from seamless_engine.hf.loading import check_load_arguments, device_of, dtype_of
+from seamless_engine.hf.module import ReadOnlyModule, check_neutral
 from seamless_engine.hf.outputs import GenerateOutput, LogitsOutput, SpeechOutput
+from seamless_engine.hf.scores import TokenScores
+from seamless_engine.hf.stored_weight import StoredWeight, tied_names
 from seamless_engine.loader import find_checkpoint
 from seamless_engine.prepared import Features, Tokens
 from seamless_engine.request import DecodingParams, Hypothesis, Request, Result, Task
 
 Sources = Sequence[Features] | Sequence[Tokens]
 
-_FORWARD_NEUTRAL = {"use_cache": False, "output_attentions": False, "output_hidden_states": False, "return_dict": True}
 
-
-class Pretrained(abc.ABC):
+class Pretrained(ReadOnlyModule):
     """`engine` is the `seamless_engine.Engine` that does the work.
 
     generation_config: the fields of generation_config.json; those that are set on it become defaults of `generate`.
+    name_or_path: what `from_pretrained` was given.
     """
 
     tasks: ClassVar[tuple[Task, ...]]
     main_input_name: ClassVar[str]
 
-    def __init__(self, engine: Engine, config: SeamlessM4Tv2Config, generation_config: SimpleNamespace) -> None:
-        self.engine = engine
+    def __init__(
+        self,
+        config: SeamlessM4Tv2Config,
+        loaded: LazyEngine | None = None,
+        generation_config: GenerationConfig | None = None,
+        name_or_path: str = "",
+    ) -> None:
+        if loaded is None or generation_config is None:
+            raise UsageError(
+                f"{type(self).__name__}(config) would have random weights: use from_pretrained(), with a checkpoint"
+            )
+        super().__init__()
+        self._loaded = loaded
         self.config = config
         self.generation_config = generation_config
+        self.name_or_path = name_or_path
+        if "speech_encoder" in loaded.modules:
+            self.speech_encoder = SpeechEncoder(loaded, config)
+        if "text_encoder" in loaded.modules:
+            self.text_encoder = TextEncoder(loaded, config)
 
     @classmethod
     def from_pretrained(
@@ -76,34 +97,72 @@ class Pretrained(abc.ABC):
         config = SeamlessM4Tv2Config.from_pretrained(folder)
         precision = dtype_of(dtype, torch_dtype, config)
         engine = Engine.from_pretrained(folder, tasks=cls.tasks, device=where, dtype=precision, options=options)
-        generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-        return cls(engine, config, SimpleNamespace(**generation))
+        return cls(config, LazyEngine(engine, folder), GenerationConfig.from_folder(folder), os.fspath(path))
+
+    @property
+    def engine(self) -> Engine:
+        """Loads the checkpoint again if the model has been moved since the last use."""
+        return self._loaded.get()
+
+    @property
+    def folder(self) -> Path:
+        """Of the checkpoint on this machine."""
+        return self._loaded.folder
 
     @property
     def device(self) -> torch.device:
-        return self.engine.device
+        return self._loaded.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.engine.dtype
+        return self._loaded.dtype
 
-    def eval(self) -> Self:
-        return self
+    def _move(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        self._loaded.move(device, dtype)
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Does nothing if the model is there already. Raises UsageError if not: device and dtype belong to loading."""
-        for wanted in (*args, *(value for name, value in kwargs.items() if name in ("device", "dtype"))):
-            check_unmoved(wanted, self.device, self.dtype)
-        return self
+    def _weights(self) -> dict[str, StoredWeight]:
+        return self._loaded.weights()
 
-    def cuda(self) -> Self:
-        return self.to("cuda")
+    def _ties(self) -> dict[str, str]:
+        return tied_names(self._loaded.modules)
 
-    def half(self) -> Self:
-        return self.to(torch.float16)
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Bytes of the weights as they are held, which may be packed or in 8 bits."""
+        return sum(self.engine.weight_bytes.values())
+
+    def can_generate(self) -> bool:
+        return True
+
+    def get_encoder(self, modality: Literal["text", "audio"] | None = None) -> SpeechEncoder | TextEncoder:
+        """The encoder of text, or of speech in classes that read speech alone.
+
+        modality: "text" or "audio", for the class that has both.
+        """
+        name = {"text": "text_encoder", "audio": "speech_encoder"}.get(modality or "")
+        if name is None and modality is None:
+            name = "text_encoder" if "text_encoder" in self._loaded.modules else "speech_encoder"
+        if name not in self._loaded.modules:
+            raise UsageError(f"{type(self).__name__} has no encoder of modality {modality!r}")
+        return getattr(self, name)
+
+    def compute_transition_scores(
+        self, sequences: torch.Tensor, scores: Any, beam_indices: Any = None, normalize_logits: bool = False
+    ) -> torch.Tensor:
+        """float32 [R, S − 2]: log-probability of each generated token, then zeros.
+
+        sequences, scores: of one output of `generate(..., return_dict_in_generate=True, output_scores=True)`.
+
+        Raises UsageError without beams and normalize_logits=True, and after options that change scores (penalties,
+        bans, sampling): only the model's own log-probabilities are kept, in `token_logprobs`.
+        """
+        if not isinstance(scores, TokenScores):
+            raise UsageError("scores must be those of an output of this model; token_logprobs has the same numbers")
+        return scores.transition_scores(len(sequences), normalize_logits)
 
     def __call__(self, *args: Any, **kwargs: Any) -> LogitsOutput:
-        return self.forward(*args, **kwargs)
+        if "torch._dynamo" in sys.modules:  # torch.compile may be at work, and shall look at nothing below
+            return torch.compiler.disable(super().__call__)(*args, **kwargs)  # pyright: ignore[reportReturnType]
+        return super().__call__(*args, **kwargs)
 
     @abc.abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> LogitsOutput: ...
@@ -119,9 +178,7 @@ class Pretrained(abc.ABC):
         return found
 
     def _logits(self, sources: Sources, decoder_input_ids: Any, kwargs: Mapping[str, Any]) -> LogitsOutput:
-        for name, value in kwargs.items():
-            if value is not None and (name not in _FORWARD_NEUTRAL or value is not _FORWARD_NEUTRAL[name]):
-                raise UsageError(f"forward() does not support {name}: it gives the logits after decoder_input_ids only")
+        check_neutral("forward()", dict(kwargs), "it gives the logits after decoder_input_ids only")
         if decoder_input_ids is None:
             raise UsageError(
                 "forward() needs decoder_input_ids, the tokens that the decoder reads; transformers fails without them "
@@ -176,7 +233,8 @@ class Pretrained(abc.ABC):
         params: DecodingParams,
         speaker_id: int | None = None,
     ) -> list[Result]:
-        languages = self._languages(tgt_lang, prompt, len(sources))
+        languages = self._languages(plain(tgt_lang), prompt, len(sources))
+        speaker_id = plain(speaker_id)
         requests: list[Request] = []
         for source, code in zip(sources, languages, strict=True):
             if params.do_sample or params.speech_do_sample:  # as there, torch.manual_seed makes draws repeatable
@@ -209,7 +267,11 @@ class Pretrained(abc.ABC):
         if options.params.num_beams > 1:
             output.sequences_scores = torch.tensor([hypothesis.score for _, hypothesis in found], device=self.device)
         if options.params.return_token_logprobs:
-            output.token_logprobs = self._padded([hypothesis.token_logprobs or [] for _, hypothesis in found], 0.0)
+            logprobs = self._padded([hypothesis.token_logprobs or [] for _, hypothesis in found], 0.0)
+            output.token_logprobs, output.scores = logprobs, TokenScores(logprobs, options.params)
+        for row, (_, hypothesis) in enumerate(found):
+            if not options.other_ends.isdisjoint(hypothesis.tokens):
+                warnings.warn(f"sequence {row} holds an eos_token_id that ends no text here", stacklevel=4)
         return output
 
     def _padded(self, rows: Sequence[Sequence[float]], value: float) -> torch.Tensor:

@@ -17,7 +17,7 @@ def clips(features: Any, mask: Any, width: int) -> list[Features]:
     At batch size 1 an odd number of frames leaves a row whose first half is real, with mask 0. In a larger batch the
     mask does not tell it from padding, but its second half, which is the padding value, differs from its first.
     """
-    features = _tensor("input_features", features, 3, floating=True)
+    features = _tensor("input_features", features, 3, floating=True).float()
     if features.shape[2] != width:
         raise UsageError(f"input_features has rows of {features.shape[2]} values; this checkpoint takes {width}")
     if mask is None:
@@ -87,7 +87,10 @@ def _ids(name: str, value: Any, vocab_size: int | None) -> torch.Tensor:
 
 
 def _mask(value: Any, batch: torch.Tensor) -> torch.Tensor:
-    mask = torch.as_tensor(value).cpu()
+    try:
+        mask = torch.as_tensor(value).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"attention_mask must be a tensor, not {type(value).__name__}") from None
     if mask.shape != batch.shape[:2]:
         raise UsageError(f"attention_mask has shape {tuple(mask.shape)} for a batch of {tuple(batch.shape[:2])}")
     return mask != 0
@@ -96,7 +99,15 @@ def _mask(value: Any, batch: torch.Tensor) -> torch.Tensor:
 def _tensor(name: str, value: Any, dims: int, floating: bool) -> torch.Tensor:
     if value is None:
         raise UsageError(f"{name} is missing")
-    tensor = torch.as_tensor(value).cpu()
+    if isinstance(value, Mapping):
+        raise UsageError(f"{name} is a mapping: give what the processor returns as keywords, generate(**inputs, …)")
+    try:
+        tensor = torch.as_tensor(value).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(
+            f"{name} must be a tensor of the processor, not {type(value).__name__}; model.engine and "
+            "seamless_engine.hf.pipeline take files and sentences as they are"
+        ) from None
     if tensor.ndim != dims or tensor.numel() == 0 or tensor.is_floating_point() != floating:
         kind = "floats" if floating else "integers"
         raise UsageError(

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from seamless_engine.hf.scores import TokenScores
+
 
 class _ModelOutput(Mapping[str, Any]):
     """Fields by attribute, name, position or slice; one without a value is None as an attribute and else absent."""
@@ -36,12 +38,16 @@ class GenerateOutput(_ModelOutput):
 
     sequences: int64 [R, S], the two prompt ids, the generated ones, then padding with pad_token_id.
     sequences_scores: float32 [R], with beams: sum of log-probabilities by length to the power of length_penalty.
+    scores: with output_scores=True, for `compute_transition_scores` only.
     token_logprobs: float32 [R, S − 2] with output_scores=True: log-probability of each generated token, then zeros.
+    beam_indices: None, which `compute_transition_scores` takes; beams are not numbered.
     """
 
     sequences: torch.Tensor
     sequences_scores: torch.Tensor | None = None
+    scores: TokenScores | None = None
     token_logprobs: torch.Tensor | None = None
+    beam_indices: None = None
 
 
 @dataclass(eq=False)
@@ -65,3 +71,10 @@ class LogitsOutput(_ModelOutput):
     """logits: float32 [batch, T, vocab]."""
 
     logits: torch.Tensor
+
+
+@dataclass(eq=False)
+class EncoderOutput(_ModelOutput):
+    """last_hidden_state: [batch, length, hidden] in the model's dtype; zeros where there is padding."""
+
+    last_hidden_state: torch.Tensor

@@ -1,0 +1,92 @@
+"""The two encoders of a drop-in model, for their hidden states."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from seamless_engine.errors import UsageError
+from seamless_engine.hf import inputs
+from seamless_engine.hf.config import SeamlessM4Tv2Config
+from seamless_engine.hf.lazy_engine import LazyEngine
+from seamless_engine.hf.module import ReadOnlyModule, check_neutral
+from seamless_engine.hf.outputs import EncoderOutput
+from seamless_engine.hf.stored_weight import StoredWeight, tied_names
+
+_REASON = "it gives the last hidden state, nothing in between"
+
+
+class _Encoder(ReadOnlyModule):
+    name: ClassVar[str]
+    main_input_name: ClassVar[str]
+
+    def __init__(self, loaded: LazyEngine, config: SeamlessM4Tv2Config) -> None:
+        super().__init__()
+        self._loaded = loaded
+        self.config = config
+
+    @property
+    def device(self) -> torch.device:
+        return self._loaded.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._loaded.dtype
+
+    def _move(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        if (device or self.device).type != self.device.type or (dtype or self.dtype) != self.dtype:
+            raise UsageError("an encoder goes where its model goes: call .to(...) of the model")
+
+    def _weights(self) -> dict[str, StoredWeight]:
+        own, ties = self._loaded.weights(), self._ties()
+        found = {name.removeprefix(f"{self.name}."): own[name] for name in own if name.startswith(f"{self.name}.")}
+        return {short: own[name] for short, name in ties.items()} | found
+
+    def _ties(self) -> dict[str, str]:
+        tied = tied_names([self.name])
+        return {name.removeprefix(f"{self.name}."): of for name, of in tied.items() if name.startswith(f"{self.name}.")}
+
+    def state_dict(self, *, prefix: str = "", **_: Any) -> dict[str, Any]:  # pyright: ignore
+        return {prefix + name: weight for name, weight in self._weights().items()}
+
+
+class TextEncoder(_Encoder):
+    name = "text_encoder"
+    main_input_name = "input_ids"
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> EncoderOutput:
+        """Hidden states [batch, length, hidden] of input_ids [batch, length], zeros where there is padding.
+
+        Raises UsageError for an argument that asks for more.
+        """
+        check_neutral("the text encoder", kwargs, _REASON)
+        engine, pad = self._loaded.get(), self.config.pad_token_id
+        sentences = inputs.sentences(input_ids, attention_mask, pad, self.config.vocab_size)
+        kept = (
+            torch.as_tensor(input_ids).cpu() != pad if attention_mask is None else torch.as_tensor(attention_mask) != 0
+        )
+        hidden = torch.zeros(*kept.shape, self.config.hidden_size, dtype=engine.dtype, device=engine.device)
+        for row, mask, sentence in zip(hidden, kept.to(engine.device), sentences, strict=True):
+            row[mask] = engine.encode(sentence)
+        return EncoderOutput(hidden)
+
+
+class SpeechEncoder(_Encoder):
+    name = "speech_encoder"
+    main_input_name = "input_features"
+
+    def forward(self, input_features: Any = None, attention_mask: Any = None, **kwargs: Any) -> EncoderOutput:
+        """Hidden states [batch, rows // 8 + 1, hidden] of input_features [batch, rows, 160], zeros behind a clip's end.
+
+        Raises UsageError for an argument that asks for more.
+        """
+        check_neutral("the speech encoder", kwargs, _REASON)
+        engine = self._loaded.get()
+        clips = inputs.clips(input_features, attention_mask, self.config.feature_projection_input_dim)
+        length = torch.as_tensor(input_features).shape[1] // self.config.adaptor_stride + 1
+        hidden = torch.zeros(len(clips), length, self.config.hidden_size, dtype=engine.dtype, device=engine.device)
+        for row, clip in zip(hidden, clips, strict=True):
+            states = engine.encode(clip)
+            row[: len(states)] = states
+        return EncoderOutput(hidden)
