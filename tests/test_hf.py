@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import json
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,6 @@ import transformers
 from transformers import GenerationConfig, GenerationMixin, PretrainedConfig
 
 from seamless_engine import CheckpointError, EngineConfig, UsageError, hf
-from seamless_engine.audio_output import write_audio
 from seamless_engine.hf.arguments import KNOWN
 from support.audio import clip, clip_of_frames
 from support.hf import SPOKEN, ours, speech, text, theirs
@@ -39,7 +35,6 @@ CLASSES = (
 )
 PAGE = Path(__file__).parents[1] / "docs" / "transformers-arguments.md"
 ROWS = re.findall(r"^\| `(\w+)` \| (.*?) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-ASR = "automatic-speech-recognition"
 
 
 def test_transformers_is_not_imported() -> None:
@@ -74,14 +69,6 @@ def test_device_arguments_of_every_spelling_mean_the_same(checkpoint: Checkpoint
         load(device="cpu", device_map="cpu")
     with pytest.raises(UsageError, match="one device"):
         load(device_map={"text_encoder": 0, "text_decoder": "cpu"})
-
-
-def test_a_loaded_model_does_not_move(checkpoint: Checkpoint) -> None:
-    model = ours("SeamlessM4Tv2ForTextToText", checkpoint(0))
-    assert model.eval().to("cpu").to(torch.float32).to(device="cpu", dtype=torch.float32) is model
-    for move in (lambda: model.to("cuda"), model.cuda, lambda: model.to("cpu", torch.float16), model.half):
-        with pytest.raises(UsageError, match=r"load it again with from_pretrained\(..., (device|dtype)="):
-            move()
 
 
 @pytest.mark.parametrize("name", ["quantization_config", "revision", "config", "token", "attn_implementation"])
@@ -311,90 +298,3 @@ def test_the_tips_of_transformers_page_work(checkpoint: Checkpoint) -> None:
     model.generate(**inputs, tgt_lang=SPOKEN, speech_do_sample=True, speech_temperature=0.6)
     voices = [model.generate(**inputs, tgt_lang=SPOKEN, speaker_id=speaker)[0] for speaker in (0, 1)]
     assert not torch.equal(voices[0], voices[1])
-
-
-@pytest.fixture
-def asr(checkpoint: Checkpoint) -> Any:
-    return hf.pipeline(
-        ASR, model=ours("SeamlessM4Tv2ForSpeechToText", checkpoint(0)), generate_kwargs={"tgt_lang": SPOKEN}
-    )
-
-
-def test_the_pipeline_gives_the_text_of_transformers(checkpoint: Checkpoint) -> None:
-    folder = checkpoint(0)
-    clips = [clip(seed, 1.3) for seed in range(4, 8)]
-    kwargs: dict[str, Any] = {"generate_kwargs": {"tgt_lang": SPOKEN}}
-    reference: Any = transformers.pipeline(ASR, model=str(folder))
-    found = hf.pipeline(ASR, model=folder, device=-1)
-    expected = [reference(samples, **kwargs) for samples in clips]
-    assert found(clips, **kwargs, batch_size=2) == expected
-    assert found(clips[0], **kwargs) == expected[0]
-    assert len({entry["text"] for entry in expected}) > 1
-    greedy = reference(clips[0], generate_kwargs={"tgt_lang": SPOKEN, "num_beams": 1})
-    assert found(clips[0], tgt_lang=SPOKEN, num_beams=1) == greedy
-
-
-def test_the_pipeline_reads_clips_of_every_kind(asr: Any, tmp_path: Path) -> None:
-    samples = (np.round(clip(7, 1.3) * 2**15) / 2**15).astype(np.float32)  # what 16 bits can hold
-    expected = asr(samples)
-    assert expected["text"]
-    path = tmp_path / "clip.wav"
-    write_audio(path, samples, 16_000)
-    for audio in (
-        path,
-        str(path),
-        path.read_bytes(),
-        torch.from_numpy(samples),
-        {"raw": samples, "sampling_rate": 16_000},
-        {"array": samples, "sampling_rate": 16_000, "path": None},
-    ):
-        assert asr(audio) == expected
-    assert asr([path, samples]) == asr((path, samples)) == [expected, expected]
-    assert asr([]) == []
-    with served(tmp_path) as address:
-        assert asr(f"{address}/clip.wav") == expected
-        with pytest.raises(ValueError, match=r"missing\.wav"):
-            asr(f"{address}/missing.wav")
-
-
-def test_the_pipeline_refuses_what_it_does_not_do(checkpoint: Checkpoint, asr: Any) -> None:
-    folder = checkpoint(0)
-    with pytest.raises(UsageError, match="text-generation"):
-        hf.pipeline("text-generation", model=folder)
-    with pytest.raises(UsageError, match="model is missing"):
-        hf.pipeline(ASR)
-    with pytest.raises(UsageError, match="SeamlessM4Tv2ForSpeechToText"):
-        hf.pipeline(ASR, model=ours("SeamlessM4Tv2ForTextToText", folder))
-    with pytest.raises(UsageError, match="load it again"):
-        hf.pipeline(ASR, model=ours("SeamlessM4Tv2Model", folder), dtype=torch.float16)
-    with pytest.raises(UsageError, match="tgt_lang"):
-        hf.pipeline(ASR, model=ours("SeamlessM4Tv2Model", folder))(clip(1))
-    for arguments in (
-        {"return_timestamps": True},
-        {"chunk_length_s": 30},
-        {"num_beem": 2},
-        {"num_return_sequences": 2},
-    ):
-        with pytest.raises(UsageError, match=next(iter(arguments))):
-            asr(clip(1), **arguments)
-    with pytest.raises(UsageError, match="stride"):
-        asr({"raw": clip(1), "sampling_rate": 16_000, "stride": (1, 1)})
-    with pytest.raises(ValueError, match="clip 1: .*no samples"):
-        asr([clip(1), np.zeros(0, np.float32)])
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Address of a web server on this machine."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -52,16 +52,3 @@ def dtype_of(dtype: Any, torch_dtype: Any, config: SeamlessM4Tv2Config) -> str |
         return wanted
     stored = config.to_dict()
     return stored.get("dtype") or stored.get("torch_dtype") or "float32"
-
-
-def check_unmoved(wanted: Any, device: torch.device, dtype: torch.dtype) -> None:
-    """Raises UsageError if `wanted`, a device or a dtype, is not what a model was loaded with."""
-    if isinstance(wanted, torch.dtype):
-        if wanted != dtype:
-            raise UsageError(
-                f"the model was loaded in {dtype}; load it again with from_pretrained(..., dtype={wanted})"
-            )
-        return
-    there = torch.device(wanted)
-    if there.type != device.type or there.index not in (None, device.index or 0):
-        raise UsageError(f"the model is on {device}; load it again with from_pretrained(..., device={str(there)!r})")
