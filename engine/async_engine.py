@@ -57,10 +57,23 @@ class AsyncEngine:
         check_weights: bool = False,
         max_queue: int | None = None,
         readers: int | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
     ) -> AsyncEngine:
         """Load a checkpoint as `Engine.from_pretrained` does. It takes long: do it before the event loop runs."""
         engine = Engine.from_pretrained(
-            path, tasks=tasks, device=device, dtype=dtype, options=options, check_weights=check_weights
+            path,
+            tasks=tasks,
+            device=device,
+            dtype=dtype,
+            options=options,
+            check_weights=check_weights,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
         )
         return cls(engine, max_queue=max_queue, readers=readers)
 

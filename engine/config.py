@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from seamless_engine.config_files import FEATURES, check_features, generation_values, read_json, typed
 from seamless_engine.errors import CheckpointError, UsageError
-
-_MAX_JSON_BYTES = 64 << 20  # the published generation_config.json has 10 MB
 
 
 @dataclass(frozen=True)
@@ -130,21 +127,19 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str]) -> ModelConfig:
-        """Read both json files. Raises CheckpointError naming the file and the field that is wrong."""
+        """Read the json files. Raises CheckpointError naming the file and the field that is wrong."""
         folder = Path(folder)
-        raw = _read_json(folder / "config.json")
+        path = folder / "config.json"
+        raw = read_json(path)
         if raw.get("model_type", "seamless_m4t_v2") != "seamless_m4t_v2":
-            raise CheckpointError(
-                f"{folder / 'config.json'}: model_type is {raw['model_type']!r}, not 'seamless_m4t_v2'"
-            )
-        generation = _read_json(folder / "generation_config.json")
-        values: dict[str, Any] = {}
+            raise CheckpointError(f"{path}: model_type is {raw['model_type']!r}, not 'seamless_m4t_v2'")
+        values = generation_values(folder / "generation_config.json")
         for spec in dataclasses.fields(cls):
-            if spec.name in raw:
-                values[spec.name] = _typed(folder / "config.json", spec.name, raw[spec.name], spec.default)
-        values |= _generation_values(folder / "generation_config.json", generation)
+            if spec.name in raw and spec.name not in values:
+                values[spec.name] = typed(path, spec.name, raw[spec.name], spec.default)
         config = cls(**values)
-        config._check(folder / "config.json")
+        config._check(path)
+        check_features(folder)
         return config
 
     def _check(self, path: Path) -> None:
@@ -163,6 +158,7 @@ class ModelConfig:
             "activation_function": "relu",
             "add_adapter": True,
             "num_adapter_layers": 1,
+            "feature_projection_input_dim": FEATURES["num_mel_bins"] * FEATURES["stride"],
         }
         for name, value in supported.items():
             if getattr(self, name) != value:
@@ -239,76 +235,3 @@ class EngineConfig:
             raise UsageError(f"num_slots must be at least 32, not {self.num_slots}")
         if not 0.0 < self.memory_fraction <= 1.0:
             raise UsageError(f"memory_fraction must be in (0, 1], not {self.memory_fraction}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} has more than {_MAX_JSON_BYTES >> 20} MiB: not a configuration file")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} is missing: a checkpoint in the transformers format has config.json, generation_config.json, "
-            "sentencepiece.bpe.model and *.safetensors"
-        ) from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: the top level must be an object")
-    return content
-
-
-def _typed(path: Path, name: str, value: Any, default: Any) -> Any:
-    """`value` in the type of the field's default; sizes and counts must be positive, ids not negative."""
-    if isinstance(default, bool):
-        ok = isinstance(value, bool)
-    elif isinstance(default, int):
-        low = 0 if name.endswith("_token_id") or name == "vocoder_offset" else 1
-        if name == "speech_encoder_left_chunk_num":
-            low = -1
-        ok = isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**31
-    elif isinstance(default, float):
-        ok = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
-    elif isinstance(default, tuple):
-        ok = isinstance(value, list | tuple) and len(value) > 0
-        if ok and isinstance(default[0], tuple):
-            return tuple(_typed(path, name, entry, default[0]) for entry in value)
-        ok = ok and all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v < 2**16 for v in value)
-        value = tuple(value) if ok else value
-    else:
-        ok = isinstance(value, str)
-    if not ok:
-        raise CheckpointError(f"{path}: {name} is {value!r}, expected something like {default!r}")
-    return value
-
-
-def _generation_values(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
-    text = _language_map(path, raw, "text_decoder_lang_to_code_id")
-    if not text:
-        raise CheckpointError(f"{path}: text_decoder_lang_to_code_id is missing or empty")
-    max_new_tokens = raw.get("max_new_tokens")
-    if max_new_tokens is None:
-        max_new_tokens = ModelConfig.max_new_tokens
-    id_to_text = _mapping(path, raw, "id_to_text", str)
-    if not all(key.isdecimal() for key in id_to_text):
-        raise CheckpointError(f"{path}: the keys of id_to_text must be numbers")
-    return {
-        "max_new_tokens": _typed(path, "max_new_tokens", max_new_tokens, 1),
-        "text_lang_ids": text,
-        "t2u_langs": frozenset(_language_map(path, raw, "t2u_lang_code_to_id")),
-        "vocoder_lang_ids": _language_map(path, raw, "vocoder_lang_code_to_id"),
-        "id_to_text": {int(key): piece for key, piece in id_to_text.items()},
-        "char_to_id": _mapping(path, raw, "char_to_id", int),
-    }
-
-
-def _mapping(path: Path, raw: Mapping[str, Any], name: str, kind: type) -> dict[str, Any]:
-    value = raw.get(name) or {}
-    if not isinstance(value, dict) or not all(isinstance(v, kind) for v in value.values()):
-        raise CheckpointError(f"{path}: {name} must map to {kind.__name__}")
-    return value
-
-
-def _language_map(path: Path, raw: Mapping[str, Any], name: str) -> dict[str, int]:
-    """Older generation configs spell the codes `__fra__`, newer ones `fra`."""
-    return {code.replace("__", ""): index for code, index in _mapping(path, raw, name, int).items()}

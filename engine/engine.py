@@ -56,6 +56,10 @@ class Engine:
         dtype: str | torch.dtype = "auto",
         options: EngineConfig | None = None,
         check_weights: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
     ) -> Engine:
         """Load a checkpoint in the transformers format.
 
@@ -64,6 +68,7 @@ class Engine:
         device: "auto" is cuda where there is one, else cpu.
         dtype: "auto" is bfloat16 on cuda, float32 on a CPU.
         check_weights: refuse a checkpoint that has NaN or infinite values, and name the tensors.
+        revision, token, cache_dir, local_files_only: for a hub id, as in `huggingface_hub.snapshot_download`.
 
         Raises CheckpointError for a checkpoint that cannot be used, UsageError for an argument that cannot.
         """
@@ -71,7 +76,9 @@ class Engine:
         where = resolve_device(device)
         precision = resolve_dtype(dtype, where)
         chosen = _tasks(tasks)
-        folder = find_checkpoint(path)
+        folder = find_checkpoint(
+            path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
         config = ModelConfig.from_folder(folder)
         tokenizer = Tokenizer.from_folder(folder, config)
         with on(where):

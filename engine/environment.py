@@ -22,6 +22,7 @@ _PACKAGES = (
     "numpy",
     "safetensors",
     "sentencepiece",
+    "tokenizers",
     "soundfile",
     "soxr",
     "huggingface_hub",

@@ -18,10 +18,11 @@ from seamless_engine.errors import CheckpointError
 from seamless_engine.layout import MODULES, SHARED_NAMES, UNIT_NAMES, tensor_shapes, vocoder_convolutions
 from seamless_engine.models.layers import Weights
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, Task
+from seamless_engine.vocabulary import MODEL_FILE
 from seamless_kernels.linear import LinearWeight, pack_weight, pack_weight_int8
 
 _MAX_HEADER_BYTES = 16 << 20  # the header of v2-large has 300 KB; a hostile one would take seconds to parse
-_SMALL_HUB_FILES = ("*.json", "sentencepiece.bpe.model")
+_SMALL_HUB_FILES = ("*.json", MODEL_FILE)
 # Tables that some versions of transformers stored; they are computed here.
 _DERIVED = ("embed_positions.weights", "embed_char_positions.weights")
 
@@ -38,29 +39,60 @@ def modules_for(tasks: Collection[Task]) -> tuple[str, ...]:
     return tuple(module for module in MODULES if module in wanted)
 
 
-def find_checkpoint(path: str | os.PathLike[str], weights: bool = True) -> Path:
-    """A local folder as it is; a hub id ("owner/name") from the cache or the hub. Raises CheckpointError.
+def find_checkpoint(
+    path: str | os.PathLike[str],
+    weights: bool = True,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    subfolder: str = "",
+) -> Path:
+    """A local folder as it is; a hub id ("owner/name") from the cache or the hub.
 
     weights: fetch them too.
+    subfolder: where the files are within the folder or the model. The other arguments are those of
+        `huggingface_hub.snapshot_download` and do nothing for a local folder.
+
+    Raises CheckpointError.
     """
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
-    name = os.fspath(path)
-    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError(
-            f"{name} is not a folder: give a checkpoint folder in the transformers format or a hub id"
+    folder, name = Path(path), os.fspath(path)
+    if not folder.is_dir():
+        if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+            raise CheckpointError(
+                f"{name} is not a folder: give a checkpoint folder in the transformers format or a hub id"
+            )
+        prefix = f"{subfolder.strip('/')}/" if subfolder else ""
+        folder = _from_hub(
+            name,
+            allow_patterns=[
+                prefix + pattern for pattern in (*_SMALL_HUB_FILES, *(["*.safetensors"] if weights else []))
+            ],
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
         )
+    if not (folder / subfolder).is_dir():
+        raise CheckpointError(f"{name} has no folder {subfolder}: check the argument subfolder")
+    return folder / subfolder
+
+
+def _from_hub(name: str, **options: Any) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        patterns = [*_SMALL_HUB_FILES, *(["*.safetensors"] if weights else [])]
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, **options))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        revision = f" at revision {options['revision']}" if options["revision"] else ""
         raise CheckpointError(
-            f"{name} is neither a local folder nor a model that the hub could deliver ({type(error).__name__}): "
-            "check the path; offline, only models in the hub cache (HF_HOME) are found"
+            f"{name} is neither a local folder nor a model that the hub could deliver{revision} "
+            f"({type(error).__name__}): check the path; a private or gated model needs token=...; offline, only models "
+            "in the hub cache (HF_HOME, or cache_dir) are found"
         ) from error
 
 

@@ -49,7 +49,7 @@ def test_a_checkpoint_that_cannot_be_used_says_why(checkpoint: Callable[[int], P
             checkpoint(0), tmp_path / "shape", other_shape
         ): r"layer_norm.bias has shape \[65\].*asks for \[64\]",
         without("generation_config.json"): "generation_config.json is missing",
-        without("sentencepiece.bpe.model"): "sentencepiece.bpe.model cannot be read",
+        without("sentencepiece.bpe.model"): "neither sentencepiece.bpe.model nor tokenizer.json",
         without("model.safetensors"): "neither model.safetensors nor",
     }
     for folder, message in cases.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import struct
@@ -11,13 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
+import support.oracle  # noqa: F401 (keeps transformers quiet)
 from seamless_engine import CheckpointError, Engine, Request, UsageError
 from seamless_engine.config import ModelConfig
 from seamless_engine.loader import Checkpoint, find_checkpoint, modules_for
 from seamless_engine.request import SPEECH_IN, TASKS, Task
+from support.audio import clip_of_samples
 from support.checkpoint import write_tiny
+from support.parity import same
 from tolerance import WEIGHT_NORM_RTOL
 
 ALL = modules_for(TASKS)
@@ -182,6 +187,10 @@ def test_an_index_names_plain_files_that_exist(plain: Path, tmp_path: Path, name
         ("upsample_rates", [5, 4]),
         ("upsample_kernel_sizes", [11, 8, 8, 4, 3]),
         ("layer_norm_eps", float("nan")),
+        ("layer_norm_eps", float("inf")),
+        ("layer_norm_eps", -1),
+        ("feature_projection_input_dim", 256),
+        ("hidden_size", None),
         ("model_type", "bert"),
     ],
 )
@@ -194,6 +203,87 @@ def test_a_senseless_config_is_an_error_that_names_the_field(
     with pytest.raises(CheckpointError, match="config.json") as error:
         ModelConfig.from_folder(tmp_path)
     assert field.split("_")[0] in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "generation", "expected"),
+    [
+        ({"layer_norm_eps": 1}, {}, {"layer_norm_eps": 1.0}),
+        ({"layer_norm_eps": 2.5}, {}, {"layer_norm_eps": 2.5}),
+        ({"max_new_tokens": None}, {}, {"max_new_tokens": 32}),
+        ({"max_new_tokens": 7}, {"max_new_tokens": None}, {"max_new_tokens": 7}),
+        ({"max_new_tokens": None}, {"max_new_tokens": None}, {"max_new_tokens": 256}),
+        ({"bos_token_id": None, "pad_token_id": None}, {}, {"bos_token_id": 2, "pad_token_id": 0}),
+        ({"eos_token_id": [3, 2]}, {}, {"eos_token_id": 3}),  # generation_config.json says 3
+        ({"eos_token_id": [3, 2]}, {"eos_token_id": [3]}, {"eos_token_id": 3}),
+        ({"eos_token_id": [3, 3]}, {"eos_token_id": None}, {"eos_token_id": 3}),
+        ({"eos_token_id": 2}, {"eos_token_id": 3}, {"eos_token_id": 3}),
+        ({"eos_token_id": None}, {"eos_token_id": None}, {"eos_token_id": 3}),
+        ({"decoder_start_token_id": 2}, {"decoder_start_token_id": 3}, {"decoder_start_token_id": 3}),
+        ({"torch_dtype": "float16", "dtype": None, "no_such_field": {"a": [1]}}, {"cache_config": None}, {}),
+    ],
+    ids=str,
+)
+def test_a_config_as_transformers_writes_it_is_understood(
+    plain: Path, tmp_path: Path, fields: dict[str, Any], generation: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    for name, changes in (("config.json", fields), ("generation_config.json", generation)):
+        content = json.loads((plain / name).read_text(encoding="utf-8"))
+        (tmp_path / name).write_text(json.dumps(content | changes), encoding="utf-8")
+    config = ModelConfig.from_folder(tmp_path)
+    assert config == dataclasses.replace(ModelConfig.from_folder(plain), **expected)
+    assert all(type(getattr(config, name)) is type(value) for name, value in expected.items())
+
+
+def test_texts_that_end_with_one_of_several_tokens_are_refused(plain: Path, tmp_path: Path) -> None:
+    shutil.copy(plain / "config.json", tmp_path)
+    content = json.loads((plain / "generation_config.json").read_text(encoding="utf-8"))
+    (tmp_path / "generation_config.json").write_text(json.dumps(content | {"eos_token_id": [3, 2]}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"generation_config.json: eos_token_id is \[3, 2\].*keep the one"):
+        ModelConfig.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["sampling_rate", "num_mel_bins", "stride"])
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
+def test_a_checkpoint_for_other_features_is_refused(plain: Path, tmp_path: Path, name: str, field: str) -> None:
+    for file in ("config.json", "generation_config.json", "preprocessor_config.json"):
+        shutil.copy(plain / file, tmp_path)
+    settings: dict[str, Any] = json.loads((plain / "preprocessor_config.json").read_text(encoding="utf-8"))
+    nested = name == "processor_config.json"
+    (tmp_path / name).write_text(json.dumps({"feature_extractor": settings} if nested else settings), encoding="utf-8")
+    ModelConfig.from_folder(tmp_path)
+    settings[field] += 1
+    (tmp_path / name).write_text(json.dumps({"feature_extractor": settings} if nested else settings), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=f"{name}: {field} is {settings[field]}; this engine supports"):
+        ModelConfig.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "tasks"),
+    [
+        ("SeamlessM4Tv2Model", {"max_shard_size": "200KB"}, ["asr", "t2st"]),
+        ("SeamlessM4Tv2ForSpeechToText", {}, ["s2tt"]),
+    ],
+)
+def test_a_folder_that_transformers_saved_gives_the_results_of_the_original(
+    plain: Path, tmp_path: Path, name: str, options: dict[str, Any], tasks: list[Task]
+) -> None:
+    getattr(transformers, name).from_pretrained(plain).save_pretrained(tmp_path, **options)
+    transformers.AutoProcessor.from_pretrained(plain).save_pretrained(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"tokenizer.json", "processor_config.json"} <= names and "sentencepiece.bpe.model" not in names
+    assert ("model.safetensors.index.json" in names) == bool(options)
+    requests = [
+        Request(task, "fra", audio=clip_of_samples(3, 9_000), sampling_rate=16_000)
+        if task in SPEECH_IN
+        else Request(task, "fra", text="Good morning! How are you?", src_lang="eng")
+        for task in tasks
+    ]
+    found, expected = (
+        Engine.from_pretrained(folder, tasks=tasks, device="cpu").generate(requests) for folder in (tmp_path, plain)
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert one.error is None and same(one, other)
 
 
 def test_a_config_that_does_not_fit_the_tensors_is_an_error(plain: Path, tmp_path: Path) -> None:
@@ -217,17 +307,58 @@ def test_missing_and_pickled_checkpoints_say_what_to_do(plain: Path, tmp_path: P
         Engine.from_pretrained(tmp_path, device="cpu")
 
 
-def test_a_hub_id_in_the_cache_is_found_offline(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tmp_path / "models--someone--tiny"
+@pytest.fixture
+def cache(plain: Path, tmp_path: Path) -> Path:
+    """A hub cache with two revisions of a model; in the second the files are in a folder of their own."""
+    model = tmp_path / "cache" / "models--someone--tiny"
     shutil.copytree(plain, model / "snapshots" / "0123abcd")
+    shutil.copytree(plain, model / "snapshots" / "4567cdef" / "inner")
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text("0123abcd")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert find_checkpoint("someone/tiny") == model / "snapshots" / "0123abcd"
+    (model / "refs" / "v2").write_text("4567cdef")
+    return tmp_path / "cache"
+
+
+def test_a_hub_id_in_the_cache_is_found_offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    assert find_checkpoint("someone/tiny") == cache / "models--someone--tiny" / "snapshots" / "0123abcd"
+
+
+def test_a_hub_id_has_revisions_caches_and_folders(cache: Path) -> None:
+    snapshots = cache / "models--someone--tiny" / "snapshots"
+    options: dict[str, Any] = {"cache_dir": cache, "local_files_only": True, "token": "hf_x"}
+    assert find_checkpoint("someone/tiny", **options) == snapshots / "0123abcd"
+    assert find_checkpoint("someone/tiny", revision="v2", subfolder="inner", **options) == snapshots / "4567cdef/inner"
+    engine = Engine.from_pretrained("someone/tiny", tasks=["t2tt"], device="cpu", revision="main", **options)
+    assert engine.tasks == ("t2tt",)
+    with pytest.raises(CheckpointError, match="at revision v3"):
+        Engine.from_pretrained("someone/tiny", revision="v3", **options)
+    with pytest.raises(CheckpointError, match="has no folder outer"):
+        find_checkpoint("someone/tiny", subfolder="outer", **options)
+
+
+def test_a_local_folder_needs_no_hub(plain: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"revision": "v2", "cache_dir": tmp_path, "token": "hf_x", "force_download": True}
+    assert find_checkpoint(plain, **options) == plain
+    assert find_checkpoint(plain.parent, subfolder=plain.name) == plain
+
+
+def test_a_download_gets_the_arguments_of_the_caller(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def download(name: str, **options: Any) -> str:
+        calls.append({"name": name, **options})
+        return str(plain)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    options = {"revision": "v2", "token": "hf_x", "cache_dir": "/c", "local_files_only": True, "force_download": True}
+    assert find_checkpoint("someone/tiny", **options) == plain
+    assert calls[0].items() >= ({"name": "someone/tiny"} | options).items()
+    assert {"*.json", "*.safetensors", "sentencepiece.bpe.model"} == set(calls[0]["allow_patterns"])
 
 
 def test_a_hub_id_offline_says_where_it_looked() -> None:
-    with pytest.raises(CheckpointError, match="HF_HOME"):
+    with pytest.raises(CheckpointError, match="token=.*HF_HOME"):
         find_checkpoint("nobody/has-this-model")
 
 

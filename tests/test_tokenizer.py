@@ -17,7 +17,8 @@ from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import Seamles
 from seamless_engine.characters import CharacterTable
 from seamless_engine.config import ModelConfig
 from seamless_engine.errors import CheckpointError, InputError, UnknownLanguageError
-from seamless_engine.tokenizer import MODEL_FILE, Tokenizer
+from seamless_engine.tokenizer import Tokenizer
+from seamless_engine.vocabulary import MODEL_FILE
 
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog.",
@@ -110,8 +111,9 @@ def test_a_source_language_that_the_checkpoint_lacks_is_refused(tokenizer):
         tokenizer.encode("the dog", "deu")
 
 
-def test_a_missing_model_file_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=f"{MODEL_FILE} cannot be read: No such file"):
+def test_a_model_file_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / MODEL_FILE).mkdir()
+    with pytest.raises(CheckpointError, match=f"{MODEL_FILE} cannot be read: Is a directory"):
         Tokenizer.from_folder(tmp_path, CONFIG)
 
 
