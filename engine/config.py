@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seamless_engine.config_files import FEATURES, check_features, generation_values, read_json, typed
+from seamless_engine.config_files import FEATURES, NULLABLE, check_features, generation_values, read_json, typed
 from seamless_engine.errors import CheckpointError, UsageError
 
 
@@ -135,8 +135,9 @@ class ModelConfig:
             raise CheckpointError(f"{path}: model_type is {raw['model_type']!r}, not 'seamless_m4t_v2'")
         values = generation_values(folder / "generation_config.json")
         for spec in dataclasses.fields(cls):
-            if spec.name in raw and spec.name not in values:
-                values[spec.name] = typed(path, spec.name, raw[spec.name], spec.default)
+            name, value = spec.name, raw.get(spec.name)
+            if name in raw and name not in values and not (value is None and name in NULLABLE):
+                values[name] = typed(path, name, value, spec.default)
         config = cls(**values)
         config._check(path)
         check_features(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from seamless_engine.errors import CheckpointError
 
 # Of the features that the engine computes from audio.
 FEATURES = {"sampling_rate": 16_000, "num_mel_bins": 80, "stride": 2}
+# Fields of config.json that may be null, for "not set".
+NULLABLE = ("max_new_tokens", "eos_token_id", "decoder_start_token_id", "pad_token_id", "bos_token_id")
 
 _FEATURE_FILES = {"preprocessor_config.json": None, "processor_config.json": "feature_extractor"}
+_NEVER_WRITTEN = (0, 2, 3)  # <pad>, <s>, </s>
 _MAX_JSON_BYTES = 64 << 20  # the published generation_config.json has 10 MB
 # Both files may have these; as in transformers, generation_config.json wins.
 _GENERATION_NUMBERS = ("max_new_tokens", "eos_token_id", "decoder_start_token_id")
-_NULLABLE = (*_GENERATION_NUMBERS, "pad_token_id", "bos_token_id")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -41,16 +44,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def typed(path: Path, name: str, value: Any, default: Any) -> Any:
     """`value` in the type of the field's default; sizes and counts must be positive, ids not negative.
 
-    null is the default where transformers knows it as "not set". Raises CheckpointError.
+    Raises CheckpointError.
     """
-    if value is None and name in _NULLABLE:
-        return default
-    if name.endswith("_token_id") and isinstance(value, list):
-        if len(set(map(str, value))) != 1:
-            raise CheckpointError(
-                f"{path}: {name} is {value!r}; this engine supports one id only: keep the one that ends a text"
-            )
-        value = value[0]
+    if name == "eos_token_id" and isinstance(value, list):
+        value = _only_end(path, value)
     if isinstance(default, bool):
         ok = isinstance(value, bool)
     elif isinstance(default, int):
@@ -72,6 +69,17 @@ def typed(path: Path, name: str, value: Any, default: Any) -> Any:
     if not ok:
         raise CheckpointError(f"{path}: {name} is {value!r}, expected something like {default!r}")
     return value
+
+
+def _only_end(path: Path, ids: list[Any]) -> Any:
+    """The first of several tokens that end a text, if a trained model writes none of the others."""
+    if not ids or not all(index in (ids[0], *_NEVER_WRITTEN) for index in ids):
+        raise CheckpointError(f"{path}: eos_token_id is {ids!r}, and a text ends with one token here: keep that one")
+    if len(set(ids)) > 1:
+        warnings.warn(
+            f"{path}: eos_token_id is {ids!r}; a text ends with {ids[0]} here, and with no other", stacklevel=2
+        )
+    return ids[0]
 
 
 def generation_values(path: Path) -> dict[str, Any]:

@@ -71,13 +71,6 @@ def test_device_arguments_of_every_spelling_mean_the_same(checkpoint: Checkpoint
         load(device_map={"text_encoder": 0, "text_decoder": "cpu"})
 
 
-@pytest.mark.parametrize("name", ["quantization_config", "revision", "config", "token", "attn_implementation"])
-def test_arguments_of_from_pretrained_without_a_counterpart_are_refused(checkpoint: Checkpoint, name: str) -> None:
-    arguments: dict[str, Any] = {name: "flex_attention"}
-    with pytest.raises(UsageError, match=name):
-        hf.SeamlessM4Tv2ForTextToText.from_pretrained(checkpoint(0), **arguments)
-
-
 def test_the_configuration_is_that_of_the_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
     folder = checkpoint(1)
     config = ours("SeamlessM4Tv2ForTextToText", folder).config

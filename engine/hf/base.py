@@ -25,7 +25,7 @@ from seamless_engine.hf.config import SeamlessM4Tv2Config
 from seamless_engine.hf.encoders import SpeechEncoder, TextEncoder
 from seamless_engine.hf.generation_config import GenerationConfig
 from seamless_engine.hf.lazy_engine import LazyEngine
-from seamless_engine.hf.loading import check_load_arguments, device_of, dtype_of
+from seamless_engine.hf.loading import device_of, dtype_of, hub_arguments
 from seamless_engine.hf.module import ReadOnlyModule, check_neutral
 from seamless_engine.hf.outputs import GenerateOutput, LogitsOutput, SpeechOutput
 from seamless_engine.hf.scores import TokenScores
@@ -71,33 +71,38 @@ class Pretrained(ReadOnlyModule):
     @classmethod
     def from_pretrained(
         cls,
-        path: str | os.PathLike[str],
+        pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         dtype: str | torch.dtype | None = None,
         torch_dtype: str | torch.dtype | None = None,
         device: str | int | torch.device | None = None,
         device_map: Any = None,
-        attn_implementation: str | None = None,
         options: EngineConfig | None = None,
+        config: Any = None,
         **kwargs: Any,
     ) -> Self:
         """Load the modules that this class needs.
 
-        path: a folder in the transformers format, or a hub id.
+        pretrained_model_name_or_path: a folder in the transformers format, or a hub id.
         dtype (or torch_dtype): None and "auto" take the checkpoint's own.
         device (or device_map): None and "auto" take CUDA where there is one, else the CPU. The model stays there.
-        attn_implementation: None, "sdpa" or "eager", which mean the same here.
         options: sizes of the engine.
+        config: the checkpoint's own, if any.
+        kwargs: of transformers: cache_dir, force_download, local_files_only, revision, subfolder, token, for a hub id;
+            attn_implementation and others, which have no effect.
 
         Raises CheckpointError for a checkpoint that cannot be used, UsageError for an argument that cannot.
         """
-        check_load_arguments(kwargs, attn_implementation)
+        hub = hub_arguments(kwargs)
         where = device_of(device, device_map)
-        folder = find_checkpoint(path)
-        config = SeamlessM4Tv2Config.from_pretrained(folder)
-        precision = dtype_of(dtype, torch_dtype, config)
+        folder = find_checkpoint(pretrained_model_name_or_path, **hub)
+        own = SeamlessM4Tv2Config.from_pretrained(folder)
+        if config is not None:
+            own.require_same(config)
+        precision = dtype_of(dtype, torch_dtype, own.to_dict())
         engine = Engine.from_pretrained(folder, tasks=cls.tasks, device=where, dtype=precision, options=options)
-        return cls(config, LazyEngine(engine, folder), GenerationConfig.from_folder(folder), os.fspath(path))
+        name = os.fspath(pretrained_model_name_or_path)
+        return cls(own, LazyEngine(engine, folder), GenerationConfig.from_folder(folder), name)
 
     @property
     def engine(self) -> Engine:

@@ -9,6 +9,7 @@ from typing import Any
 
 from seamless_engine.config import ModelConfig
 from seamless_engine.errors import UsageError
+from seamless_engine.hf.loading import hub_arguments
 from seamless_engine.loader import find_checkpoint
 
 _JSON_TYPES = (bool, int, float, str, tuple)  # the other fields of ModelConfig are maps of generation_config.json
@@ -29,14 +30,17 @@ class SeamlessM4Tv2Config:
         self.__dict__.update(known | fields)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> SeamlessM4Tv2Config:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> SeamlessM4Tv2Config:
         """The configuration of a checkpoint.
 
-        path: a folder or a hub id.
+        pretrained_model_name_or_path: a folder or a hub id.
+        kwargs: revision, token, cache_dir and so on, as for a model.
 
-        Raises CheckpointError if it cannot be used.
+        Raises CheckpointError if it cannot be used, UsageError for an argument that cannot.
         """
-        folder = find_checkpoint(path)
+        folder = find_checkpoint(pretrained_model_name_or_path, **hub_arguments(kwargs))
         ModelConfig.from_folder(folder)  # for its checks
         return cls(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
@@ -47,6 +51,23 @@ class SeamlessM4Tv2Config:
     @property
     def num_attention_heads(self) -> int:
         return self.__dict__["decoder_attention_heads"]
+
+    def require_same(self, other: Any) -> None:
+        """Raises UsageError if `other`, a configuration of transformers or ours, would make another model."""
+        if not hasattr(other, "to_dict"):
+            raise UsageError(f"config must be a configuration, not {other!r}: leave it out, config.json is read")
+        given = other.to_dict()
+        for name in (spec.name for spec in dataclasses.fields(ModelConfig)):
+            own = self.__dict__.get(name)
+            if name in given and json.dumps(given[name]) != json.dumps(own):
+                raise UsageError(
+                    f"config has {name}={given[name]!r}, and config.json {own!r}: leave config out, because a model is "
+                    "loaded as its config.json says"
+                )
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Raises UsageError."""
+        raise UsageError("a configuration is not saved: copy config.json of the folder that it came from")
 
     def to_dict(self) -> dict[str, Any]:
         return {"model_type": self.model_type, "is_encoder_decoder": self.is_encoder_decoder} | self.__dict__
