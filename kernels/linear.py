@@ -374,7 +374,7 @@ def logits(hidden: torch.Tensor, head: LinearWeight) -> torch.Tensor:
 
 
 # Those that read a weight as it comes from the checkpoint; the others read what was packed for them alone.
-_PLAIN = {"torch": reference, "triton": _triton}
-_INT8_PLAIN = {"torch": product_int8, "triton": _triton}
-IMPLS = _PLAIN | ({"native": product} if csrc else {})
-INT8_IMPLS = _INT8_PLAIN | {"onednn": product_int8}
+_PLAIN: dict[str, Any] = {"torch": reference, "triton": _triton}
+_INT8_PLAIN: dict[str, Any] = {"torch": product_int8, "triton": _triton}
+IMPLS: dict[str, Any] = _PLAIN | ({"native": product} if csrc else {})
+INT8_IMPLS: dict[str, Any] = _INT8_PLAIN | {"onednn": product_int8}

@@ -85,7 +85,7 @@ class Pretrained(ReadOnlyModule):
 
         pretrained_model_name_or_path: a folder in the transformers format, or a hub id.
         dtype (or torch_dtype): None and "auto" take the checkpoint's own.
-        device (or device_map): None and "auto" take CUDA where there is one, else the CPU. The model stays there.
+        device (or device_map): None and "auto" take CUDA where there is one, else the CPU.
         options: sizes of the engine.
         config: the checkpoint's own, if any.
         kwargs: of transformers: cache_dir, force_download, local_files_only, revision, subfolder, token, for a hub id;
