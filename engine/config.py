@@ -8,9 +8,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from seamless_engine.config_files import FEATURES, NULLABLE, check_features, generation_values, read_json, typed
 from seamless_engine.errors import CheckpointError, UsageError
+from seamless_engine.values import integer, number, switch
 
 
 @dataclass(frozen=True)
@@ -220,19 +222,16 @@ class EngineConfig:
         listed = isinstance(self.int8, list | tuple)
         if not listed or not all(name in INT8_MODULES for name in self.int8):
             raise UsageError(f"int8 must be a list of modules, of {', '.join(INT8_MODULES)}, not {self.int8!r}")
-        object.__setattr__(self, "int8", tuple(self.int8))
-        for name in (
-            "max_rows",
-            "max_source_tokens",
-            "max_new_tokens",
-            "max_banned_tokens",
-            "encode_frames",
-            "speak_tokens",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1, not {value}")
-        if self.num_slots is not None and self.num_slots < 32:
-            raise UsageError(f"num_slots must be at least 32, not {self.num_slots}")
-        if not 0.0 < self.memory_fraction <= 1.0:
-            raise UsageError(f"memory_fraction must be in (0, 1], not {self.memory_fraction}")
+        self._set("int8", tuple(self.int8))
+        for name in ("max_rows", "max_source_tokens", "max_new_tokens", "max_banned_tokens", "encode_frames"):
+            self._set(name, integer(name, getattr(self, name), low=1))
+        for name, low in (("speak_tokens", 1), ("num_slots", 32)):
+            if getattr(self, name) is not None:
+                self._set(name, integer(name, getattr(self, name), low=low))
+        for name, high in (("memory_fraction", 1.0), ("max_audio_seconds", 1e9)):
+            self._set(name, number(name, getattr(self, name), 1e-9, high))
+        for name in ("cuda_graphs", "overlap"):
+            self._set(name, switch(name, getattr(self, name)))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)

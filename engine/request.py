@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from seamless_engine import values
 from seamless_engine.errors import UsageError
 from seamless_engine.prepared import Tokens
 
@@ -54,7 +57,9 @@ class DecodingParams:
     speaker_per_language: where a request names no voice, take the target language's in place of voice 0.
     speech_do_sample, speech_temperature: draw the units; as in transformers, only at a temperature other than 1.
 
-    Raises UsageError for a value out of range.
+    Numbers may be NumPy's or tensors without dimensions, and lists may be arrays: the fields become plain Python.
+
+    Raises UsageError for a value of another type or out of range.
     """
 
     num_beams: int = 1
@@ -81,21 +86,10 @@ class DecodingParams:
     speech_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("bad_words_ids", "suppress_tokens", "soft_max_length"):
-            object.__setattr__(self, name, _tuples(name, getattr(self, name)))  # lists are welcome
-        _check_int("num_beams", self.num_beams, low=1, high=MAX_BEAMS)
-        if self.max_new_tokens is not None:
-            _check_int("max_new_tokens", self.max_new_tokens, low=1)
-        for name in ("min_new_tokens", "top_k", "no_repeat_ngram_size", "seed"):
-            _check_int(name, getattr(self, name), low=0)
-        _check_int("num_return_sequences", self.num_return_sequences, low=1, high=MAX_BEAMS)
-        for name, low, high in _RANGES:
-            _check_number(name, getattr(self, name), low, high)
-        for name in _SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise UsageError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
-            raise UsageError(f'early_stopping must be True, False or "never", not {self.early_stopping!r}')
+        for name, check in _CHECKS.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                object.__setattr__(self, name, check(name, value))
         if self.num_return_sequences > self.num_beams and not (self.do_sample and self.num_beams == 1):
             raise UsageError(
                 f"num_return_sequences={self.num_return_sequences} needs at least as many beams (num_beams is "
@@ -130,50 +124,65 @@ class DecodingParams:
         return self.num_return_sequences if self.do_sample and self.num_beams == 1 else 1
 
 
-_SWITCHES = "do_sample block_unk return_token_logprobs vocoder_durations speaker_per_language speech_do_sample".split()
-_RANGES = (
-    ("length_penalty", -100.0, 100.0),
-    ("temperature", 1e-4, 1e4),
-    ("speech_temperature", 1e-4, 1e4),
-    ("top_p", 1e-9, 1.0),
-    ("repetition_penalty", 1e-3, 1e3),
-)
 MAX_BEAMS = 64
 
 
-def _check_int(name: str, value: object, low: int, high: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{name} must be an integer, not {value!r}")
-    if value < low or (high is not None and value > high):
-        limit = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise UsageError(f"{name} must be {limit}, not {value}")
+def _early_stopping(name: str, value: Any) -> bool | Literal["never"]:
+    stops = values.plain(value)
+    if isinstance(stops, str) and stops == "never":
+        return "never"
+    if isinstance(stops, bool):
+        return stops
+    raise UsageError(f'{name} must be True, False or "never", not {value!r}')
 
 
-def _check_number(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise UsageError(f"{name} must be a number between {low:g} and {high:g}, not {value!r}")
-
-
-def _tuples(name: str, value: Any) -> Any:
-    """A list of token ids, of lists of them, or (a, b), as tuples: parameters are hashable and do not change."""
-    if value is None:
-        return None
+def _token_list(name: str, value: Any, nested: bool = False) -> Any:
+    """A list of token ids, or of lists of them, as tuples: parameters are hashable and do not change."""
+    entries = values.listed(value)
     try:
-        frozen = tuple(tuple(inner) if isinstance(inner, list | tuple) else inner for inner in value)
-        hash(frozen)
-    except TypeError:
-        raise UsageError(f"{name} must be a list, not {value!r}") from None
-    numbers = [entry for inner in frozen for entry in (inner if isinstance(inner, tuple) else (inner,))]
-    nested = all(isinstance(inner, tuple) and inner for inner in frozen) and len(frozen) > 0
-    if name == "soft_max_length":
-        ok = len(frozen) == 2 and all(isinstance(n, int | float) and 0 <= n < 1e6 for n in frozen)
-    else:
-        ok = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers)
-        ok = ok and nested == (name == "bad_words_ids") and len(frozen) > 0
-    if not ok:
-        expected = {"soft_max_length": "(a, b)", "bad_words_ids": "[[12, 7], [9]]", "suppress_tokens": "[12, 9]"}[name]
-        raise UsageError(f"{name} must look like {expected}, not {value!r}")
-    return frozen
+        if not entries:
+            raise UsageError
+        return tuple(_token_list(name, entry) if nested else values.integer(name, entry) for entry in entries)
+    except UsageError:
+        expected = "[[12, 7], [9]]" if name == "bad_words_ids" else "[12, 9]"
+        raise UsageError(f"{name} must look like {expected}, not {value!r}") from None
+
+
+def _line(name: str, value: Any) -> tuple[float, float]:
+    """(a, b) of a limit a · length + b."""
+    entries = values.listed(value)
+    try:
+        slope, offset = (values.number(name, entry, 0.0, 1e6) for entry in entries or ())
+    except ValueError:  # of the unpacking, and UsageError
+        raise UsageError(f"{name} must look like (a, b), two numbers between 0 and 1e+06, not {value!r}") from None
+    return slope, offset
+
+
+_OPTIONAL = ("max_new_tokens", "bad_words_ids", "suppress_tokens", "soft_max_length")
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("num_beams", "num_return_sequences"), partial(values.integer, low=1, high=MAX_BEAMS)),
+    "max_new_tokens": partial(values.integer, low=1),
+    **dict.fromkeys(("min_new_tokens", "top_k", "no_repeat_ngram_size"), values.integer),
+    "seed": partial(values.integer, high=2**64 - 1),
+    "length_penalty": partial(values.number, low=-100.0, high=100.0),
+    **dict.fromkeys(("temperature", "speech_temperature"), partial(values.number, low=1e-4, high=1e4)),
+    "top_p": partial(values.number, low=1e-9, high=1.0),
+    "repetition_penalty": partial(values.number, low=1e-3, high=1e3),
+    **dict.fromkeys(
+        "do_sample block_unk return_token_logprobs vocoder_durations speaker_per_language speech_do_sample".split(),
+        values.switch,
+    ),
+    "early_stopping": _early_stopping,
+    "bad_words_ids": partial(_token_list, nested=True),
+    "suppress_tokens": _token_list,
+    "soft_max_length": _line,
+}
+
+
+def check_params(params: Any) -> None:
+    """Raises UsageError for what is given as decoding parameters and is something else; None is no parameters."""
+    if params is not None and not isinstance(params, DecodingParams):
+        raise UsageError(f"params must be DecodingParams(...), for example DecodingParams(num_beams=5), not {params!r}")
 
 
 @dataclass
@@ -189,9 +198,11 @@ class Request:
     params: overrides the `DecodingParams` of the call.
     timeout: seconds from the moment the engine takes the request; one that takes longer comes back with
         `finish_reason` "cancelled" and an error.
-    id: comes back in the result; the position in the input if not given.
+    id: a string or an integer that comes back in the result; the position in the input if not given.
 
-    Raises UsageError if the fields do not fit the task.
+    Numbers may be NumPy's or tensors without dimensions: the fields become plain Python.
+
+    Raises UsageError if the fields do not fit the task, or are of another type.
     """
 
     task: str
@@ -219,17 +230,22 @@ class Request:
         else:
             self._check_text(task)
         if self.timeout is not None:
-            _check_number("timeout", self.timeout, 0.0, 1e9)
+            self.timeout = values.number("timeout", self.timeout, 0.0, 1e9)
         if self.speaker_id is not None:
-            _check_int("speaker_id", self.speaker_id, low=0)
+            self.speaker_id = values.integer("speaker_id", self.speaker_id)
             if task not in SPEECH_OUT:
                 raise UsageError(f"speaker_id chooses the voice of speech output; {task} produces text")
+        if self.sampling_rate is not None:
+            self.sampling_rate = values.integer("sampling_rate", self.sampling_rate, low=1)
+        if self.src_lang is not None and not isinstance(self.src_lang, str):
+            raise UsageError(f"src_lang must be the code of a language, for example 'eng', not {self.src_lang!r}")
+        check_params(self.params)
+        if self.id is not None and not isinstance(self.id, str):
+            self.id = values.integer("id, if it is not a string,", self.id, low=-(2**63), high=2**64 - 1)
 
     def _check_speech(self, task: str) -> None:
         if self.audio is None:
             raise UsageError(f"{task} needs audio" + (", not text" if self.text is not None else ""))
-        if self.sampling_rate is not None:
-            _check_int("sampling_rate", self.sampling_rate, low=1)
 
     def _check_text(self, task: str) -> None:
         if self.text is None:
@@ -238,7 +254,7 @@ class Request:
             return
         if not isinstance(self.text, str):
             raise UsageError(f"text must be a string, not {type(self.text).__name__}")
-        if not isinstance(self.src_lang, str) or not self.src_lang:
+        if not self.src_lang:
             raise UsageError(f"{task} needs src_lang, the code of the language of the text, for example 'eng'")
 
 

@@ -1,0 +1,56 @@
+"""Values of options as callers have them, checked and as plain Python: NumPy and 0-d tensor scalars are numbers."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from seamless_engine.errors import UsageError
+
+LARGEST = 2**31 - 1  # device tables hold int32
+
+
+def plain(value: Any) -> Any:
+    """A scalar of NumPy, or a tensor or array without dimensions, as the Python value that it holds."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+def integer(name: str, value: Any, low: int = 0, high: int = LARGEST) -> int:
+    """`value` as an int. Raises UsageError for bools, for floats (whole ones, too), and outside of [low, high]."""
+    found = plain(value)
+    try:
+        if isinstance(found, bool) or getattr(found, "ndim", 0):
+            raise TypeError
+        found = operator.index(found)
+    except TypeError:
+        raise UsageError(f"{name} must be an integer, not {value!r}") from None
+    if not low <= found <= high:
+        limit = f"at least {low}" if high == LARGEST and found < low else f"between {low} and {high}"
+        raise UsageError(f"{name} must be {limit}, not {found}")
+    return found
+
+
+def number(name: str, value: Any, low: float, high: float) -> float:
+    """`value` as an int or a float. Raises UsageError for bools, NaN and infinity, and outside of [low, high]."""
+    found = plain(value)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not low <= found <= high:
+        raise UsageError(f"{name} must be a number between {low:g} and {high:g}, not {value!r}")
+    return found if type(found) is int else float(found)
+
+
+def switch(name: str, value: Any) -> bool:
+    """`value` as a bool. Raises UsageError for anything else, numbers too."""
+    found = plain(value)
+    if not isinstance(found, bool):
+        raise UsageError(f"{name} must be True or False, not {value!r}")
+    return found
+
+
+def listed(value: Any) -> list[Any] | None:
+    """The entries of a list, array, tensor or another iterable; None for what has none, and for text and mappings."""
+    if getattr(value, "ndim", 0):
+        return value.tolist()
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable) or hasattr(value, "ndim"):
+        return None
+    return list(value)
