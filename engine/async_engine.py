@@ -15,9 +15,11 @@ import torch
 from seamless_engine.config import EngineConfig
 from seamless_engine.engine import Engine
 from seamless_engine.errors import UsageError
+from seamless_engine.front_end import check_requests, params_of
 from seamless_engine.loop import failed
 from seamless_engine.owner import Owner, Ticket
 from seamless_engine.request import DecodingParams, Request, Result
+from seamless_engine.values import integer
 
 
 class AsyncEngine:
@@ -34,15 +36,13 @@ class AsyncEngine:
     """
 
     def __init__(self, engine: Engine, *, max_queue: int | None = None, readers: int | None = None) -> None:
-        for name, value in (("max_queue", max_queue), ("readers", readers)):
-            if value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1, not {value}")
+        max_queue = 2 * engine.options.max_rows if max_queue is None else max_queue
+        readers = min(os.cpu_count() or 1, 8) if readers is None else readers
         self.engine = engine
-        self.max_queue = max_queue or 2 * engine.options.max_rows
+        self.max_queue = integer("max_queue", max_queue, low=1)
         self._front_end = engine._front_end
         self._count = itertools.count()
-        readers = readers or min(os.cpu_count() or 1, 8)
-        self._owner = Owner(engine._loop, self._front_end, self.max_queue, readers)
+        self._owner = Owner(engine._loop, self._front_end, self.max_queue, integer("readers", readers, low=1))
         weakref.finalize(self, self._owner.close, True).atexit = False
 
     @classmethod
@@ -87,17 +87,17 @@ class AsyncEngine:
         Raises UsageError if the request is wrong in itself, EngineClosedError if this engine takes no more; awaiting
         the result raises EngineClosedError if the engine breaks.
         """
-        return await self._submit(request, params or DecodingParams(), next(self._count))
+        return await self._submit(request, params_of(request, params), next(self._count))
 
     async def generate(self, requests: Iterable[Request], params: DecodingParams | None = None) -> list[Result]:
         """Answer all requests; results in input order, one each. A request that fails has `error` set.
 
         Raises UsageError before any work if a request is wrong in itself; EngineClosedError.
         """
-        listed = list(requests)
+        listed = list(check_requests(requests))
         for request in listed:
-            self._front_end.check(request, request.params or params or DecodingParams())
-        async with contextlib.aclosing(self._run(listed, params or DecodingParams())) as found:
+            self._front_end.check(request, params_of(request, params))
+        async with contextlib.aclosing(self._run(listed, params)) as found:
             results = {index: result async for index, result in found}
         return [results[index] for index in range(len(listed))]
 
@@ -112,7 +112,7 @@ class AsyncEngine:
 
         Raises EngineClosedError, and what the iterable raises.
         """
-        async with contextlib.aclosing(self._run(requests, params or DecodingParams())) as found:
+        async with contextlib.aclosing(self._run(check_requests(requests, Iterable | AsyncIterable), params)) as found:
             async for _, result in found:
                 yield result
 
@@ -134,7 +134,6 @@ class AsyncEngine:
         await self.close(drain=kind is None)
 
     async def _submit(self, request: Request, params: DecodingParams, index: int) -> asyncio.Future[Result]:
-        params = request.params or params
         self._front_end.check(request, params)
         ticket = Ticket(request, params, _draft(request, index))
         self._owner.submit(ticket)
@@ -146,7 +145,7 @@ class AsyncEngine:
         return asyncio.wrap_future(ticket)
 
     async def _run(
-        self, requests: Iterable[Request] | AsyncIterable[Request], params: DecodingParams
+        self, requests: Iterable[Request] | AsyncIterable[Request], params: DecodingParams | None
     ) -> AsyncGenerator[tuple[int, Result], None]:
         """Results with the positions of their requests."""
         room = asyncio.Semaphore(self.max_queue)
@@ -157,8 +156,9 @@ class AsyncEngine:
             await room.acquire()
             async with contextlib.aclosing(_drawn(requests)) as drawn:
                 async for index, request in drawn:
+                    chosen = params_of(request, params)
                     try:
-                        answer = await self._submit(request, params, index)
+                        answer = await self._submit(request, chosen, index)
                     except UsageError as error:
                         answer = asyncio.get_running_loop().create_future()
                         answer.set_result(failed(_draft(request, index), error))

@@ -16,7 +16,7 @@ from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.decode.scheduler import Job
 from seamless_engine.errors import UsageError
 from seamless_engine.forward import encode, forced_logits
-from seamless_engine.front_end import FrontEnd
+from seamless_engine.front_end import FrontEnd, check_requests, params_of
 from seamless_engine.lane import Beside, InTurn, Lane, on
 from seamless_engine.loader import find_checkpoint
 from seamless_engine.loop import Loop, failed, raise_failure
@@ -129,11 +129,11 @@ class Engine:
 
         Raises UsageError before any work if a request is wrong in itself (task, language, voice).
         """
-        listed = list(requests)
+        listed = list(check_requests(requests))
         for request in listed:
-            self._front_end.check(request, request.params or params or DecodingParams())
+            self._front_end.check(request, params_of(request, params))
         results: dict[int, Result] = {}
-        for index, result in self._run(enumerate(listed), params or DecodingParams()):
+        for index, result in self._run(enumerate(listed), params):
             results[index] = result
         return [results[i] for i in range(len(listed))]
 
@@ -145,7 +145,7 @@ class Engine:
         Holds a bounded number of requests at a time, so the iterable may be endless. A request that is wrong in itself
         gives a result with `error` set, like any other failure.
         """
-        for _, result in self._run(enumerate(requests), params or DecodingParams()):
+        for _, result in self._run(enumerate(check_requests(requests)), params):
             yield result
 
     def stream_audio(
@@ -160,7 +160,7 @@ class Engine:
         Raises UsageError at once if the request is wrong in itself or has no speech, and, while it is read, the error
         that `generate` would put into the result.
         """
-        chosen = request.params or params or DecodingParams()
+        chosen = params_of(request, params)
         if request.task not in SPEECH_OUT:
             raise UsageError(f"{request.task} produces text: stream_audio is for {' and '.join(sorted(SPEECH_OUT))}")
         self._front_end.check(request, chosen)
@@ -191,7 +191,9 @@ class Engine:
         result.timings["total"] = time.perf_counter() - job.started
         return result
 
-    def _run(self, source: Iterator[tuple[int, Request]], params: DecodingParams) -> Iterator[tuple[int, Result]]:
+    def _run(
+        self, source: Iterator[tuple[int, Request]], params: DecodingParams | None
+    ) -> Iterator[tuple[int, Result]]:
         loop = self._loop
         ahead: deque[tuple[int, Result, Future[Job | Exception]]] = deque()
         mine: dict[Job, int] = {}
@@ -205,8 +207,9 @@ class Engine:
                         exhausted = True
                         break
                     index, request = drawn
+                    chosen = params_of(request, params)
                     result = Result(request.id if request.id is not None else index, request.task, request.tgt_lang)
-                    read = partial(self._read, request, request.params or params, result, done)
+                    read = partial(self._read, request, chosen, result, done)
                     ahead.append((index, result, self._reading.start(read)))
                 # What is not read yet is only waited for when nothing else can be done.
                 if ahead and loop.wants_more and (ahead[0][2].done() or not loop.running):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from seamless_engine.config import EngineConfig, ModelConfig
@@ -10,11 +12,32 @@ from seamless_engine.decode.scheduler import Job, Voice
 from seamless_engine.errors import CapacityError, UsageError
 from seamless_engine.languages import Languages
 from seamless_engine.prepared import Features, Tokens
-from seamless_engine.request import SPEECH_IN, SPEECH_OUT, DecodingParams, Request, Result, Task
+from seamless_engine.request import SPEECH_IN, SPEECH_OUT, DecodingParams, Request, Result, Task, check_params
 from seamless_engine.tokenizer import Tokenizer
 
 UNK = 1
 _TRAINED_TEXT = 512  # tokens: the longest inputs of NLLB-200, from which the text encoder was made, by its model card
+
+
+def check_requests(requests: Any, iterable: Any = Iterable) -> Any:
+    """`requests`, which are to be an `iterable` of them. Raises UsageError for a single one, a path and all else."""
+    if not isinstance(requests, iterable) or isinstance(requests, Request | str | bytes | os.PathLike | Mapping):
+        raise UsageError(
+            'requests must be a list of Request, for example [Request("asr", "eng", audio="clip.wav")], not '
+            f"{type(requests).__name__}"
+        )
+    return requests
+
+
+def params_of(request: Request, params: DecodingParams | None) -> DecodingParams:
+    """The request's own parameters, else those of the call, else the defaults. Raises UsageError for other types."""
+    if not isinstance(request, Request):
+        raise UsageError(
+            f'each request must be a Request, for example Request("asr", "eng", audio="clip.wav"), not {request!r}'
+        )
+    check_params(request.params)
+    check_params(params)
+    return request.params or params or DecodingParams()
 
 
 class FrontEnd:
