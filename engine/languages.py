@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Collection, Iterable, Mapping
 
 from seamless_engine.config import ModelConfig
 from seamless_engine.errors import CheckpointError, UnknownLanguageError, UsageError
+from seamless_engine.language_tags import CODE_OF, fold, read_tag, script_of
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS
 
-# The checkpoint's code, then ISO 639-1 and 639-2 codes, country codes that are taken for them, and other spellings.
-_OTHER_SPELLINGS = """
-afr af | amh am | arb ar ara | ary | arz | asm as | azj az aze | bel be | ben bn | bos bs | bul bg | cat ca | ceb
-ces cs cze cz | ckb | cmn zh zho chi zh_hans zho_hans cmn_hans cn | cmn_Hant zh_hant zho_hant zh_tw zh_hk zh_mo
-cym cy wel | dan da dk | deu de ger | ell el gre gr | eng en | est et ekk | eus eu baq | fin fi | fra fr fre
-fuv ff ful | gaz om orm | gle ga | glg gl | guj gu | heb he iw | hin hi | hrv hr | hun hu | hye hy arm | ibo ig | ind id
-isl is ice | ita it | jav jv jw | jpn ja jp | kan kn | kat ka geo | kaz kk | khk mn mon | khm km | kir ky | kor ko
-lao lo | lit lt | lug lg | luo | lvs lv lav | mai | mal ml | mar mr | mkd mk mac | mlt mt | mni | mya my bur
-nld nl dut | nno nn | nob nb no nor | npi ne nep | nya ny | ory or ori | pan pa | pbt ps pus | pes fa fas per | pol pl
-por pt | ron ro rum | rus ru | sat | slk sk slo | slv sl | sna sn | snd sd | som so | spa es | srp sr | swe sv
-swh sw swa | tam ta | tel te | tgk tg | tgl tl fil | tha th | tur tr | ukr uk ua | urd ur | uzn uz uzb | vie vi vn
-yor yo | yue | zlm ms msa may zsm | zul zu
-"""
 # First entry of "multispkr" for each language in the original project's public card vocoder_v2.yaml.
 _FIRST_SPEAKERS = """
 arb 0 ben 1 cat 2 ces 3 cmn 4 cym 6 dan 7 deu 9 eng 10 est 11 fin 14 fra 15 hin 16 ind 17 ita 29 jpn 30 kor 31 mlt 32
@@ -30,17 +17,12 @@ nld 35 pes 38 pol 39 por 40 ron 41 rus 43 slk 44 spa 45 swe 46 swh 49 tel 52 tgl
 vie 69
 """.split()
 _SPEAKER_OF = {code: int(row) for code, row in zip(_FIRST_SPEAKERS[::2], _FIRST_SPEAKERS[1::2], strict=True)}
-_CODE_OF = {
-    spelling: code
-    for code, *spellings in map(str.split, re.split(r"[|\n]", _OTHER_SPELLINGS.strip()))
-    for spelling in spellings
-}
 
 
 class Languages:
     """The language tables of one checkpoint. Raises CheckpointError if they do not fit its sizes.
 
-    Every method takes a code in any of its spellings: "fra", "__fra__", "FRA", "fr", "fr-CA", "fre".
+    Every method takes a code in any of its spellings: "fra", "__fra__", "FRA", "fr", "fr-CA", "fre", "fra_Latn".
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -110,34 +92,47 @@ def _listed(codes: Iterable[str]) -> str:
 
 def _find(code: str, known: Collection[str], problem: str) -> str:
     found = _lookup(code, known)
-    if found is None:
-        nearest = _nearest(code, known)
-        hint = f" Did you mean {nearest!r}?" if nearest else ""
-        raise UnknownLanguageError(f"{problem} {code!r}.{hint} This checkpoint has: {_listed(known)}")
-    return found
+    if found is not None:
+        return found
+    tag = read_tag(code)
+    names = _names(tag.language, known) if tag else []
+    if tag and tag.script and names:
+        scripts = " and ".join(f"{script_of(name) or 'another script'}, {name!r}" for name in names)
+        raise UnknownLanguageError(
+            f"{problem} {code!r} in the script {tag.script}: this checkpoint has the language in {scripts}"
+        )
+    nearest = _nearest(code, known)
+    hint = f" Did you mean {nearest!r}?" if nearest else ""
+    raise UnknownLanguageError(f"{problem} {code!r}.{hint} This checkpoint has: {_listed(known)}")
 
 
 def _lookup(code: str, known: Collection[str]) -> str | None:
-    """The member of `known` that `code` is a spelling of. A region is dropped: pt-BR is por."""
-    folded = _fold(code)
-    own = {_fold(name): name for name in known}
-    for spelling in (folded, re.sub(r"^([a-z]{2,3})_[a-z]{2}$", r"\1", folded)):
-        if spelling in own:
-            return own[spelling]
-        if spelling in _CODE_OF:
-            return _CODE_OF[spelling] if _CODE_OF[spelling] in known else None
-    return None
+    """The member of `known` that `code` is a spelling of, in the script that it asks for. pt-BR is por."""
+    own = {fold(name): name for name in known}
+    if fold(code) in own:
+        return own[fold(code)]
+    tag = read_tag(code)
+    if tag is None:
+        return None
+    if tag.script is None:
+        return own.get(tag.language) or own.get(CODE_OF.get(tag.language, ""))
+    return next((name for name in _names(tag.language, known) if script_of(name) == tag.script), None)
+
+
+def _names(language: str, known: Collection[str]) -> list[str]:
+    """Members of `known` that are this language, in any script."""
+    for spelling in (language, CODE_OF.get(language)):
+        names = sorted(name for name in known if fold(name).partition("_")[0] == spelling)
+        if names:
+            return names
+    return []
 
 
 def _nearest(code: str, known: Collection[str]) -> str | None:
     """A language that `code`, perhaps a name in English, may have meant."""
-    folded = _fold(code)
+    folded = fold(code)
     for length in (3, 2):
         if len(folded) > length and (found := _lookup(folded[:length], known)):
             return found
-    close = difflib.get_close_matches(folded, [_fold(name) for name in known], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(folded, [fold(name) for name in known], n=1, cutoff=0.5)
     return _lookup(close[0], known) if close else None
-
-
-def _fold(code: str) -> str:
-    return code.replace("__", "").strip().replace("-", "_").casefold()
