@@ -75,7 +75,12 @@ def translate(args: argparse.Namespace) -> int:
     from seamless_engine import Engine  # here, since it imports torch, which takes seconds
 
     engine = Engine.from_pretrained(
-        args.model, tasks=(args.task,), device=args.device, dtype=args.dtype, check_weights=args.check_weights
+        args.model,
+        tasks=(args.task,),
+        device=args.device,
+        dtype=args.dtype,
+        options=EngineConfig(reference=args.reference),
+        check_weights=args.check_weights,
     )
     result = engine.generate([request])[0]
     for warning in result.warnings:
@@ -221,6 +226,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--speaker_id", type=int, help="voice of the speech output")
     _add_device(command)
     command.add_argument("--dtype", default="auto", help="auto (the default), float32, float16 or bfloat16")
+    command.add_argument(
+        "--reference",
+        default="transformers",
+        choices=("transformers", "meta"),
+        help="whose networks: transformers' (the default), or Meta's, as the weights were trained",
+    )
     command.add_argument(
         "--check_weights", action="store_true", help="refuse a checkpoint with NaN or infinite weights"
     )

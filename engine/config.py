@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from seamless_engine.config_files import FEATURES, NULLABLE, check_features, generation_values, read_json, typed
 from seamless_engine.errors import CheckpointError, UsageError
@@ -182,12 +182,13 @@ class ModelConfig:
                 )
 
 
+Reference = Literal["transformers", "meta"]
 INT8_MODULES = ("speech_encoder", "text_encoder", "text_decoder", "t2u_model")
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How to run a model here. Sizes bound memory; none of them changes a result.
+    """How to run a model here. Sizes bound memory, and change no result; `int8` and `reference` do.
 
     max_rows: hypotheses (requests × beams) decoded in one step.
     num_slots: positions in the key/value pool; None sizes it from `memory_fraction` of what passes leave free.
@@ -199,8 +200,10 @@ class EngineConfig:
         64 on a CPU, which is then as busy as with more.
     cuda_graphs: on a GPU, launch a decode step, and without `overlap` an encoder or speech pass of few rows, as
         recorded graphs; False has the host launch every kernel.
-    int8: modules whose matrix products are in 8 bits, of speech_encoder, text_encoder, text_decoder and t2u_model. The
-        one setting that changes results, a little: docs/performance.md has what it costs and gains.
+    int8: modules whose matrix products are in 8 bits, of speech_encoder, text_encoder, text_decoder and t2u_model.
+        Results change a little: docs/performance.md has what that costs and gains.
+    reference: whose networks these are, where two implementations of them differ: "transformers", or "meta", as the
+        published weights were trained. docs/as-trained.md has the differences.
     overlap: run encoder and speech passes beside the decode steps, by a thread and on a GPU a stream of their own,
         instead of in turn with them. For many requests that come one by one; not yet measured on a GPU.
     """
@@ -217,12 +220,15 @@ class EngineConfig:
     cuda_graphs: bool = True
     int8: tuple[str, ...] = ()
     overlap: bool = False
+    reference: Reference = "transformers"
 
     def __post_init__(self) -> None:
         listed = isinstance(self.int8, list | tuple)
         if not listed or not all(name in INT8_MODULES for name in self.int8):
             raise UsageError(f"int8 must be a list of modules, of {', '.join(INT8_MODULES)}, not {self.int8!r}")
         self._set("int8", tuple(self.int8))
+        if not isinstance(self.reference, str) or self.reference not in get_args(Reference):
+            raise UsageError(f'reference must be "transformers" or "meta", not {self.reference!r}')
         for name in ("max_rows", "max_source_tokens", "max_new_tokens", "max_banned_tokens", "encode_frames"):
             self._set(name, integer(name, getattr(self, name), low=1))
         for name, low in (("speak_tokens", 1), ("num_slots", 32)):

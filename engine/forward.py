@@ -25,7 +25,7 @@ def forced_logits(runner: ModelRunner, source: Features | Tokens, tokens: Sequen
     Raises CapacityError if they do not fit the pool, or if there are more tokens than a request may have.
     """
     device, pad = runner.device, runner.config.pad_token_id
-    limit = len(runner.decoder.positions.table) - pad - 1
+    limit = len(runner.decoder.positions.table) - runner.decoder.positions.first
     if len(tokens) > limit:
         raise CapacityError(f"{len(tokens)} decoder tokens, more than {limit}: raise EngineConfig.max_new_tokens")
     encodings = encode(runner, source)

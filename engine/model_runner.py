@@ -52,12 +52,16 @@ class ModelRunner:
         checkpoint = Checkpoint.open(folder, config, modules)
         weights = checkpoint.weights(device, dtype, check_weights, options.int8)
         embedding = weights.tensor("shared.weight")
-        self.decoder = TextDecoder(weights.at("text_decoder"), embedding, config)
+        self.decoder = TextDecoder(weights.at("text_decoder"), embedding, config, options.reference)
         self.speech_encoder = (
-            SpeechEncoder(weights.at("speech_encoder"), config) if "speech_encoder" in modules else None
+            SpeechEncoder(weights.at("speech_encoder"), config, options.reference)
+            if "speech_encoder" in modules
+            else None
         )
         self.text_encoder = (
-            TextEncoder(weights.at("text_encoder"), embedding, config) if "text_encoder" in modules else None
+            TextEncoder(weights.at("text_encoder"), embedding, config, options.reference)
+            if "text_encoder" in modules
+            else None
         )
         self.t2u = TextToUnit(weights.at("t2u_model"), config) if "t2u_model" in modules else None
         self.vocoder = Vocoder(weights.at("vocoder"), config) if "vocoder" in modules else None
@@ -66,7 +70,7 @@ class ModelRunner:
         self.weight_bytes = checkpoint.bytes_read
 
         max_length = PROMPT_LENGTH + options.max_new_tokens
-        self.decoder.positions.reserve(max_length + 2)
+        self.decoder.positions.reserve(max_length + self.decoder.positions.first)
         self.lane: Lane = Beside(device) if options.overlap else InTurn()
         self.pass_bytes = 0
         if device.type == "cuda":

@@ -99,7 +99,8 @@ class DecodingParams:
     @classmethod
     def meta(cls, **changes: Any) -> DecodingParams:
         """What the original project's `m4t_predict` does: beam 5, a limit of 200 tokens more than the encoder's output,
-        no vocoder durations, each language's own voice. Each is a field; `changes` override them."""
+        no vocoder durations, each language's own voice. Each is a field; `changes` override them. What its networks do
+        otherwise is no parameter of a request: `EngineConfig(reference="meta")`, see docs/as-trained.md."""
         preset: dict[str, Any] = {
             "num_beams": 5,
             "soft_max_length": (1, 200),

@@ -86,7 +86,7 @@ class Pretrained(ReadOnlyModule):
         pretrained_model_name_or_path: a folder in the transformers format, or a hub id.
         dtype (or torch_dtype): None and "auto" take the checkpoint's own.
         device (or device_map): None and "auto" take CUDA where there is one, else the CPU.
-        options: sizes of the engine.
+        options: sizes of the engine. These classes compute what transformers does: `reference` stays "transformers".
         config: the checkpoint's own, if any.
         kwargs: of transformers: cache_dir, force_download, local_files_only, revision, subfolder, token, for a hub id;
             attn_implementation and others, which have no effect.
@@ -94,6 +94,11 @@ class Pretrained(ReadOnlyModule):
         Raises CheckpointError for a checkpoint that cannot be used, UsageError for an argument that cannot.
         """
         hub = hub_arguments(kwargs)
+        if options is not None and options.reference != "transformers":
+            raise UsageError(
+                f"reference={options.reference!r}: these classes compute what transformers does; use "
+                "seamless_engine.Engine for the other reference"
+            )
         where = device_of(device, device_map)
         folder = find_checkpoint(pretrained_model_name_or_path, **hub)
         own = SeamlessM4Tv2Config.from_pretrained(folder)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seamless_engine.config import TransformerDims
+from seamless_engine.config import ModelConfig, Reference, TransformerDims
 from seamless_engine.errors import NumericalError
 from seamless_kernels.attention import attention
 from seamless_kernels.conv1d import conv1d, pack_conv_weight
@@ -206,9 +206,23 @@ class SinusoidalPositions:
             self._outgrown.append(self.table)  # a recorded graph goes on reading the one that there was
             self.table = self._make(1 << (rows - 1).bit_length(), self.table)
 
+    @property
+    def first(self) -> int:
+        """Of the first token."""
+        return self.padding_idx + 1
+
     def __getitem__(self, positions: torch.Tensor) -> torch.Tensor:
         """[rows, dim] at positions int64 [rows]; `reserve` must have covered them."""
         return self.table[positions]
+
+
+def text_positions(config: ModelConfig, reference: Reference, like: torch.Tensor) -> SinusoidalPositions:
+    """Of the text encoder and the text decoder, which transformers numbers from its pad id on.
+
+    The pad id that the original project trained them with was 1, as the T2U model's is on both sides.
+    """
+    padding_idx = 1 if reference == "meta" else config.pad_token_id
+    return SinusoidalPositions(config.hidden_size, padding_idx, like)
 
 
 def segment_positions(cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:

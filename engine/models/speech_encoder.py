@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from seamless_engine.config import ModelConfig
+from seamless_engine.config import ModelConfig, Reference
 from seamless_engine.models.layers import FeedForward, Linear, SelfAttention, Weights, cumulative, segment_of
 from seamless_kernels.attention import attention
 from seamless_kernels.conformer_conv import conformer_conv
@@ -15,7 +15,10 @@ _FFN = ("intermediate_dense", "output_dense")
 
 
 class SpeechEncoder:
-    def __init__(self, weights: Weights, config: ModelConfig) -> None:
+    def __init__(self, weights: Weights, config: ModelConfig, reference: Reference = "transformers") -> None:
+        # Attention never takes the half-real row of an odd clip as a key, and the conformer's convolutions read zeros
+        # there. The adapter reads what the layers made of it: from zeros in transformers, from the row as trained.
+        self.clears_half_row = reference == "transformers"
         projection = weights.at("feature_projection")
         self.feature_norm = projection.norm("layer_norm", config.layer_norm_eps)
         self.feature_projection = projection.linear("projection")
@@ -35,9 +38,10 @@ class SpeechEncoder:
         so, and the host need not wait for the device. Rows and encodings beyond the last segment are anything.
         """
         x = self.feature_projection(self.feature_norm(features.to(self.feature_norm.weight.dtype)))
-        half = torch.zeros(len(x), dtype=torch.int32, device=x.device)  # 1 at the half-real row of an odd clip
-        half.index_add_(0, (cu_seqlens[1:] - 1).clamp(min=0), (valid < cu_seqlens.diff()).int())
-        x = x.masked_fill(half.bool()[:, None], 0.0)
+        if self.clears_half_row:
+            half = torch.zeros(len(x), dtype=torch.int32, device=x.device)  # 1 at the half-real row of an odd clip
+            half.index_add_(0, (cu_seqlens[1:] - 1).clamp(min=0), (valid < cu_seqlens.diff()).int())
+            x = x.masked_fill(half.bool()[:, None], 0.0)
         for layer in self.layers:
             x = layer(x, cu_seqlens, valid)
         x = self.norm(x)

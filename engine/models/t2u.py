@@ -75,9 +75,8 @@ class TextToUnit:
         return logits(states, self.head)
 
     def _position(self, alpha: torch.Tensor, cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
-        first = self.positions.padding_idx + 1
-        self.positions.reserve(total + first)
-        return alpha * self.positions[segment_positions(cu_seqlens, total) + first]
+        self.positions.reserve(total + self.positions.first)
+        return alpha * self.positions[segment_positions(cu_seqlens, total) + self.positions.first]
 
 
 class UnitDecoder:

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import torch
 
-from seamless_engine.config import ModelConfig
-from seamless_engine.models.layers import FeedForward, SelfAttention, SinusoidalPositions, Weights
+from seamless_engine.config import ModelConfig, Reference
+from seamless_engine.models.layers import FeedForward, SelfAttention, Weights, text_positions
 from seamless_kernels.kv_cache import store_kv
 from seamless_kernels.linear import LinearWeight, logits
 from seamless_kernels.linear_top_candidates import linear_top_candidates
@@ -61,12 +61,14 @@ class NextTokens:
 
 
 class TextDecoder:
-    def __init__(self, weights: Weights, embedding: torch.Tensor, config: ModelConfig) -> None:
+    def __init__(
+        self, weights: Weights, embedding: torch.Tensor, config: ModelConfig, reference: Reference = "transformers"
+    ) -> None:
         self.embedding = embedding
         self.head = weights.head(embedding, kept=True)
         self.scale = config.embed_scale
         self.pad_token_id = config.pad_token_id
-        self.positions = SinusoidalPositions(config.hidden_size, config.pad_token_id, embedding)
+        self.positions = text_positions(config, reference, embedding)
         dims = config.text_decoder
         self.layers = [DecoderLayer(weights.at(f"layers.{i}"), dims.heads) for i in range(dims.layers)]
         self.norm = weights.norm("layer_norm")
@@ -80,8 +82,8 @@ class TextDecoder:
     def step(self, inputs: StepInputs, pool: KVPool) -> torch.Tensor:
         """Final hidden states [rows, dim] of this position; its keys and values are in the pool afterwards."""
         # A pad token has no position, as in the reference.
-        offset = inputs.positions + self.pad_token_id + 1
-        positions = torch.where(inputs.tokens == self.pad_token_id, self.pad_token_id, offset)
+        offset = inputs.positions + self.positions.first
+        positions = torch.where(inputs.tokens == self.pad_token_id, self.positions.padding_idx, offset)
         x = self.embedding[inputs.tokens] * self.scale + self.positions[positions]
         for i, layer in enumerate(self.layers):
             x = layer(x, inputs, pool.k[i], pool.v[i])

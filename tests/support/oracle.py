@@ -16,6 +16,7 @@ import torch
 import transformers
 from transformers import SeamlessM4TFeatureExtractor, SeamlessM4Tv2Model
 
+from seamless_engine.config import Reference
 from seamless_engine.request import SPEECH_IN, DecodingParams, Request
 
 transformers.logging.set_verbosity_error()
@@ -50,9 +51,15 @@ class Speech:
 
 
 @functools.cache
-def load(folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Oracle:
-    """The checkpoint in transformers, once per process."""
-    return Oracle(Path(folder), dtype)
+def load(
+    folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32, *, reference: Reference = "transformers"
+) -> Oracle:
+    """The checkpoint in transformers, once per process; changed to what it was trained as for "meta"."""
+    oracle = Oracle(Path(folder), dtype)
+    if reference == "meta":
+        _begin_texts_at_two(oracle.model)
+        _keep_half_real_rows(oracle.model.speech_encoder)
+    return oracle
 
 
 class Oracle:
@@ -156,6 +163,27 @@ class Oracle:
             min(_smallest_gap(seen["units"]), _rounding_margin(seen["characters"])),
             _rounding_margin(seen["frames"]),
         )
+
+
+def _begin_texts_at_two(model: Any) -> None:
+    """Positions stay those of transformers, from 1 on; each finds what was the next one's row."""
+    for stack in (model.text_encoder, model.text_decoder):
+        positions = stack.embed_positions
+        assert positions.padding_idx == 0
+        positions.weights = torch.cat([positions.weights[:1], positions.weights[2:]])
+        positions.make_weights = None  # a table that grows would be the old one
+
+
+def _keep_half_real_rows(encoder: Any) -> None:
+    """The first layer gets what the projection has made, where transformers has put zeros."""
+    projected: list[torch.Tensor] = []
+    encoder.feature_projection.register_forward_hook(lambda module, inputs, output: projected.append(output))
+    encoder.encoder.layers[0].register_forward_pre_hook(lambda module, inputs: (_unmasked(projected.pop(), *inputs),))
+
+
+def _unmasked(projected: torch.Tensor, cleared: torch.Tensor) -> torch.Tensor:
+    assert torch.equal(projected[:, :-1], cleared[:, :-1])
+    return projected
 
 
 class _RecordingModel(SeamlessM4Tv2Model):
