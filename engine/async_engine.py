@@ -13,6 +13,7 @@ from types import TracebackType
 import torch
 
 from seamless_engine.config import EngineConfig
+from seamless_engine.decode.scheduler import SlowStart
 from seamless_engine.engine import Engine
 from seamless_engine.errors import UsageError
 from seamless_engine.front_end import check_requests, params_of
@@ -97,7 +98,7 @@ class AsyncEngine:
         listed = list(check_requests(requests))
         for request in listed:
             self._front_end.check(request, params_of(request, params))
-        async with contextlib.aclosing(self._run(listed, params)) as found:
+        async with contextlib.aclosing(self._run(listed, params, SlowStart(len(listed) + 1))) as found:
             results = {index: result async for index, result in found}
         return [results[index] for index in range(len(listed))]
 
@@ -112,7 +113,8 @@ class AsyncEngine:
 
         Raises EngineClosedError, and what the iterable raises.
         """
-        async with contextlib.aclosing(self._run(check_requests(requests, Iterable | AsyncIterable), params)) as found:
+        given = check_requests(requests, Iterable | AsyncIterable)
+        async with contextlib.aclosing(self._run(given, params, SlowStart())) as found:
             async for _, result in found:
                 yield result
 
@@ -145,15 +147,22 @@ class AsyncEngine:
         return asyncio.wrap_future(ticket)
 
     async def _run(
-        self, requests: Iterable[Request] | AsyncIterable[Request], params: DecodingParams | None
+        self, requests: Iterable[Request] | AsyncIterable[Request], params: DecodingParams | None, start: SlowStart
     ) -> AsyncGenerator[tuple[int, Result], None]:
-        """Results with the positions of their requests."""
+        """Results with the positions of their requests, in order of completion."""
         room = asyncio.Semaphore(self.max_queue)
         held: dict[asyncio.Future[Result], int] = {}
         finished: asyncio.Queue[asyncio.Future] = asyncio.Queue()
+        progress, answered = asyncio.Event(), 0
+
+        async def wait_to_draw(drawn: int) -> None:
+            await room.acquire()
+            while not start.allows(drawn, answered):
+                progress.clear()
+                await progress.wait()
 
         async def feed() -> None:
-            await room.acquire()
+            await wait_to_draw(0)
             async with contextlib.aclosing(_drawn(requests)) as drawn:
                 async for index, request in drawn:
                     chosen = params_of(request, params)
@@ -164,7 +173,7 @@ class AsyncEngine:
                         answer.set_result(failed(_draft(request, index), error))
                     held[answer] = index
                     answer.add_done_callback(finished.put_nowait)
-                    await room.acquire()
+                    await wait_to_draw(index + 1)
 
         feeder = asyncio.create_task(feed())
         feeder.add_done_callback(finished.put_nowait)
@@ -177,6 +186,8 @@ class AsyncEngine:
                     exhausted = True
                 else:
                     index = held.pop(answer)
+                    answered += 1
+                    progress.set()
                     room.release()
                     yield index, answer.result()
         finally:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from seamless_engine.config import EngineConfig, ModelConfig
-from seamless_engine.decode.scheduler import Job
+from seamless_engine.decode.scheduler import Job, SlowStart
 from seamless_engine.errors import UsageError
 from seamless_engine.forward import encode, forced_logits
 from seamless_engine.front_end import FrontEnd, check_requests, params_of
@@ -133,7 +133,7 @@ class Engine:
         for request in listed:
             self._front_end.check(request, params_of(request, params))
         results: dict[int, Result] = {}
-        for index, result in self._run(enumerate(listed), params):
+        for index, result in self._run(enumerate(listed), params, SlowStart(len(listed) + 1)):
             results[index] = result
         return [results[i] for i in range(len(listed))]
 
@@ -145,7 +145,7 @@ class Engine:
         Holds a bounded number of requests at a time, so the iterable may be endless. A request that is wrong in itself
         gives a result with `error` set, like any other failure.
         """
-        for _, result in self._run(enumerate(check_requests(requests)), params):
+        for _, result in self._run(enumerate(check_requests(requests)), params, SlowStart()):
             yield result
 
     def stream_audio(
@@ -192,21 +192,24 @@ class Engine:
         return result
 
     def _run(
-        self, source: Iterator[tuple[int, Request]], params: DecodingParams | None
+        self, source: Iterator[tuple[int, Request]], params: DecodingParams | None, start: SlowStart
     ) -> Iterator[tuple[int, Result]]:
         loop = self._loop
         ahead: deque[tuple[int, Result, Future[Job | Exception]]] = deque()
         mine: dict[Job, int] = {}
         done: deque[Job] = deque()
+        drawn = 0
         exhausted = False
         try:
             while True:
-                while not exhausted and self._reads_more(ahead):
-                    drawn = next(source, None)
-                    if drawn is None:
+                answered = drawn - len(mine) - len(ahead)
+                while not exhausted and start.allows(drawn, answered) and self._reads_more(ahead):
+                    following = next(source, None)
+                    if following is None:
                         exhausted = True
                         break
-                    index, request = drawn
+                    drawn += 1
+                    index, request = following
                     chosen = params_of(request, params)
                     result = Result(request.id if request.id is not None else index, request.task, request.tgt_lang)
                     read = partial(self._read, request, chosen, result, done)

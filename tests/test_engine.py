@@ -127,6 +127,22 @@ def test_stream_draws_no_more_than_it_can_hold(checkpoint: Checkpoint) -> None:
     assert engine._runner.blocks.free_rows == 2
 
 
+def test_stream_draws_few_requests_before_its_first_result_and_all_in_the_end(checkpoint: Checkpoint) -> None:
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
+    requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS * 30]
+    drawn: list[Request] = []
+    results = engine.stream(drawn.append(request) or request for request in requests)
+    found = [next(results)]
+    assert len(drawn) == 8
+    ahead = []
+    for result in results:
+        ahead.append(len(drawn) - len(found))
+        found.append(result)
+    assert max(ahead) > 100  # the rest comes at once
+    expected = engine.generate(requests)
+    assert all(same(expected[int(result.id)], result) for result in found) and len(found) == len(requests)
+
+
 def test_streams_of_one_engine_share_its_rows(checkpoint: Checkpoint) -> None:
     options = EngineConfig(max_rows=2)
     engine = Engine.from_pretrained(checkpoint(1), device="cpu", tasks=["t2tt"], options=options)

@@ -78,6 +78,22 @@ class Limits:
     patience: int = 16
 
 
+class SlowStart:
+    """How many requests a stream draws in all: few until some are answered, so that the first answers come soon.
+
+    The number grows eightfold when a quarter is answered: until then the device is badly filled, so strides are large.
+    """
+
+    def __init__(self, first: int = 8) -> None:
+        self._limit = first
+
+    def allows(self, drawn: int, answered: int) -> bool:
+        """Whether to draw another request after so many, of which so many are answered."""
+        while answered * 4 >= self._limit:
+            self._limit *= 8
+        return drawn < self._limit
+
+
 class Scheduler:
     def __init__(self, blocks: BlockManager, limits: Limits) -> None:
         self.blocks = blocks

@@ -61,6 +61,20 @@ def test_a_stream_draws_no_more_than_it_may_hold(engine: Engine, max_queue: int)
     run(main())
 
 
+def test_a_stream_draws_few_requests_before_its_first_result(engine: Engine) -> None:
+    given: list[Request] = []
+
+    async def main() -> None:
+        async with AsyncEngine(engine) as shared:
+            requests = (given.append(request) or request for request in map(sentence, range(100)))
+            results = shared.stream(requests)
+            await anext(results)
+            assert len(given) <= 8
+            assert len([result async for result in results]) == 99
+
+    run(main())
+
+
 def test_a_stream_that_is_closed_early_gives_up_what_it_holds(engine: Engine, steps: Steps) -> None:
     async def main() -> None:
         async with AsyncEngine(engine) as shared:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seamless_engine import CapacityError
-from seamless_engine.decode.scheduler import Job, Scheduler
+from seamless_engine.decode.scheduler import Job, Scheduler, SlowStart
 from seamless_engine.request import Stage
 from support.schedules import job, scheduler
 
@@ -18,6 +18,16 @@ def submitted(plan: Scheduler, *jobs: Job) -> list[Job]:
 
 def admitted(plan: Scheduler) -> list[Job]:
     return [one for one, _ in plan.admit()]
+
+
+def test_a_stream_starts_small_grows_with_its_answers_and_never_stalls() -> None:
+    start, drawn, most = SlowStart(), 0, []
+    for answered in range(20):
+        while drawn < 1000 and start.allows(drawn, answered):
+            drawn += 1
+        assert drawn > answered
+        most.append(drawn)
+    assert [*dict.fromkeys(most)] == [8, 64, 512]
 
 
 def test_requests_are_admitted_in_order() -> None:
