@@ -60,15 +60,17 @@ $(VENV)/.torch:
 	$(PIP) install $(TORCH)
 	touch $@
 
-# Each builds csrc/ anew, so one that installs more stands for those that it contains.
-comma := ,
+# Builds csrc/. What is installed on top of it, for one target or another, does not build it again.
+$(VENV)/.installed: $(VENV)/.torch setup.py pyproject.toml $(wildcard csrc/*)
+	$(PIP) install -e .
+	touch $@
+
 $(VENV)/.installed-demo: extras := demo
 $(VENV)/.installed-test: extras := test
 $(VENV)/.installed-bench: extras := test,bench
 $(VENV)/.installed-lint: extras := test,bench,lint
 $(VENV)/.installed-docs: extras := docs
 $(VENV)/.installed-train: extras := train,test,bench
-$(foreach extra,demo test bench lint docs train,$(VENV)/.installed-$(extra)): \
-		$(VENV)/.torch setup.py pyproject.toml $(wildcard csrc/*)
-	$(PIP) install -e '.[$(extras)]'
-	touch $(addprefix $(VENV)/.installed-,$(subst $(comma), ,$(extras)))
+$(foreach extra,demo test bench lint docs train,$(VENV)/.installed-$(extra)): $(VENV)/.installed
+	$(PIP) install 'seamless-engine[$(extras)]'
+	touch $@

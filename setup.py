@@ -1,8 +1,8 @@
 """Build: import names of engine/ and kernels/, and the native extensions of csrc/. All metadata is in pyproject.toml.
 
 `seamless_kernels._csrc`, CPU kernels, is built where a C++ compiler with OpenMP works; `seamless_kernels._csrc_cuda`
-where nvcc is found. SEAMLESS_BUILD_CUDA=0 forbids the latter, 1 makes its failure an error. What was not built, torch
-does.
+where nvcc is found, with or without a GPU. SEAMLESS_BUILD_CUDA=0 forbids the latter, 1 makes its failure an error. What
+was not built, torch does.
 """
 
 import os
@@ -61,6 +61,8 @@ class Build(build_ext):
         flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-cudart=static", "--threads=0"]
         flags.append(f'-DTARGETS="{" ".join(f"sm_{sm}" for sm in ARCHITECTURES)} compute_{ARCHITECTURES[-1]}"')
         include = [f"-I{path}" for path in INCLUDE]
+        if CUDA is None:
+            self.warn(f"{compiler} was found: it compiles {ext.name}; SEAMLESS_BUILD_CUDA=0 leaves that out")
         command = [compiler, "-shared", *flags, *targets, *include, *ext.sources, "-o", output]
         self.announce(" ".join(command), level=2)
         try:

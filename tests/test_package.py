@@ -163,14 +163,15 @@ def test_another_package_called_kernels_wins_over_the_folder(tmp_path: Path):
     assert python(code, ROOT, PYTHONPATH=str(tmp_path)) == "another project"
 
 
-def test_sdist_builds_a_wheel_without_a_compiler(tmp_path: Path):
+def test_sdist_has_what_the_tests_read_and_builds_a_wheel_without_a_compiler(tmp_path: Path):
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "Makefile"):
         shutil.copy(ROOT / name, copy)
-    for name in ("engine", "kernels", "csrc"):
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    not_sources = shutil.ignore_patterns("__pycache__", "*.so", "output", "_build", "*.egg-info")
+    for name in ("engine", "kernels", "csrc", "tests", "benchmarks", "demo", "docs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=not_sources)
+    sources = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
     build = "from setuptools import build_meta; print(build_meta.build_sdist('.'))"
     sdist = copy / python(build, copy).splitlines()[-1]
     command = [
@@ -191,7 +192,7 @@ def test_sdist_builds_a_wheel_without_a_compiler(tmp_path: Path):
     assert "_csrc was NOT built: torch does its work" in done.stdout + done.stderr
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    assert {f"csrc/{path.name}" for path in (ROOT / "csrc").iterdir()} <= packed
+    assert sources <= packed
 
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
