@@ -137,28 +137,6 @@ def _early_stopping(name: str, value: Any) -> bool | Literal["never"]:
     raise UsageError(f'{name} must be True, False or "never", not {value!r}')
 
 
-def _token_list(name: str, value: Any, nested: bool = False) -> Any:
-    """A list of token ids, or of lists of them, as tuples: parameters are hashable and do not change."""
-    entries = values.listed(value)
-    try:
-        if not entries:
-            raise UsageError
-        return tuple(_token_list(name, entry) if nested else values.integer(name, entry) for entry in entries)
-    except UsageError:
-        expected = "[[12, 7], [9]]" if name == "bad_words_ids" else "[12, 9]"
-        raise UsageError(f"{name} must look like {expected}, not {value!r}") from None
-
-
-def _line(name: str, value: Any) -> tuple[float, float]:
-    """(a, b) of a limit a · length + b."""
-    entries = values.listed(value)
-    try:
-        slope, offset = (values.number(name, entry, 0.0, 1e6) for entry in entries or ())
-    except ValueError:  # of the unpacking, and UsageError
-        raise UsageError(f"{name} must look like (a, b), two numbers between 0 and 1e+06, not {value!r}") from None
-    return slope, offset
-
-
 _OPTIONAL = ("max_new_tokens", "bad_words_ids", "suppress_tokens", "soft_max_length")
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("num_beams", "num_return_sequences"), partial(values.integer, low=1, high=MAX_BEAMS)),
@@ -174,9 +152,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
         values.switch,
     ),
     "early_stopping": _early_stopping,
-    "bad_words_ids": partial(_token_list, nested=True),
-    "suppress_tokens": _token_list,
-    "soft_max_length": _line,
+    "bad_words_ids": partial(values.token_list, nested=True),
+    "suppress_tokens": values.token_list,
+    "soft_max_length": values.slope_and_offset,
 }
 
 

@@ -47,7 +47,29 @@ def switch(name: str, value: Any) -> bool:
     return found
 
 
-def listed(value: Any) -> list[Any] | None:
+def token_list(name: str, value: Any, nested: bool = False) -> Any:
+    """A list of token ids, or of lists of them, as tuples: parameters are hashable and do not change."""
+    entries = _listed(value)
+    try:
+        if not entries:
+            raise UsageError
+        return tuple(token_list(name, entry) if nested else integer(name, entry) for entry in entries)
+    except UsageError:
+        expected = "[[12, 7], [9]]" if nested else "[12, 9]"
+        raise UsageError(f"{name} must look like {expected}, not {value!r}") from None
+
+
+def slope_and_offset(name: str, value: Any) -> tuple[float, float]:
+    """(a, b) of a limit a · length + b."""
+    entries = _listed(value)
+    try:
+        slope, offset = (number(name, entry, 0.0, 1e6) for entry in entries or ())
+    except ValueError:  # of the unpacking, and UsageError
+        raise UsageError(f"{name} must look like (a, b), two numbers between 0 and 1e+06, not {value!r}") from None
+    return slope, offset
+
+
+def _listed(value: Any) -> list[Any] | None:
     """The entries of a list, array, tensor or another iterable; None for what has none, and for text and mappings."""
     if getattr(value, "ndim", 0):
         return value.tolist()
