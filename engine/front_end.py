@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from seamless_engine.config import EngineConfig, ModelConfig
@@ -80,7 +80,7 @@ class FrontEnd:
         """The front end of one request. Raises InputError for audio or text that cannot be processed."""
         started = time.perf_counter()
         result.tgt_lang = self.languages.resolve(request.task, request.tgt_lang)
-        source, rows, length = self._source(request)
+        source, rows, length = self._source(request, result.warnings.append)
         if length > self.options.max_source_tokens:
             limit = self.options.max_source_tokens
             unit = "encodings" if request.task in SPEECH_IN else "tokens"
@@ -116,7 +116,7 @@ class FrontEnd:
             words=params.banned_words(self.config.eos_token_id, UNK),
         )
 
-    def _source(self, request: Request) -> tuple[Any, int, int]:
+    def _source(self, request: Request, warn: Callable[[str], object]) -> tuple[Any, int, int]:
         """What the encoder reads, how many rows that is, and how many encodings it becomes."""
         if request.task in SPEECH_IN:
             if isinstance(request.audio, Features):
@@ -125,7 +125,12 @@ class FrontEnd:
                 from seamless_engine.audio import load_audio  # these import torch, which a check does not need
                 from seamless_kernels.fbank import frame_count
 
-                source = load_audio(request.audio, request.sampling_rate, max_seconds=self.options.max_audio_seconds)
+                source = load_audio(
+                    request.audio,
+                    request.sampling_rate,
+                    max_seconds=self.options.max_audio_seconds,
+                    warn=warn,
+                )
                 frames = frame_count(len(source))
                 rows, valid = -(-frames // 2), frames // 2
             return source, rows, valid // self.config.adaptor_stride + 1

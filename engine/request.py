@@ -170,8 +170,9 @@ class Request:
 
     task: "asr", "s2tt", "s2st", "t2tt" or "t2st", any case.
     tgt_lang: code of the language to produce (for "asr", the language that is spoken).
-    audio: path, bytes, binary file object, 1-D float array or tensor with `sampling_rate`, or a mapping with the keys
-        "array" and "sampling_rate". Channels are averaged, other rates are resampled to 16 kHz.
+    audio: path, bytes, binary file object, array or tensor [samples] or [1, samples] with `sampling_rate`, a mapping
+        with the keys "array" and "sampling_rate", or "bytes", or "path", or an audio decoder of `datasets`. Channels
+        are averaged, other rates are resampled to 16 kHz.
     text, src_lang: the sentence and its language, for the two text tasks.
     speaker_id: row of the vocoder's voice table, for the two tasks that produce speech.
     params: overrides the `DecodingParams` of the call.

@@ -114,7 +114,8 @@ def test_decoding_policy_imports_no_device_code(path: Path):
 
 def test_third_party_imports_are_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    requirements = project["dependencies"] + project["optional-dependencies"]["cuda"]
+    optional = project["optional-dependencies"]
+    requirements = project["dependencies"] + optional["cuda"] + optional["media"]
     declared = {re.split(r"[^\w.-]", requirement)[0] for requirement in requirements}
     used = {name.partition(".")[0] for path in SOURCES for name in imported(path)}
     assert used - set(sys.stdlib_module_names) - set(PACKAGES) <= declared
