@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -16,9 +16,6 @@ from seamless_engine.audio_samples import Section, Warn
 from seamless_engine.containers.find import find_parts
 from seamless_engine.containers.parts import Part, read_at
 from seamless_engine.errors import AudioError
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on
 
 _BLOCK = 65536  # frames decoded at a time
 _NAMES = (  # containers that libsndfile cannot open, by bytes near their beginning
@@ -65,7 +62,7 @@ class _Window(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
-    def readinto(self, buffer: Buffer) -> int:
+    def readinto(self, buffer: memoryview) -> int:
         view, part = memoryview(buffer).cast("B"), self._part
         if self._at < len(part.prefix):
             content = part.prefix[self._at : self._at + len(view)]

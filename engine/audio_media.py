@@ -43,7 +43,7 @@ def read_media(file: BinaryIO, label: str, reason: str, is_known: bool, warn: Wa
     try:
         container = av.open(file, "r", metadata_errors="ignore", container_options=_OPTIONS)
     except FFmpegError as error:
-        raise AudioError(f"{label} cannot be decoded as audio: {reason}; FFmpeg says: {error.strerror}") from None
+        raise _refused(label, reason, error) from None
     with container:
         streams = container.streams.audio
         if not streams:
@@ -52,12 +52,12 @@ def read_media(file: BinaryIO, label: str, reason: str, is_known: bool, warn: Wa
             warn(f"{label} has {len(streams)} audio streams: only the first one was read")
         if container.format.name in _WITHOUT_LENGTH and not is_known:
             warn(f"{label} is in the format {container.format.name}: whether it was truncated cannot be known")
-        frames = _frames(container, 0 if is_known or len(container.streams) > 1 else size, label, warn)
+        frames = _frames(container, 0 if is_known or len(container.streams) > 1 else size, label, reason, warn)
         for (rate, channels), alike in itertools.groupby(frames, lambda one: (one.sample_rate, one.layout.nb_channels)):
             yield Section(rate, channels, map(_samples, alike))
 
 
-def _frames(container: InputContainer, end: int, label: str, warn: Warn) -> Iterator[AudioFrame]:
+def _frames(container: InputContainer, end: int, label: str, reason: str, warn: Warn) -> Iterator[AudioFrame]:
     """Decoded frames. end: the byte up to which packets should reach; 0 if that is not known."""
     stream = container.streams.audio[0]
     seconds, damaged, reached = 0.0, 0, 0
@@ -74,7 +74,11 @@ def _frames(container: InputContainer, end: int, label: str, warn: Warn) -> Iter
                 seconds += frame.samples / frame.sample_rate
                 yield frame
     except FFmpegError as error:
+        if not seconds:
+            raise _refused(label, reason, error) from None
         warn(f"{label} could be read up to {seconds:.1f} s only: {error.strerror}")
+    if damaged and not seconds:
+        raise AudioError(f"{label} is damaged or truncated: none of its packets could be decoded")
     if damaged:
         warn(f"{label} is damaged or truncated: {damaged} of its packets could not be decoded")
     announced = _announced(container)
@@ -82,6 +86,10 @@ def _frames(container: InputContainer, end: int, label: str, warn: Warn) -> Iter
         warn(f"{label} is damaged or truncated: its header announces {announced:.1f} s and it holds {seconds:.1f} s")
     elif reached + _TAGS < end:
         warn(f"{label} has {end - reached} bytes that are not understood: sound may be missing")
+
+
+def _refused(label: str, reason: str, error: FFmpegError) -> AudioError:
+    return AudioError(f"{label} cannot be decoded as audio: {reason}; FFmpeg says: {error.strerror}")
 
 
 def _announced(container: InputContainer) -> float | None:

@@ -70,7 +70,7 @@ def test_load_audio_never_shortens_truncated_media_in_silence(name):
             _, said = read(content[: int(share * len(content))])
             assert "truncated" in said[0]
         except AudioError as error:
-            assert "truncated" in str(error) or "no samples" in str(error)
+            assert "truncated" in str(error)
 
 
 @pytest.mark.parametrize("name", ["m4a", "webm", "wma", "aac"])

@@ -60,7 +60,7 @@ WAV, FLAC = wav(CLIP), wav(CLIP, format="FLAC")
 FORGED = {
     "a wav that announces 2 GB": (patched(WAV, 40, struct.pack("<I", 0x7FFE0000)), "truncated"),
     "a wav that announces a header of 2 GB": (patched(WAV, 16, struct.pack("<I", 0x7FFE0000)), "decoded|no samples"),
-    "a flac that announces 2^36 samples": (patched(FLAC, 21, bytes([FLAC[21] | 0x0F]) + b"\xff" * 4), "decoded"),
+    "a flac that announces 2^36 samples": (patched(FLAC, 21, bytes([FLAC[21] | 0x0F]) + b"\xff" * 4), "truncated"),
     "a wav of 65535 channels": (patched(WAV, 22, b"\xff\xff"), "decoded|channels"),
 }
 GOOD = {
