@@ -8,7 +8,6 @@ import struct
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from seamless_engine.audio import load_audio
