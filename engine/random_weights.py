@@ -44,7 +44,7 @@ def random_tensors(
 
 
 def _random_tensor(name: str, shape: tuple[int, ...], config: ModelConfig, generator: torch.Generator) -> torch.Tensor:
-    noise = torch.randn(shape, generator=generator, device=generator.device)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float32, device=generator.device)
     owner, _, leaf = name.rpartition(".")
     part = owner.rpartition(".")[2]
     if leaf == "bias":
@@ -82,7 +82,7 @@ def _steer_text(tensors: dict[str, torch.Tensor], config: ModelConfig) -> None:
 def _positions(start: int, stop: int, config: ModelConfig) -> torch.Tensor:
     """Rows `start` to `stop - 1` of the sinusoidal table, [stop - start, hidden]."""
     half = config.hidden_size // 2
-    frequencies = torch.exp(torch.arange(half) * (-math.log(10000.0) / (half - 1)))
+    frequencies = torch.exp(torch.arange(half).float() * (-math.log(10000.0) / (half - 1)))
     angles = torch.arange(start, stop)[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 

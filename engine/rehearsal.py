@@ -76,7 +76,7 @@ def _fill(rows: int, longest: int) -> list[int]:
 
 def _encode_speech(encoder: SpeechEncoder, lengths: list[int], device: torch.device) -> None:
     bounds = [0, *accumulate(lengths)]
-    encoder(*fbank(torch.zeros(bounds[-1], device=device), bounds))
+    encoder(*fbank(torch.zeros(bounds[-1], dtype=torch.float32, device=device), bounds))
 
 
 def _encode_text(encoder: TextEncoder, lengths: list[int], device: torch.device) -> None:

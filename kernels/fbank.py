@@ -66,7 +66,7 @@ def reference(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], 
     frames = _frame_counts(bounds, waveform.shape[0])
     log_mel = _log_mel(waveform, _frame_starts(bounds, frames, waveform.device))  # [frames, 80]
     cu_rows, cu_seqlens, valid = _output_bounds(frames, stride, waveform.device)
-    features = torch.zeros(cu_rows[-1] * stride, NUM_MEL, device=waveform.device)
+    features = torch.zeros(cu_rows[-1] * stride, NUM_MEL, dtype=torch.float32, device=waveform.device)
     for row, clip in zip(cu_rows, log_mel.split(frames), strict=False):
         mean, deviation = _statistics(clip)
         features[row * stride :][: clip.shape[0]] = (clip - mean) / deviation
@@ -176,7 +176,7 @@ def _triton(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *,
     options = {"num_warps": config["num_warps"], "enable_fp_fusion": config["enable_fp_fusion"]}
     size = _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
     y = torch.empty(size, _FFT, dtype=torch.float64, device=device)
-    log_mel = torch.empty(count, NUM_MEL, device=device)
+    log_mel = torch.empty(count, NUM_MEL, dtype=torch.float32, device=device)
     for done in range(0, count, size):
         left = min(count - done, size)
         grid = (triton.cdiv(size, config["FRAMES"]),)
@@ -198,7 +198,7 @@ def _triton(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *,
             **options,
         )
     cu_rows, cu_seqlens, valid = _output_bounds(frames, stride, device)
-    features = torch.empty(cu_rows[-1], stride * NUM_MEL, device=device)
+    features = torch.empty(cu_rows[-1], stride * NUM_MEL, dtype=torch.float32, device=device)
     cu_frames = torch.tensor([0, *itertools.accumulate(frames)], dtype=torch.int32, device=device)
     _normalise_kernel[(len(frames), NUM_MEL // _MEL_GROUP)](
         log_mel,

@@ -68,7 +68,7 @@ def product(
     assert csrc is not None
     dtype = out_dtype or x.dtype
     columns = len(weight) // 2 if activation == "glu" else len(weight)
-    y = torch.empty(len(x), columns, dtype=dtype)
+    y = torch.empty(len(x), columns, dtype=dtype, device=x.device)
     if not len(x):
         return y
     csrc.linear(
@@ -100,8 +100,8 @@ def product_by_chunks(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor 
     """x · Wᵀ + b by torch, with rows up to a multiple of CHUNK; those behind the last of x have no meaning."""
     rows = len(x) + -len(x) % CHUNK
     step = _rows_at_a_time(weight)
-    y = torch.empty(rows, len(weight), dtype=x.dtype)
-    chunk = torch.empty(step, x.shape[1], dtype=x.dtype)
+    y = torch.empty(rows, len(weight), dtype=x.dtype, device=x.device)
+    chunk = torch.empty(step, x.shape[1], dtype=x.dtype, device=x.device)
     for first in range(0, rows, step):
         part = x[first : first + step]
         chunk[: len(part)] = part
@@ -117,7 +117,8 @@ def _rows_at_a_time(weight: torch.Tensor) -> int:
     """CHUNK where all places of a chunk give a row the same bits, which libraries have and do not promise; else 1."""
     key = (*weight.shape, weight.dtype, torch.get_num_threads())
     if key not in _checked:
-        row = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+        generator = torch.Generator().manual_seed(0)
+        row = torch.randn(weight.shape[1], generator=generator, dtype=torch.float32, device="cpu").to(weight.dtype)
         y = F.linear(row.repeat(CHUNK, 1), weight)
         y = y.nan_to_num()  # of weights that are not finite
         alike = torch.equal(y, y[:1].expand_as(y))

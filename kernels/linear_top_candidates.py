@@ -144,7 +144,7 @@ def _triton(
     hidden: torch.Tensor, weight: torch.Tensor, count: int, banned: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     (rows, inner), vocab, device = hidden.shape, weight.shape[0], hidden.device
-    log_probs = torch.empty(rows, count, device=device)
+    log_probs = torch.empty(rows, count, dtype=torch.float32, device=device)
     tokens = torch.empty(rows, count, dtype=torch.int64, device=device)
     if not rows:
         return log_probs, tokens
@@ -155,7 +155,7 @@ def _triton(
     blocks = triton.cdiv(vocab, BLOCK)
     spans, size = triton.cdiv(blocks, span), triton.next_power_of_2(count)
     top = torch.empty(rows, blocks, dtype=torch.int32, device=device)
-    total = torch.empty(rows, blocks, device=device)
+    total = torch.empty(rows, blocks, dtype=torch.float32, device=device)
     entries = torch.empty(rows, spans * size, dtype=torch.int64, device=device)
     listed, bans = ban_table(banned)
     fusion = config["enable_fp_fusion"]

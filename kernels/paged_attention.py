@@ -315,7 +315,7 @@ def _native(
     assert csrc is not None
     if q.dtype != torch.float32:
         return reference(q, k_pool, v_pool, slot_table, lengths, cu_rows, lines)
-    out = torch.empty(q.shape)
+    out = torch.empty(q.shape, dtype=q.dtype)
     if not len(q):
         return out
     attend = csrc.self_attention if cu_rows is None else csrc.cross_attention

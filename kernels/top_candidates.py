@@ -191,7 +191,7 @@ def _choose_kernel(
 def _triton(logits: torch.Tensor, count: int, banned: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     rows, vocab = logits.shape
     device = logits.device
-    log_probs = torch.empty(rows, count, device=device)
+    log_probs = torch.empty(rows, count, dtype=torch.float32, device=device)
     tokens = torch.empty(rows, count, dtype=torch.int64, device=device)
     if not rows:
         return log_probs, tokens
@@ -200,7 +200,7 @@ def _triton(logits: torch.Tensor, count: int, banned: torch.Tensor | None = None
     options = {"BLOCK": BLOCK, "BANNED": banned is not None, "enable_fp_fusion": config["enable_fp_fusion"]}
     blocks = triton.cdiv(vocab, BLOCK)
     top = torch.empty(rows, blocks, dtype=torch.int32, device=device)
-    total = torch.empty(rows, blocks, device=device)
+    total = torch.empty(rows, blocks, dtype=torch.float32, device=device)
     best = top if banned is None else torch.empty_like(top)
     listed, bans = ban_table(banned)
     _scan_kernel[(rows * triton.cdiv(blocks, config["TILE"]),)](
@@ -249,7 +249,7 @@ def ban_table(banned: torch.Tensor | None) -> tuple[torch.Tensor | None, int]:
 def normalise(top: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
     """float32 [rows, 2] of what the blocks of each row have."""
     rows, blocks = top.shape
-    norm = torch.empty(rows, 2, device=top.device)
+    norm = torch.empty(rows, 2, dtype=torch.float32, device=top.device)
     size = triton.next_power_of_2(blocks)
     _normalise_kernel[(rows,)](top, total, norm, blocks, BLOCKS=size, num_warps=4, enable_fp_fusion=True)
     return norm
@@ -259,7 +259,7 @@ def _native(logits: torch.Tensor, count: int, banned: torch.Tensor | None = None
     assert csrc is not None
     if logits.dtype != torch.float32 or logits.stride(1) != 1 or not len(logits):
         return reference(logits, count, banned)
-    log_probs = torch.empty(len(logits), count)
+    log_probs = torch.empty(len(logits), count, dtype=torch.float32)
     tokens = torch.empty(len(logits), count, dtype=torch.int64)
     listed = None if banned is None else banned.contiguous().numpy()
     csrc.top_candidates(logits.numpy(), count, listed, log_probs.numpy(), tokens.numpy(), torch.get_num_threads())

@@ -248,7 +248,7 @@ class Pretrained(ReadOnlyModule):
         requests: list[Request] = []
         for source, code in zip(sources, languages, strict=True):
             if params.do_sample or params.speech_do_sample:  # as there, torch.manual_seed makes draws repeatable
-                params = replace(params, seed=int(torch.randint(2**31, ())))
+                params = replace(params, seed=int(torch.randint(2**31, (), device="cpu")))
             clip = source if isinstance(source, Features) else None
             text = source if isinstance(source, Tokens) else None
             requests.append(Request(task, code, audio=clip, text=text, speaker_id=speaker_id, params=params))
@@ -275,7 +275,9 @@ class Pretrained(ReadOnlyModule):
         sequences = [prompt + hypothesis.tokens for prompt, (_, hypothesis) in zip(prompts, found, strict=True)]
         output = GenerateOutput(self._padded(sequences, config.pad_token_id))
         if options.params.num_beams > 1:
-            output.sequences_scores = torch.tensor([hypothesis.score for _, hypothesis in found], device=self.device)
+            output.sequences_scores = torch.tensor(
+                [hypothesis.score for _, hypothesis in found], dtype=torch.float32, device=self.device
+            )
         if options.params.return_token_logprobs:
             logprobs = self._padded([hypothesis.token_logprobs or [] for _, hypothesis in found], 0.0)
             output.token_logprobs, output.scores = logprobs, TokenScores(logprobs, options.params)
@@ -286,7 +288,7 @@ class Pretrained(ReadOnlyModule):
 
     def _padded(self, rows: Sequence[Sequence[float]], value: float) -> torch.Tensor:
         dtype = torch.float32 if isinstance(value, float) else torch.int64
-        return pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], True, value).to(self.device)
+        return pad_sequence([torch.tensor(row, dtype=dtype, device="cpu") for row in rows], True, value).to(self.device)
 
 
 def check_result(result: Result, name: str) -> None:

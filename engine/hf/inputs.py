@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from seamless_engine.errors import UsageError
@@ -88,7 +89,7 @@ def _ids(name: str, value: Any, vocab_size: int | None) -> torch.Tensor:
 
 def _mask(value: Any, batch: torch.Tensor) -> torch.Tensor:
     try:
-        mask = torch.as_tensor(value).cpu()
+        mask = _on_cpu(value)
     except (TypeError, ValueError, RuntimeError):
         raise UsageError(f"attention_mask must be a tensor, not {type(value).__name__}") from None
     if mask.shape != batch.shape[:2]:
@@ -102,7 +103,7 @@ def _tensor(name: str, value: Any, dims: int, floating: bool) -> torch.Tensor:
     if isinstance(value, Mapping):
         raise UsageError(f"{name} is a mapping: give what the processor returns as keywords, generate(**inputs, …)")
     try:
-        tensor = torch.as_tensor(value).cpu()
+        tensor = _on_cpu(value)
     except (TypeError, ValueError, RuntimeError):
         raise UsageError(
             f"{name} must be a tensor of the processor, not {type(value).__name__}; model.engine and "
@@ -114,3 +115,8 @@ def _tensor(name: str, value: Any, dims: int, floating: bool) -> torch.Tensor:
             f"{name} must be {dims}-dimensional, of {kind}, and not empty; it is {tensor.dtype} {tuple(tensor.shape)}"
         )
     return tensor
+
+
+def _on_cpu(value: Any) -> torch.Tensor:
+    """NumPy decides what a list holds: torch goes by default device and dtype, which are the caller's to choose."""
+    return torch.as_tensor(value if isinstance(value, torch.Tensor) else np.asarray(value), device="cpu")

@@ -196,7 +196,7 @@ class SinusoidalPositions:
         half = self.dim // 2
         frequency = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
         angle = torch.arange(rows).float()[:, None] * frequency
-        table = torch.zeros(rows, self.dim)  # an odd dim leaves its last column zero
+        table = torch.zeros(rows, self.dim, dtype=torch.float32)  # an odd dim leaves its last column zero
         table[:, : 2 * half] = torch.cat([angle.sin(), angle.cos()], dim=1)
         table[self.padding_idx] = 0.0
         return table.to(like)
