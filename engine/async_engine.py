@@ -8,6 +8,7 @@ import itertools
 import os
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from functools import partial
 from types import TracebackType
 
 import torch
@@ -19,6 +20,7 @@ from seamless_engine.errors import UsageError
 from seamless_engine.front_end import check_requests, params_of
 from seamless_engine.loop import failed
 from seamless_engine.owner import Owner, Ticket
+from seamless_engine.recovery import settled
 from seamless_engine.request import DecodingParams, Request, Result
 from seamless_engine.values import integer
 
@@ -43,7 +45,8 @@ class AsyncEngine:
         self.max_queue = integer("max_queue", max_queue, low=1)
         self._front_end = engine._front_end
         self._count = itertools.count()
-        self._owner = Owner(engine._loop, self._front_end, self.max_queue, integer("readers", readers, low=1))
+        readers = integer("readers", readers, low=1)
+        self._owner = engine._calls.claim(partial(Owner, engine._loop, self._front_end, self.max_queue, readers))
         weakref.finalize(self, self._owner.close, True).atexit = False
 
     @classmethod
@@ -85,6 +88,8 @@ class AsyncEngine:
         up: everything that it holds is free after the step or pass that is running. `Request.timeout` counts from this
         call. The result's `id` is the request's own, or how many were submitted before it.
 
+        The request and its buffers are the caller's again when this returns; a file object was read by then.
+
         Raises UsageError if the request is wrong in itself, EngineClosedError if this engine takes no more; awaiting
         the result raises EngineClosedError if the engine breaks.
         """
@@ -124,6 +129,7 @@ class AsyncEngine:
         drain: False cancels the requests instead; their results have `finish_reason` "cancelled". A second call may
             do so while the first one waits.
         """
+        self.engine._calls.check()
         self._owner.close(drain)
         await asyncio.shield(asyncio.wrap_future(self._owner.ended))
 
@@ -137,7 +143,14 @@ class AsyncEngine:
 
     async def _submit(self, request: Request, params: DecodingParams, index: int) -> asyncio.Future[Result]:
         self._front_end.check(request, params)
+        self.engine._calls.check()
         ticket = Ticket(request, params, _draft(request, index))
+        taking = self.engine._calls.take(request)
+        taken = taking.result() if taking.done() else await asyncio.wrap_future(taking)
+        if isinstance(taken, Exception):
+            ticket.set_result(failed(ticket.draft, settled(taken)))
+            return asyncio.wrap_future(ticket)
+        ticket.request = taken
         self._owner.submit(ticket)
         try:
             await asyncio.wrap_future(ticket.taken)

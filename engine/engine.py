@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import os
-import time
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 import numpy as np
 import torch
 
+from seamless_engine.calls import Calls
 from seamless_engine.config import EngineConfig, ModelConfig
-from seamless_engine.decode.scheduler import Job, SlowStart
+from seamless_engine.decode.scheduler import SlowStart
 from seamless_engine.errors import UsageError
 from seamless_engine.forward import encode, forced_logits
 from seamless_engine.front_end import FrontEnd, check_requests, params_of
-from seamless_engine.lane import Beside, InTurn, Lane, on
+from seamless_engine.lane import on
 from seamless_engine.loader import find_checkpoint
-from seamless_engine.loop import Loop, failed, raise_failure
+from seamless_engine.loop import Loop
 from seamless_engine.model_runner import ModelRunner
+from seamless_engine.neutral import neutral
 from seamless_engine.prepared import Features, Tokens
-from seamless_engine.recovery import settled
 from seamless_engine.request import SPEECH_OUT, TASKS, DecodingParams, Request, Result, Task
 from seamless_engine.tokenizer import Tokenizer
 from seamless_kernels.dispatch import backend_for
 
-_UNREAD = 8  # requests that were drawn and are not read yet, at most
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Engine:
-    """A loaded model that answers requests. Not thread-safe: one thread owns an engine."""
+    """A loaded model that answers requests.
+
+    Several threads may call it at once, and a thread may call it while its own `stream` or `stream_audio` is suspended:
+    each call gets what it would get alone, and requests of all calls share batches. The exception of a signal handler
+    ends the call that it interrupts and no other. A forked child has to load an engine of its own.
+
+    `with` closes the engine.
+    """
 
     def __init__(
         self, runner: ModelRunner, tokenizer: Tokenizer, options: EngineConfig, tasks: tuple[Task, ...]
@@ -40,11 +43,10 @@ class Engine:
         self.config: ModelConfig = runner.config
         self.options = options
         self.tasks = tasks
-        self._runner = runner
         self._front_end = FrontEnd(runner.config, options, tasks, tokenizer)
-        self._loop = Loop(runner, tokenizer, options)
         # While a GPU computes, a thread reads what comes next. On a CPU they would share the cores.
-        self._reading: Lane = Beside(torch.device("cpu")) if runner.device.type == "cuda" else InTurn()
+        ahead = runner.device.type == "cuda"
+        self._calls = Calls(Loop(runner, tokenizer, options), self._front_end, reads_ahead=ahead)
 
     @classmethod
     def from_pretrained(
@@ -81,9 +83,33 @@ class Engine:
         )
         config = ModelConfig.from_folder(folder)
         tokenizer = Tokenizer.from_folder(folder, config)
-        with on(where):
+        with neutral(), on(where):
             runner = ModelRunner(folder, config, options, chosen, where, precision, check_weights)
-        return cls(runner, tokenizer, options, chosen)
+            if where.type == "cuda":
+                torch.cuda.synchronize()  # the model runs in another thread, and on another stream than the caller's
+            return cls(runner, tokenizer, options, chosen)
+
+    def close(self) -> None:
+        """Free the model. Calls that are underway, and all later ones, raise EngineClosedError; a second close does
+        nothing.
+
+        Raises UsageError while an AsyncEngine has the engine.
+        """
+        self._calls.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _loop(self) -> Loop:
+        return self._calls.loop
+
+    @property
+    def _runner(self) -> ModelRunner:
+        return self._calls.loop.runner
 
     @property
     def device(self) -> torch.device:
@@ -114,26 +140,34 @@ class Engine:
 
     def forced_logits(self, source: Features | Tokens, tokens: Sequence[int]) -> torch.Tensor:
         """float32 [len(tokens), vocab]: what the decoder expects after each of the tokens it is made to read."""
-        self._loop.settle()
-        with on(self.device):
-            return forced_logits(self._runner, source, tokens)
+        return self._work(lambda: forced_logits(self._runner, source, tokens))
 
     def encode(self, source: Features | Tokens) -> torch.Tensor:
         """[length, hidden] in the engine's dtype: what the encoder makes of one input."""
-        self._loop.settle()
-        with on(self.device):
-            return encode(self._runner, source)
+        return self._work(lambda: encode(self._runner, source))
+
+    def _work(self, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        def work() -> torch.Tensor:
+            self._loop.settle()
+            with on(self.device):
+                result = compute()
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize()  # the caller's stream is another one
+                return result
+
+        return self._calls.work(work)
 
     def generate(self, requests: Iterable[Request], params: DecodingParams | None = None) -> list[Result]:
         """Answer all requests; results in input order, one each. A request that fails has `error` set.
 
-        Raises UsageError before any work if a request is wrong in itself (task, language, voice).
+        Raises UsageError before any work if a request is wrong in itself (task, language, voice); EngineClosedError.
         """
         listed = list(check_requests(requests))
         for request in listed:
             self._front_end.check(request, params_of(request, params))
         results: dict[int, Result] = {}
-        for index, result in self._run(enumerate(listed), params, SlowStart(len(listed) + 1)):
+        start = SlowStart(len(listed) + 1)
+        for index, result in self._calls.run(enumerate(listed), params, start, together=True):
             results[index] = result
         return [results[i] for i in range(len(listed))]
 
@@ -142,10 +176,14 @@ class Engine:
     ) -> Generator[Result, None, None]:
         """Answer requests as they are drawn from an iterable, in order of completion.
 
-        Holds a bounded number of requests at a time, so the iterable may be endless. A request that is wrong in itself
-        gives a result with `error` set, like any other failure.
+        Holds a bounded number of requests at a time, so the iterable may be endless. The thread that asks for a result
+        draws from it; a request, its buffers and its file object are the caller's again when the next one is drawn. A
+        request that is wrong in itself gives a result with `error` set, like any other failure.
+
+        Raises EngineClosedError, and what the iterable raises.
         """
-        for _, result in self._run(enumerate(check_requests(requests)), params, SlowStart()):
+        given = enumerate(check_requests(requests))
+        for _, result in self._calls.run(given, params, SlowStart(), together=False):
             yield result
 
     def stream_audio(
@@ -158,106 +196,13 @@ class Engine:
         Closing it early drops the request. `timeout` counts until the text is there.
 
         Raises UsageError at once if the request is wrong in itself or has no speech, and, while it is read, the error
-        that `generate` would put into the result.
+        that `generate` would put into the result; EngineClosedError.
         """
         chosen = params_of(request, params)
         if request.task not in SPEECH_OUT:
             raise UsageError(f"{request.task} produces text: stream_audio is for {' and '.join(sorted(SPEECH_OUT))}")
         self._front_end.check(request, chosen)
-        return self._stream_audio(request, chosen)
-
-    def _stream_audio(self, request: Request, params: DecodingParams) -> Generator[np.ndarray, None, Result]:
-        loop, done = self._loop, deque[Job]()
-        result = Result(request.id if request.id is not None else 0, request.task, request.tgt_lang)
-        job = self._front_end.prepare(request, params, result)
-        job.outbox, job.streams = done, True
-        loop.submit(job)
-        try:
-            while not done:
-                loop.step()
-        finally:
-            if not done:
-                loop.drop(job)
-        raise_failure(result)
-        assert self._runner.speech is not None
-        loop.settle()
-        try:
-            for samples in self._runner.speech.stream(job):
-                yield samples
-                loop.settle()  # the caller may have served others in between
-        except Exception as error:
-            raise settled(error) from None
-        result.units = result.n_best[0].units
-        result.timings["total"] = time.perf_counter() - job.started
-        return result
-
-    def _run(
-        self, source: Iterator[tuple[int, Request]], params: DecodingParams | None, start: SlowStart
-    ) -> Iterator[tuple[int, Result]]:
-        loop = self._loop
-        ahead: deque[tuple[int, Result, Future[Job | Exception]]] = deque()
-        mine: dict[Job, int] = {}
-        done: deque[Job] = deque()
-        drawn = 0
-        exhausted = False
-        try:
-            while True:
-                answered = drawn - len(mine) - len(ahead)
-                while not exhausted and start.allows(drawn, answered) and self._reads_more(ahead):
-                    following = next(source, None)
-                    if following is None:
-                        exhausted = True
-                        break
-                    drawn += 1
-                    index, request = following
-                    chosen = params_of(request, params)
-                    result = Result(request.id if request.id is not None else index, request.task, request.tgt_lang)
-                    read = partial(self._read, request, chosen, result, done)
-                    ahead.append((index, result, self._reading.start(read)))
-                # What is not read yet is only waited for when nothing else can be done.
-                if ahead and loop.wants_more and (ahead[0][2].done() or not loop.running):
-                    index, result, reading = ahead.popleft()
-                    job = reading.result()
-                    try:
-                        if isinstance(job, Exception):
-                            raise job
-                        loop.submit(job)
-                        mine[job] = index
-                    except Exception as error:  # whatever it is, only this request has it
-                        yield index, failed(result, settled(error))
-                    continue
-                if not (mine or ahead) and exhausted:
-                    return
-                loop.step()
-                while done:
-                    job = done.popleft()
-                    yield mine.pop(job), job.result
-        finally:
-            for *_, reading in ahead:
-                reading.cancel()
-            for job in mine:
-                loop.drop(job)
-
-    def _read(self, request: Request, params: DecodingParams, result: Result, outbox: deque[Job]) -> Job | Exception:
-        try:
-            self._front_end.check(request, params)
-            job = self._front_end.prepare(request, params, result)
-        except Exception as error:
-            return error
-        job.outbox = outbox
-        return job
-
-    def _reads_more(self, ahead: deque[tuple[int, Result, Future[Job | Exception]]]) -> bool:
-        """Whether to draw another request: for the loop, and where a thread reads, for one encoder pass after that."""
-        wanted = self._loop.wants_more
-        if not ahead:
-            return wanted
-        if isinstance(self._reading, InTurn) or (wanted and ahead[0][2].done()):
-            return False
-        read = [future.result() for *_, future in ahead if future.done()]
-        rows = sum(job.source_rows for job in read if isinstance(job, Job))
-        room = len(ahead) < self.options.max_rows and len(ahead) - len(read) < _UNREAD
-        return room and rows < self.options.encode_frames
+        return self._calls.stream_audio(request, chosen)
 
 
 def _tasks(names: Iterable[str] | None) -> tuple[Task, ...]:

@@ -42,4 +42,5 @@ class NumericalError(SeamlessError):
 
 
 class EngineClosedError(SeamlessError):
-    """An AsyncEngine that takes no more requests: it was closed, or its thread failed (then `__cause__` says why)."""
+    """An engine that takes no more requests: it was closed, or the thread of an AsyncEngine failed, and then
+    `__cause__` says why."""

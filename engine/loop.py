@@ -1,4 +1,4 @@
-"""The loop: admit → encode → decode → speak → deliver. One step at a time, by whoever owns the engine.
+"""The loop: admit → encode → decode → speak → deliver. One step at a time, in one thread.
 
 Encoder and speech passes run in the runner's lane, one at a time. Where that is beside the decode steps, these go on
 without the requests that are being encoded.
@@ -19,7 +19,15 @@ from seamless_engine import errors
 from seamless_engine.config import EngineConfig
 from seamless_engine.decode.buffers import Status
 from seamless_engine.decode.scheduler import Job, Limits, Scheduler
-from seamless_engine.errors import CancelledError, DeadlineError, InputError, NumericalError, SeamlessError, UsageError
+from seamless_engine.errors import (
+    CancelledError,
+    CapacityError,
+    DeadlineError,
+    InputError,
+    NumericalError,
+    SeamlessError,
+    UsageError,
+)
 from seamless_engine.lane import on
 from seamless_engine.model_runner import ModelRunner
 from seamless_engine.recovery import isolate
@@ -47,19 +55,24 @@ class _Pass:
 
 
 class Loop:
-    """All requests of an engine, whoever asked for them: each finished job is put into its own outbox.
+    """All requests of an engine, whichever call they belong to: each finished job is put into its own outbox.
 
-    owner: the only thread that may submit and step, UsageError elsewhere; None while callers see to that themselves.
+    Any thread may submit. One thread steps, drops and fails.
+
+    owner: the thread of an AsyncEngine, which alone may submit and step, UsageError elsewhere; None if there is none.
+    callers: the calls of an Engine that are underway, those that are suspended included.
     """
 
     def __init__(self, runner: ModelRunner, tokenizer: Tokenizer, options: EngineConfig) -> None:
         speak_tokens = options.speak_tokens or (512 if runner.device.type == "cuda" else 64)
         self.scheduler = Scheduler(runner.blocks, Limits(options.encode_frames, speak_tokens))
         self.owner: threading.Thread | None = None
-        self._runner = runner
+        self.callers: set[object] = set()
+        self.runner = runner
         self._tokenizer = tokenizer
         self._decode_clock = 0.0
         self._pass: _Pass | None = None
+        self._jobs: set[Job] = set()  # all that were submitted and not delivered yet
 
     @property
     def busy(self) -> bool:
@@ -73,16 +86,48 @@ class Loop:
     @property
     def wants_more(self) -> bool:
         """Whether another request should be prepared."""
-        self._check_thread()
+        self.check_owner()
         return self.scheduler.wants_more
+
+    def enter(self, call: object) -> None:
+        """A call begins; at its end it is taken out of `callers`. Raises UsageError if an AsyncEngine is open."""
+        self.callers.add(call)  # before the look at the owner: `claim` does it the other way round
+        self.check_owner()
+
+    def claim(self, owner: threading.Thread) -> None:
+        """The engine belongs to this thread from now on. Raises UsageError if it is in use."""
+        if self.owner is None:
+            self.owner = owner
+            if not self.callers and not self.busy:
+                return
+            self.owner = None
+        raise UsageError("this engine is in use: close its AsyncEngine, and the streams that it has begun, first")
 
     def submit(self, job: Job) -> None:
         """Raises CapacityError for a request that would not fit even alone."""
-        self._check_thread()
-        self.scheduler.submit(job)
+        self.check_owner()
+        self._jobs.add(job)
+        try:
+            self.scheduler.submit(job)
+        except CapacityError:
+            self._jobs.discard(job)
+            raise
+
+    def fail(self, error: BaseException) -> None:
+        """A step raised this: every request that was underway has it as its failure."""
+        self.settle()
+        self._pass = None
+        for job in list(self._jobs):
+            self.scheduler.drop(job)
+            job.failure = error
+            job.outbox.append(job)
+        self._jobs.clear()
 
     def drop(self, job: Job) -> None:
         """Forget a request between two steps; nothing is delivered."""
+        if job not in self._jobs:
+            return
+        self._jobs.discard(job)
         if self._pass and job in self._pass.jobs:
             self.settle()
             self._pass.jobs.remove(job)
@@ -97,12 +142,14 @@ class Loop:
 
     def step(self) -> None:
         """One turn. What it finishes is in the outboxes afterwards."""
-        self._check_thread()
-        with on(self._runner.device):
+        self.check_owner()
+        with on(self.runner.device):
             for job in self._finished():
+                self._jobs.discard(job)
                 job.outbox.append(job)
 
-    def _check_thread(self) -> None:
+    def check_owner(self) -> None:
+        """Raises UsageError in a thread that is not the owner, if there is one."""
         if self.owner not in (None, threading.current_thread()):
             raise UsageError("this engine belongs to an AsyncEngine: give that the request, or close it first")
 
@@ -129,7 +176,7 @@ class Loop:
         admitted = self.scheduler.admit()
 
         def run() -> _Failures:
-            return {job: error for (job, _), error in isolate(self._runner.encode, admitted)}
+            return {job: error for (job, _), error in isolate(self.runner.encode, admitted)}
 
         if admitted:
             yield from self._start(run, [job for job, _ in admitted], self._encoded)
@@ -137,7 +184,7 @@ class Loop:
     def _speak(self) -> Iterator[Job]:
         spoken = [] if self._pass else self.scheduler.next_speech()
         if spoken:
-            yield from self._start(lambda: dict(isolate(self._runner.speak, spoken)), spoken, self._spoken)
+            yield from self._start(lambda: dict(isolate(self.runner.speak, spoken)), spoken, self._spoken)
 
     @property
     def _decoding(self) -> list[Job]:
@@ -147,7 +194,7 @@ class Loop:
 
     def _start(self, run: Callable[[], _Failures], jobs: list[Job], deliver: _Deliver) -> Iterator[Job]:
         begun = time.perf_counter()
-        self._pass = _Pass(jobs, self._runner.lane.start(run), begun, deliver)
+        self._pass = _Pass(jobs, self.runner.lane.start(run), begun, deliver)
         if self._pass.outcome.done():
             yield from self._land()
 
@@ -169,7 +216,7 @@ class Loop:
 
     def _decode(self, jobs: list[Job]) -> Iterator[Job]:
         begun = time.perf_counter()
-        ended = self._runner.decode(jobs)
+        ended = self.runner.decode(jobs)
         self._decode_clock += time.perf_counter() - begun
         for job, status in ended:
             job.result.timings["decode"] = self._decode_clock - job.decode_clock
@@ -180,7 +227,7 @@ class Loop:
                 yield self._delivered(job, status)
                 continue
             speaks = job.request.task in SPEECH_OUT and not job.streams
-            self._runner.finish(job)
+            self.runner.finish(job)
             self.scheduler.retire(job, speaks)
             if not speaks:
                 yield self._delivered(job)
@@ -209,7 +256,7 @@ class Loop:
             result.audio, result.units, result.n_best = None, None, []
             failed(result, error)
         elif job.voice is not None:
-            result.sampling_rate = self._runner.config.sampling_rate
+            result.sampling_rate = self.runner.config.sampling_rate
         return job
 
 

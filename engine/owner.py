@@ -17,7 +17,7 @@ from collections import deque
 from concurrent.futures import Future
 
 from seamless_engine.decode.scheduler import Job
-from seamless_engine.errors import EngineClosedError, UsageError
+from seamless_engine.errors import EngineClosedError
 from seamless_engine.front_end import FrontEnd
 from seamless_engine.loop import Loop, failed, left
 from seamless_engine.recovery import settled
@@ -48,8 +48,6 @@ class Owner:
     """max_queue: requests that are held at a time, from the place in the queue to the result. readers: threads."""
 
     def __init__(self, loop: Loop, front_end: FrontEnd, max_queue: int, readers: int) -> None:
-        if loop.owner is not None or loop.busy:
-            raise UsageError("this engine is in use: close its AsyncEngine, and the streams that it has begun, first")
         self.ended: Future[None] = Future()
         self._loop = loop
         self._front_end = front_end
@@ -70,7 +68,7 @@ class Owner:
         self._failure: BaseException | None = None
         # Daemons, so that an engine that nobody closed does not keep the process; it is stopped at exit.
         self._thread = threading.Thread(target=self._own, name="seamless-engine", daemon=True)
-        loop.owner = self._thread
+        loop.claim(self._thread)
         atexit.register(self._at_exit)
         self._thread.start()
         for _ in range(readers):

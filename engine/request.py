@@ -172,7 +172,8 @@ class Request:
     tgt_lang: code of the language to produce (for "asr", the language that is spoken).
     audio: path, bytes, binary file object, array or tensor [samples] or [1, samples] with `sampling_rate`, a mapping
         with the keys "array" and "sampling_rate", or "bytes", or "path", or an audio decoder of `datasets`. Channels
-        are averaged, other rates are resampled to 16 kHz.
+        are averaged, other rates are resampled to 16 kHz. The engine copies what it takes: buffers are the caller's
+        again afterwards, and a file object, which is read from its start, stands where it stood.
     text, src_lang: the sentence and its language, for the two text tasks.
     speaker_id: row of the vocoder's voice table, for the two tasks that produce speech.
     params: overrides the `DecodingParams` of the call.

@@ -145,7 +145,7 @@ def test_who_fails_in_a_pass_fails_alone(checkpoint: Folder, monkeypatch: pytest
         whole = getattr(engine._runner, kind)
 
         def stumble(items: list[Any], whole: Any = whole, wrong: Request = requests[at]) -> None:
-            if any((item if isinstance(item, Job) else item[0]).request is wrong for item in items):
+            if any((item if isinstance(item, Job) else item[0]).request == wrong for item in items):
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             whole(items)
 

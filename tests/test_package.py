@@ -32,6 +32,10 @@ LAYERS = {
     "seamless_engine.loop": 3,
     "seamless_engine.front_end": 3,
     "seamless_engine.owner": 4,
+    "seamless_engine.engine_thread": 4,
+    "seamless_engine.handed_over": 3,
+    "seamless_engine.readers": 3,
+    "seamless_engine.calls": 4,
     "seamless_engine.engine": 4,
     "seamless_engine.async_engine": 5,
     "seamless_engine": 5,  # `from seamless_engine import Engine`

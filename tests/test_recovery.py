@@ -74,7 +74,7 @@ def test_an_error_that_nobody_foresaw_fails_one_request_and_is_logged_with_its_t
     whole = engine._runner._encode_text
 
     def stumble(jobs: list) -> torch.Tensor:
-        return whole(jobs) if all(job.request is not requests[1] for job in jobs) else [][0]
+        return whole(jobs) if all(job.request != requests[1] for job in jobs) else [][0]
 
     monkeypatch.setattr(engine._runner, "_encode_text", stumble)
     with caplog.at_level(logging.ERROR):
@@ -196,7 +196,7 @@ def test_a_request_that_does_not_fit_alone_fails_alone(
     whole = getattr(engine._runner, stage)
 
     def small(jobs: list) -> None:
-        if any((job[0] if stage == "encode" else job).request is requests[2] for job in jobs):
+        if any((job[0] if stage == "encode" else job).request == requests[2] for job in jobs):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         whole(jobs)
 

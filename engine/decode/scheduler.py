@@ -50,6 +50,7 @@ class Job:
     speech: Any = None  # what the speech pass needs of the hypotheses
     streams: bool = False  # its owner wants the speech in pieces, and takes the job before the speech pass
     outbox: deque[Job] = field(default_factory=deque)  # where its owner looks for it when it is finished
+    failure: BaseException | None = None  # what broke the engine meanwhile; then there is no result
 
     def __post_init__(self) -> None:
         self.searching = list(range(self.params.draws))
@@ -115,7 +116,7 @@ class Scheduler:
         return rows < self.limits.encode_rows and len(self.waiting) < self.blocks.num_rows
 
     def submit(self, job: Job) -> None:
-        """Raises CapacityError for a request that would not fit even alone."""
+        """May be called by any thread. Raises CapacityError for a request that would not fit even alone."""
         if job.num_rows > self.blocks.num_rows:
             raise CapacityError(f"{job.num_rows} beams or draws need EngineConfig.max_rows of at least that many")
         if job.blocks_needed > self.blocks.num_blocks:
@@ -153,7 +154,8 @@ class Scheduler:
             job.stage, job.since = Stage.DECODING, self._turn
             admitted.append((job, blocks))
         self._note_overtaken(chosen)
-        self.waiting = [job for job in self.waiting if job.stage is Stage.WAITING]
+        for job in chosen:
+            self.waiting.remove(job)  # in place: another thread may submit meanwhile
         self.decoding += chosen
         return admitted
 
@@ -233,6 +235,6 @@ class Scheduler:
             self.blocks.free(job.serial)
         elif job.stage is Stage.SPEAKING:
             self.speaking.remove(job)
-        elif job.stage is Stage.WAITING:
+        elif job in self.waiting:
             self.waiting.remove(job)
         job.stage = Stage.FINISHED

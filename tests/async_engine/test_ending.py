@@ -195,18 +195,35 @@ def test_a_step_that_breaks_after_a_request_was_given_up_is_told_to_the_others(e
     run(main())
 
 
-def test_a_reader_that_is_ended_from_outside_is_told_to_everybody(checkpoint: Checkpoint) -> None:
+def test_a_reader_that_is_ended_from_outside_is_told_to_everybody(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*_: object) -> None:
+        raise SystemExit
+
+    async def main() -> None:
+        shared = AsyncEngine(engine, readers=1)
+        with pytest.raises(EngineClosedError, match="the engine failed"):
+            await shared.generate([sentence(1), sentence(0, LONG)])
+        await shared.close()
+
+    monkeypatch.setattr(engine._front_end, "prepare", ends)
+    run(main())
+
+
+def test_a_file_that_ends_its_reader_fails_its_request_alone(checkpoint: Checkpoint) -> None:
     class Ends(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             raise SystemExit
 
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["asr", "t2tt"])
+    requests = [Request("asr", "eng", audio=Ends(b"RIFF")), sentence(0)]
 
-    async def main() -> None:
-        shared = AsyncEngine(engine, readers=1)
-        with pytest.raises(EngineClosedError, match="the engine failed"):
-            await shared.generate([Request("asr", "eng", audio=Ends(b"RIFF")), sentence(0, LONG)])
-        await shared.close()
+    async def main() -> list[Result]:
+        async with AsyncEngine(engine, readers=1) as shared:
+            return await shared.generate(requests)
 
-    run(main())
+    for results in (engine.generate(requests), run(main())):
+        assert results[0].error == "AudioError: reading the audio file object raised SystemExit()"
+        assert results[1].error is None
     assert_free(engine)

@@ -32,7 +32,7 @@ def test_a_task_may_be_cancelled_before_any_step_and_nothing_stays_held(checkpoi
                 task = asyncio.create_task(answered(shared, victim))
                 await steps.stopped()
                 held = [*scheduler.waiting, *scheduler.decoding, *scheduler.speaking]
-                found = [job for job in held if job.request is victim]
+                found = [job for job in held if job.request == victim]
                 stages.add(found[0].stage if found else None)
                 task.cancel()
                 await asyncio.wait([task])

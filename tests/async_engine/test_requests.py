@@ -116,7 +116,7 @@ def test_reading_does_not_hold_up_the_event_loop_nor_other_requests(
     slow, arrived = sentence(0), threading.Event()
 
     def waits(request: Request, params: DecodingParams, result: Result) -> Job:
-        assert request is not slow or arrived.wait(PATIENCE)  # until the event loop has seen the other's result
+        assert request != slow or arrived.wait(PATIENCE)  # until the event loop has seen the other's result
         return prepare(request, params, result)
 
     monkeypatch.setattr(engine._front_end, "prepare", waits)

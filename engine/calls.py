@@ -1,0 +1,267 @@
+"""Calls of an engine, from any thread: each draws, reads and submits its own requests, and takes its own results."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from seamless_engine.decode.scheduler import Job, SlowStart
+from seamless_engine.engine_thread import EngineThread, result_of
+from seamless_engine.errors import AudioError, CapacityError, EngineClosedError
+from seamless_engine.front_end import FrontEnd, params_of
+from seamless_engine.handed_over import handed_over, is_read
+from seamless_engine.loop import Loop, failed, raise_failure
+from seamless_engine.readers import Readers
+from seamless_engine.recovery import settled
+from seamless_engine.request import DecodingParams, Request, Result
+
+_UNREAD = 8  # requests that were drawn and are not read yet, at most
+T = TypeVar("T")
+_Taken = Request | Exception
+_Read = Job | Exception
+_Ahead = deque[tuple[int, Result, Future[_Read]]]
+
+
+class Calls:
+    """Nothing of the model runs in a caller's thread, and a caller that does not wait holds up no other.
+
+    reads_ahead: whether requests are read while the model works.
+    """
+
+    def __init__(self, loop: Loop, front_end: FrontEnd, *, reads_ahead: bool) -> None:
+        self.reads_ahead = reads_ahead
+        self._open: Loop | None = loop
+        self._front_end = front_end
+        self._options = front_end.options
+        self._thread = EngineThread()
+        self._readers = Readers()
+
+    @property
+    def loop(self) -> Loop:
+        """Raises EngineClosedError."""
+        if self._open is None:
+            raise _closed()
+        return self._open
+
+    def check(self) -> None:
+        """Raises EngineClosedError, and UsageError in a forked child."""
+        self._thread.check_process()
+        _ = self.loop
+
+    def work(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which is done in the engine's thread. Raises UsageError if an AsyncEngine has that."""
+        with self._called():
+            return self._thread.call(work)
+
+    def claim(self, make_owner: Callable[[], T]) -> T:
+        """What takes the loop over, made between two steps."""
+        self.check()
+        return self._thread.call(make_owner)
+
+    def close(self) -> None:
+        """Free the loop, and the model with it. What is underway raises EngineClosedError."""
+        if self._open is None:
+            return
+        self._thread.call(self._close)
+        gc.collect()  # the parts of a model refer to one another
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open.check_owner()
+            loop, self._open = self._open, None
+            loop.fail(_closed())
+
+    def run(
+        self,
+        source: Iterator[tuple[int, Request]],
+        params: DecodingParams | None,
+        start: SlowStart,
+        *,
+        together: bool,
+    ) -> Iterator[tuple[int, Result]]:
+        """Results with the positions of their requests, as they come; with `together`, when the last one is there."""
+        ahead: _Ahead = deque()
+        mine: dict[Job, int] = {}
+        done: deque[Job] = deque()
+        drawn = 0
+        exhausted = False
+
+        def draws() -> bool:
+            answered = drawn - len(mine) - len(ahead)
+            return not exhausted and start.allows(drawn, answered) and self._draws(ahead)
+
+        def wakes() -> bool:
+            finished = len(done) == len(mine) if together else True
+            return bool(done and finished) or draws() or self._submits(ahead)
+
+        with self._called(), self._readers.one() as reader:
+            try:
+                while True:
+                    while draws():
+                        following = next(source, None)
+                        if following is None:
+                            exhausted = True
+                            break
+                        drawn += 1
+                        index, request = following
+                        chosen = params_of(request, params)
+                        result = _draft(request, index)
+                        taken = result_of(self.take(request))
+                        read = partial(self._read, taken, chosen, result, done)
+                        ahead.append((index, result, reader.start(read)))
+                    if self._submits(ahead):
+                        index, result, reading = ahead.popleft()
+                        job = result_of(reading)
+                        error = job if isinstance(job, Exception) else self._submit(job, index, mine)
+                        if error is not None:
+                            yield index, failed(result, settled(error))
+                    elif mine or ahead or not exhausted:
+                        self._thread.drive(self.loop, wakes)
+                        while done:
+                            job = done.popleft()
+                            index = mine.pop(job)
+                            _raise_failure(job)
+                            yield index, job.result
+                    else:
+                        return
+            finally:
+                for *_, reading in ahead:
+                    reading.cancel()
+                self._drop(list(mine))
+
+    def stream_audio(self, request: Request, params: DecodingParams) -> Generator[np.ndarray, None, Result]:
+        """As `Engine.stream_audio`, for a request that was checked."""
+        self.check()
+        return self._stream_audio(result_of(self.take(request)), _draft(request, 0), params)
+
+    def _stream_audio(
+        self, request: _Taken, result: Result, params: DecodingParams
+    ) -> Generator[np.ndarray, None, Result]:
+        with self._called():
+            done = deque[Job]()
+            job = result_of(self._readers.start(partial(self._read, request, params, result, done)))
+            if isinstance(job, Exception):
+                raise job
+            job.streams = True
+            try:
+                self.loop.submit(job)
+                self._thread.drive(self.loop, lambda: done)
+            finally:
+                self._drop([] if done else [job])
+            _raise_failure(job)
+            raise_failure(result)
+            assert self.loop.runner.speech is not None
+            pieces = self.loop.runner.speech.stream(job)
+            while (samples := self._thread.call(partial(self._next_piece, pieces))) is not None:
+                yield samples
+            result.units = result.n_best[0].units
+            result.timings["total"] = time.perf_counter() - job.started
+            return result
+
+    def _next_piece(self, pieces: Iterator[np.ndarray]) -> np.ndarray | None:
+        """In the engine's thread."""
+        self.loop.settle()  # others were served in between
+        try:
+            return next(pieces, None)
+        except Exception as error:
+            raise settled(error) from None
+
+    def take(self, request: Request) -> Future[_Taken]:
+        """The request as the engine keeps it, or what its file raised. At once, unless there is a file to be read."""
+        if is_read(request):
+            return self._readers.start(partial(_copied, request))
+        taken: Future[_Taken] = Future()
+        taken.set_result(handed_over(request))
+        return taken
+
+    @contextmanager
+    def _called(self) -> Iterator[None]:
+        """A call is underway. Raises EngineClosedError, and UsageError if it may not be."""
+        self.check()
+        call, callers = object(), self.loop.callers
+        try:
+            self.loop.enter(call)
+            yield
+        finally:
+            callers.discard(call)
+
+    def _read(self, request: _Taken, params: DecodingParams, result: Result, outbox: deque[Job]) -> _Read:
+        """In a reader's thread."""
+        if isinstance(request, Exception):
+            return request
+        try:
+            self._front_end.check(request, params)
+            job = self._front_end.prepare(request, params, result)
+        except Exception as error:
+            return error
+        job.outbox = outbox
+        return job
+
+    def _submit(self, job: Job, index: int, mine: dict[Job, int]) -> CapacityError | None:
+        mine[job] = index  # first, so that it is dropped if a signal handler raises in between
+        try:
+            self.loop.submit(job)
+        except CapacityError as error:  # and nothing else, which could be a signal handler's
+            del mine[job]
+            return error
+        return None
+
+    def _drop(self, jobs: list[Job]) -> None:
+        def work() -> None:
+            for job in jobs if self._open is not None else ():
+                self.loop.drop(job)
+
+        if jobs:
+            self._thread.clean_up(work)
+
+    def _draws(self, ahead: _Ahead) -> bool:
+        """Whether to draw another request: for the loop, and to be read ahead, for one encoder pass after that."""
+        wanted = self._open is None or self._open.wants_more
+        if not ahead:
+            return wanted
+        if not self.reads_ahead or (wanted and ahead[0][2].done()):
+            return False
+        read = [future.result() for *_, future in ahead if future.done()]
+        rows = sum(job.source_rows for job in read if isinstance(job, Job))
+        room = len(ahead) < self._options.max_rows and len(ahead) - len(read) < _UNREAD
+        return room and rows < self._options.encode_frames
+
+    def _submits(self, ahead: _Ahead) -> bool:
+        """Whether the next request goes to the loop. One that is not read yet is only waited for when nothing else can
+        be done."""
+        if not ahead or self._open is None or not self._open.wants_more:
+            return False
+        return not self.reads_ahead or ahead[0][2].done() or not self._open.running
+
+
+def _copied(request: Request) -> _Taken:
+    try:
+        return handed_over(request)
+    except Exception as error:  # whatever it is, only this request has it
+        return error
+    except BaseException as error:
+        return AudioError(f"reading the audio file object raised {error!r}")
+
+
+def _draft(request: Request, index: int) -> Result:
+    return Result(request.id if request.id is not None else index, request.task, request.tgt_lang)
+
+
+def _raise_failure(job: Job) -> None:
+    if job.failure is not None:
+        raise job.failure
+
+
+def _closed() -> EngineClosedError:
+    return EngineClosedError("this engine was closed: load it again with Engine.from_pretrained")

@@ -1,0 +1,173 @@
+"""The thread that an engine's model runs in, whichever threads call the engine.
+
+Callers wait for it. Python runs signal handlers in the main thread alone, so the exception of a handler ends a caller's
+wait and never a pass. torch and NumPy keep autocast, inference mode, default device and error state by thread, so
+the caller's do not reach the model. And torch starts one team of CPU threads, not one for every caller.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeVar
+
+from seamless_engine.errors import EngineClosedError, UsageError
+from seamless_engine.loop import Loop
+
+T = TypeVar("T")
+_NAP = 0.2  # seconds
+
+
+class _Wait(NamedTuple):
+    """A caller that waits until the steps of a loop make `until` true."""
+
+    loop: Loop
+    until: Callable[[], object]
+    future: Future[None]
+
+
+class EngineThread:
+    """Runs what it is given, in order; in between it steps the loop as long as a caller waits for that."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        # Its put() may be interrupted by a finaliser that calls it, too.
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._waits: list[_Wait] = []
+        # The target holds no reference to this object, so that the thread ends with it.
+        self._thread = threading.Thread(
+            target=_serve, args=(self._queue, self._waits), name="seamless-engine-model", daemon=True
+        )
+        self._thread.start()
+        weakref.finalize(self, self._queue.put, None).atexit = False
+        _THREADS.add(self)
+
+    def check_process(self) -> None:
+        """Raises UsageError in a forked child, which has neither this thread nor those of torch."""
+        if os.getpid() != self._process:
+            raise UsageError(
+                f"this engine was loaded in process {self._process}; its threads do not exist in this forked child: "
+                'load the engine in the child, or start processes with multiprocessing.get_context("spawn")'
+            )
+
+    def call(self, work: Callable[[], T]) -> T:
+        """The result of `work`, done between two steps. If the wait is interrupted, it is done all the same."""
+        future = self._start(work)
+        self._await(future)
+        return future.result()
+
+    def drive(self, loop: Loop, until: Callable[[], object]) -> None:
+        """Step the loop until `until`, which must not raise, is true after a step, or the loop has nothing to do."""
+        future: Future[None] = Future()
+        self._check()
+        self._queue.put(lambda: self._waits.append(_Wait(loop, until, future)))
+        try:
+            self._await(future)
+            future.result()
+        finally:
+            future.cancel()  # an interrupted caller waits no more
+
+    def clean_up(self, work: Callable[[], object]) -> None:
+        """`call` for a `finally` block. A finaliser may run that in any thread, also after the end of this one."""
+        future = self._start_unchecked(work)
+        if threading.current_thread() is not self._thread:
+            with suppress(EngineClosedError):
+                self._await(future)
+            if future.done():
+                future.result()
+
+    def stop(self) -> None:
+        """End the thread after the step that is running."""
+        if os.getpid() == self._process:
+            self._queue.put(None)
+            self._thread.join()
+
+    def _start(self, work: Callable[[], T]) -> Future[T]:
+        self._check()
+        return self._start_unchecked(work)
+
+    def _start_unchecked(self, work: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self._queue.put(run)
+        return future
+
+    def _await(self, future: Future[Any]) -> None:
+        while not future.done():
+            if not self._thread.is_alive() and not future.done():
+                raise EngineClosedError("this engine has ended with its process")
+            wait([future], timeout=_NAP)
+
+    def _check(self) -> None:
+        self.check_process()
+        if threading.current_thread() is self._thread:
+            raise UsageError("an engine cannot be called from its own thread, as a logging handler would: use another")
+
+
+def result_of(future: Future[T]) -> T:
+    """The future's result. A signal that comes just before a thread falls asleep does not wake it: look up at times."""
+    while not future.done():
+        wait([future], timeout=_NAP)
+    return future.result()
+
+
+_THREADS: weakref.WeakSet[EngineThread] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """A daemon that runs a kernel while Python ends can crash the process."""
+    for thread in list(_THREADS):
+        thread.stop()
+
+
+def _serve(queue: SimpleQueue[Callable[[], None] | None], waits: list[_Wait]) -> None:
+    while True:
+        while not waits or not queue.empty():
+            work = queue.get()
+            if work is None:
+                return
+            work()
+            del work  # and what it holds, while there is nothing to do
+            _wake(waits)
+        if waits:
+            _step(waits)
+
+
+def _step(waits: list[_Wait]) -> None:
+    loop = waits[0].loop
+    idle = not loop.busy
+    try:
+        try:
+            loop.step()
+        except BaseException as error:
+            loop.fail(error)
+    except BaseException as error:  # the step left nothing that could be tidied up
+        _wake(waits, everyone=True, error=error)
+    _wake(waits, everyone=idle)
+
+
+def _wake(waits: list[_Wait], everyone: bool = False, error: BaseException | None = None) -> None:
+    """Wake the callers that wait for what is so by now."""
+    for due in [one for one in waits if everyone or one.future.cancelled() or one.until()]:
+        waits.remove(due)
+        if not due.future.set_running_or_notify_cancel():
+            continue  # its caller was interrupted
+        if error is None:
+            due.future.set_result(None)
+        else:
+            due.future.set_exception(error)

@@ -1,0 +1,41 @@
+"""Threads that read the requests of an engine's callers: one for each call, which the next call takes over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from seamless_engine.lane import Beside
+
+T = TypeVar("T")
+
+
+class Readers:
+    """A file that blocks its reader holds up its own call alone. No call reads in its own thread: libsndfile calls
+    Python back, and would swallow the exception of a signal handler there."""
+
+    def __init__(self) -> None:
+        self._idle: list[Beside] = []
+
+    @contextmanager
+    def one(self) -> Iterator[Beside]:
+        """A thread for a call. What it was given and has not begun should be cancelled before the end."""
+        reader = self._take()
+        try:
+            yield reader
+        finally:
+            reader.start(lambda: self._idle.append(reader))  # once it is through
+
+    def start(self, work: Callable[[], T]) -> Future[T]:
+        with self.one() as reader:
+            return reader.start(work)
+
+    def _take(self) -> Beside:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Beside(torch.device("cpu"))

@@ -1,0 +1,157 @@
+"""Buffers, files and requests are their owner's again once the engine took them, and results are the caller's."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from seamless_engine import AsyncEngine, Engine, Request
+from seamless_engine.prepared import Features, Tokens
+from support.async_engine import run
+from support.audio import clip
+from support.callers import PATIENCE, beside, mixture, sentence
+from support.parity import TEXTS, same
+
+
+def encoded(samples: np.ndarray, kind: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, 16_000, format=kind)
+    return file.getvalue()
+
+
+def arrays() -> list[Any]:
+    """What holds a clip in memory that its owner may change, each with what changes it."""
+    wav = encoded(clip(1), "WAV")
+    array, tensor, content = clip(1), torch.from_numpy(clip(1)), bytearray(wav)
+    mapped, viewed, rows = clip(1), bytearray(wav), torch.from_numpy(clip(1)[:9600]).view(60, 160).clone()
+    return [
+        (array, 16_000, lambda: array.fill(0.5)),
+        (tensor, 16_000, lambda: tensor.fill_(0.5)),
+        (content, None, lambda: content.__setitem__(slice(None), bytes(len(content)))),
+        ({"array": mapped, "sampling_rate": 16_000}, None, lambda: mapped.fill(0.5)),
+        (memoryview(viewed), None, lambda: viewed.__setitem__(slice(None), bytes(len(viewed)))),
+        (Features(rows, 60), None, lambda: rows.fill_(0.5)),
+    ]
+
+
+@pytest.fixture(params=[False, True], ids=["in turn", "ahead"])
+def reads_ahead(request: pytest.FixtureRequest, engine: Engine) -> Iterator[None]:
+    engine._calls.reads_ahead = request.param
+    yield
+    engine._calls.reads_ahead = False
+
+
+@pytest.mark.usefixtures("reads_ahead")
+def test_stream_has_taken_a_request_when_it_draws_the_next(engine: Engine) -> None:
+    expected = engine.generate([Request("asr", "fra", audio=audio, sampling_rate=rate) for audio, rate, _ in arrays()])
+
+    def reused() -> Iterator[Request]:
+        request = Request("asr", "fra", audio=b"")
+        for audio, rate, change in arrays():
+            request.audio, request.sampling_rate = audio, rate
+            yield request
+            change()
+            request.task = request.tgt_lang = "nonsense"
+            request.task, request.tgt_lang = "asr", "fra"
+
+    found = sorted(engine.stream(reused()), key=lambda result: result.id)
+    assert all(result.error is None for result in expected)
+    assert all(same(a, b) for a, b in zip(expected, found, strict=True))
+
+
+@pytest.mark.usefixtures("reads_ahead")
+def test_a_file_may_be_closed_when_the_next_request_is_drawn(engine: Engine, tmp_path: Any) -> None:
+    for i in range(4):
+        (tmp_path / f"{i}.wav").write_bytes(encoded(clip(i), "WAV"))
+    expected = engine.generate([Request("asr", "fra", audio=tmp_path / f"{i}.wav") for i in range(4)])
+
+    def opened() -> Iterator[Request]:
+        for i in range(4):
+            with open(tmp_path / f"{i}.wav", "rb") as file:
+                yield Request("asr", "fra", audio=file)
+
+    found = sorted(engine.stream(opened()), key=lambda result: result.id)
+    assert all(same(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_tokens_may_be_changed_when_the_next_request_is_drawn(engine: Engine) -> None:
+    ids = engine._front_end.tokenizer.encode(TEXTS[0], "eng")
+    expected = engine.generate([Request("t2tt", "fra", text=Tokens(list(ids)))] * 2)
+
+    def changed() -> Iterator[Request]:
+        for _ in range(2):
+            mine = Tokens(list(ids))
+            yield Request("t2tt", "fra", text=mine)
+            mine.ids[1:-1] = [5, 5]
+
+    found = engine.stream(changed())
+    assert all(same(a, b) for a, b in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+def test_one_file_object_may_be_in_several_requests_of_several_threads(engine: Engine, kind: str) -> None:
+    content = encoded(clip(2, seconds=2.0), kind)
+    languages = engine.languages("s2tt")
+    expected = engine.generate([Request("s2tt", code, audio=content) for code in languages])
+    file = io.BytesIO(content)
+    file.seek(7)
+    requests = [Request("s2tt", code, audio=file) for code in languages]
+    calls = [beside(engine.generate, requests) for _ in range(3)]
+    for call in calls:
+        assert all(same(a, b) for a, b in zip(expected, call.result(PATIENCE), strict=True))
+
+    async def shared() -> Any:
+        async with AsyncEngine(engine, readers=4) as many:
+            return [await many.generate(requests) for _ in range(2)]
+
+    for found in run(shared()):
+        assert all(same(a, b) for a, b in zip(expected, found, strict=True))
+    assert file.tell() == 7 and not file.closed
+
+
+def test_an_async_engine_has_taken_a_request_when_submit_returns(engine: Engine) -> None:
+    expected = engine.generate([Request("asr", "fra", audio=audio, sampling_rate=rate) for audio, rate, _ in arrays()])
+
+    async def main() -> list[Any]:
+        async with AsyncEngine(engine, readers=1) as shared:
+            answers = []
+            for audio, rate, change in arrays():
+                answers.append(await shared.submit(Request("asr", "fra", audio=audio, sampling_rate=rate)))
+                change()
+            with io.BytesIO(encoded(clip(1), "WAV")) as file:
+                answers.append(await shared.submit(Request("asr", "fra", audio=file)))
+            return [await answer for answer in answers]
+
+    *found, read = run(main())
+    assert all(same(a, b) for a, b in zip(expected, found, strict=True))
+    assert same(read, expected[2])
+
+
+def test_a_file_that_cannot_be_read_keeps_its_name_in_the_error(engine: Engine, tmp_path: Any) -> None:
+    path = tmp_path / "noise.wav"
+    path.write_bytes(b"no sound")
+    with path.open("rb") as file, path.open() as text:
+        binary, written = engine.generate([Request("asr", "fra", audio=one) for one in (file, text)])
+    assert str(path) in str(binary.error) and str(path) in str(written.error)
+
+
+def test_results_are_the_callers_to_change(engine: Engine) -> None:
+    requests = mixture(0)
+    expected = engine.generate(requests)
+    for result in engine.generate(requests):
+        for array in (result.audio, result.units):
+            if array is not None:
+                array.fill(1)
+        result.tokens.clear()
+    engine.languages("t2tt").clear()
+    engine.weight_bytes.clear()
+    for piece in engine.stream_audio(cast(Request, sentence(0, "t2st"))):
+        piece.fill(1.0)
+    assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
+    assert engine.languages("t2tt") and engine.weight_bytes

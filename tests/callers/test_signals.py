@@ -1,0 +1,130 @@
+"""What a signal handler raises leaves the call that it interrupts, at any moment, and nothing else notices."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seamless_engine import Engine, Request, hf
+from support.callers import PATIENCE, beside, drain, heard, mixture, sentence
+from support.hf import text
+from support.parity import TEXTS, same
+
+Checkpoint = Callable[[int], Path]
+
+
+class SoftTimeLimitExceeded(Exception):
+    """As Celery's, which is an Exception."""
+
+
+KINDS = [SoftTimeLimitExceeded, TimeoutError, MemoryError, KeyboardInterrupt]
+
+
+class Limit:
+    """A signal whose handler raises `kind` in the main thread, while another thread waits in `strike`."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+        self.heard = threading.Event()
+
+    def handle(self, *_: object) -> None:
+        self.heard.set()
+        raise self.kind("the limit")
+
+    def strike(self) -> None:
+        if not self.heard.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            assert self.heard.wait(PATIENCE)
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+def limit(request: pytest.FixtureRequest) -> Iterator[Limit]:
+    limit = Limit(request.param)
+    before = signal.signal(signal.SIGUSR1, limit.handle)
+    yield limit
+    signal.signal(signal.SIGUSR1, before)
+
+
+def strikes(limit: Limit, whole: Callable[..., Any], at: int = 0) -> Callable[..., Any]:
+    """`whole`, in whose call number `at` the limit strikes."""
+    calls = iter(range(1_000_000))
+
+    def struck(*arguments: Any) -> Any:
+        if next(calls) == at:
+            limit.strike()
+        return whole(*arguments)
+
+    return struck
+
+
+@pytest.mark.parametrize(
+    "owner,name,at",
+    [
+        ("_runner", "encode", 0),
+        ("_runner", "decode", 0),
+        ("_runner", "decode", 3),
+        ("_runner", "_decode", 2),
+        ("_runner", "speak", 0),
+        ("_runner", "finish", 1),
+        ("_front_end", "prepare", 2),
+    ],
+)
+def test_generate_raises_what_a_signal_handler_raises(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, limit: Limit, owner: str, name: str, at: int
+) -> None:
+    requests = mixture(0)
+    expected = engine.generate(requests)
+    others = beside(engine.generate, mixture(1))
+    part = getattr(engine, owner)
+    with monkeypatch.context() as patch:
+        patch.setattr(part, name, strikes(limit, getattr(part, name), at))
+        with pytest.raises(limit.kind, match="the limit"):
+            engine.generate(requests)
+    assert all(result.error is None for result in others.result(PATIENCE))
+    assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
+
+
+def test_streams_raise_what_a_signal_handler_raises(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, limit: Limit
+) -> None:
+    requests, speech = mixture(0), sentence(0, "t2st")
+    expected, whole = engine.generate(requests), engine.generate([speech])[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._loop, "step", strikes(limit, engine._loop.step, 2))
+        with pytest.raises(limit.kind, match="the limit"):
+            list(engine.stream(requests))
+    limit.heard.clear()
+    pieces = engine.stream_audio(speech)
+    next(pieces)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._calls, "_next_piece", strikes(limit, engine._calls._next_piece))
+        with pytest.raises(limit.kind, match="the limit"):
+            list(pieces)
+    assert same(drain(engine.stream_audio(speech)), whole)
+    assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
+
+
+def test_a_source_raises_what_a_signal_handler_raises(engine: Engine, limit: Limit) -> None:
+    def source() -> Iterator[Request]:
+        yield heard(0)
+        signal.raise_signal(signal.SIGUSR1)
+
+    with pytest.raises(limit.kind, match="the limit"):
+        list(engine.stream(source()))
+
+
+def test_a_drop_in_model_raises_what_a_signal_handler_raises(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, limit: Limit
+) -> None:
+    model = hf.SeamlessM4Tv2ForTextToText.from_pretrained(checkpoint(0), device="cpu")
+    inputs = text(checkpoint(0), *TEXTS[:2])
+    runner = model.engine._runner
+    monkeypatch.setattr(runner, "decode", strikes(limit, runner.decode, 2))
+    with pytest.raises(limit.kind, match="the limit"):
+        model.generate(**inputs, tgt_lang="fra", max_new_tokens=8)
+    assert model.generate(**inputs, tgt_lang="fra", max_new_tokens=8) is not None

@@ -1,0 +1,213 @@
+"""Several threads, and several calls of one thread, share an engine: each gets what it would get alone."""
+
+from __future__ import annotations
+
+import gc
+import io
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seamless_engine import AsyncEngine, Engine, EngineConfig, Request, UsageError, hf
+from seamless_engine.prepared import Tokens
+from support.callers import PATIENCE, beside, drain, heard, mixture, sentence
+from support.hf import text
+from support.parity import TEXTS, same
+
+Checkpoint = Callable[[int], Path]
+
+
+def ordered(engine: Engine, requests: list[Request]) -> list[Any]:
+    return sorted(engine.stream(requests), key=lambda result: result.id)
+
+
+def test_threads_that_share_an_engine_get_what_each_gets_alone(engine: Engine) -> None:
+    requests = [mixture(seed) for seed in range(3)]
+    expected = [engine.generate(few) for few in requests]
+    tokens = Tokens(engine._front_end.tokenizer.encode(TEXTS[0], "eng"))
+    logits = engine.forced_logits(tokens, [3, 5, 9])
+    together = threading.Barrier(5)
+
+    def generates(seed: int) -> None:
+        together.wait(PATIENCE)
+        for _ in range(3):
+            for ask in (Engine.generate, ordered):
+                found = ask(engine, requests[seed])
+                assert all(same(a, b) for a, b in zip(expected[seed], found, strict=True))
+
+    def speaks() -> None:
+        together.wait(PATIENCE)
+        for _ in range(3):
+            assert same(drain(engine.stream_audio(requests[0][1])), expected[0][1])
+
+    def looks() -> None:
+        together.wait(PATIENCE)
+        for _ in range(10):
+            assert torch.equal(engine.forced_logits(tokens, [3, 5, 9]), logits)
+            assert engine.memory()["kv_pool"] > 0 and "fra" in engine.languages("t2tt")
+
+    for call in [*(beside(generates, seed) for seed in range(3)), beside(speaks), beside(looks)]:
+        call.result(PATIENCE)
+
+
+def test_threads_that_share_few_rows_take_turns(checkpoint: Checkpoint) -> None:
+    options = EngineConfig(max_rows=4, num_slots=640, encode_frames=40, speak_tokens=8)
+    engine = Engine.from_pretrained(checkpoint(1), device="cpu", options=options)
+    requests = [mixture(seed) * 2 for seed in range(3)]
+    expected = [engine.generate(few) for few in requests]
+    for _ in range(2):
+        for call, want in zip([beside(ordered, engine, few) for few in requests], expected, strict=True):
+            assert all(same(a, b) for a, b in zip(want, call.result(PATIENCE), strict=True))
+
+
+def test_threads_that_share_a_drop_in_model_get_what_each_gets_alone(checkpoint: Checkpoint) -> None:
+    folder = checkpoint(0)
+    model = hf.SeamlessM4Tv2ForTextToText.from_pretrained(folder, device="cpu")
+    inputs = [text(folder, one) for one in TEXTS[:3]]
+
+    def answer(index: int) -> torch.Tensor:
+        found = model.generate(**inputs[index], tgt_lang="fra", max_new_tokens=8)
+        assert isinstance(found, torch.Tensor)
+        return found
+
+    expected = [answer(index) for index in range(3)]
+    for _ in range(4):
+        for call, want in zip([beside(answer, index) for index in range(3)], expected, strict=True):
+            assert torch.equal(call.result(PATIENCE), want)
+
+
+def test_a_call_that_is_suspended_holds_up_no_other(engine: Engine) -> None:
+    requests = [*mixture(0), *mixture(3)]
+    expected, speech = engine.generate(requests), requests[1]
+    results, pieces = engine.stream(requests), engine.stream_audio(speech)
+    found, samples = [next(results)], [next(pieces)]
+    for _ in range(2):  # and neither does one of another thread
+        others = beside(engine.generate, requests).result(PATIENCE)
+        assert all(same(a, b) for a, b in zip(expected, others, strict=True))
+    samples += list(pieces)
+    assert np.array_equal(np.concatenate(samples), expected[1].audio)  # type: ignore[arg-type]
+    found += results
+    assert all(same(a, b) for a, b in zip(expected, sorted(found, key=lambda one: one.id), strict=True))
+
+
+def test_a_call_may_be_made_while_another_one_of_its_thread_is_suspended(engine: Engine) -> None:
+    requests = mixture(1)
+    expected = engine.generate(requests)
+    found = []
+    for result in engine.stream(requests):
+        found.append(result)
+        inner = engine.generate(requests[:2])
+        assert all(same(a, b) for a, b in zip(expected, inner, strict=False))
+        for _ in engine.stream_audio(requests[1]):
+            assert same(engine.generate(requests[:1])[0], expected[0])
+            break  # the rest is given up
+    assert all(same(a, b) for a, b in zip(expected, sorted(found, key=lambda one: one.id), strict=True))
+
+
+def test_an_abandoned_stream_leaves_nothing_behind(engine: Engine) -> None:
+    requests = mixture(2) * 3
+    expected = engine.generate(requests)
+    others = beside(ordered, engine, requests)
+    for taken in (1, 2):
+        results = engine.stream(requests)
+        for _ in range(taken):
+            next(results)
+        del results
+    assert all(same(a, b) for a, b in zip(expected, others.result(PATIENCE), strict=True))
+
+
+def test_a_stream_may_be_collected_by_the_thread_of_the_engine(engine: Engine) -> None:
+    """As garbage, which is collected in whichever thread runs."""
+    holder: list[Any] = [engine.stream(mixture(0) * 2)]
+    next(holder[0])
+    holder.append(holder)
+    del holder
+    beside(engine._calls.work, gc.collect).result(PATIENCE)
+    assert engine.generate(mixture(0))[0].error is None
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_source_or_a_file_that_blocks_holds_up_its_own_call_alone(engine: Engine, ahead: bool) -> None:
+    opened, waiting = threading.Event(), threading.Semaphore(0)
+
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            waiting.release()
+            assert opened.wait(PATIENCE)
+            return super().read(size)
+
+    def source() -> Iterator[Request]:
+        yield sentence(0)
+        waiting.release()
+        assert opened.wait(PATIENCE)
+        yield sentence(1)
+
+    engine._calls.reads_ahead = ahead
+    try:
+        slow = beside(ordered, engine, source())  # type: ignore[arg-type]
+        reads = beside(engine.generate, [Request("asr", "fra", audio=Slow(b"RIFF")), sentence(1)])
+        for _ in range(2):
+            assert waiting.acquire(timeout=PATIENCE)
+        requests = mixture(4)
+        for result in engine.generate(requests):
+            assert result.error is None
+        assert not slow.done() and not reads.done()
+        opened.set()
+        assert [result.error for result in slow.result(PATIENCE)] == [None, None]
+        refused, answered = reads.result(PATIENCE)
+        assert str(refused.error).startswith("AudioError") and answered.error is None
+    finally:
+        engine._calls.reads_ahead = False
+
+
+def test_a_step_that_breaks_ends_every_call_that_is_underway(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = mixture(0)
+    expected = engine.generate(requests)
+    suspended = engine.stream(mixture(3) * 2)
+    next(suspended)
+    speak, both = engine._runner.speak, threading.Event()
+
+    def breaks(jobs: list[Any]) -> None:
+        assert both.wait(PATIENCE)
+        raise torch.AcceleratorError("an illegal memory access")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._runner, "speak", breaks)
+        calls = [beside(engine.generate, requests) for _ in range(2)]
+        while len(engine._loop.callers) < 3:
+            pass
+        both.set()
+        for call in calls:
+            with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
+                call.result(PATIENCE)
+    assert engine._runner.speak == speak
+    with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
+        list(suspended)
+    assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
+
+
+def test_an_async_engine_and_direct_calls_refuse_one_another(engine: Engine) -> None:
+    results = engine.stream([heard(0), heard(1)])
+    next(results)
+    with pytest.raises(UsageError, match="this engine is in use"):
+        AsyncEngine(engine)
+    results.close()
+    shared = AsyncEngine(engine)
+    tokens = Tokens(engine._front_end.tokenizer.encode("a", "eng"))
+    for call in (
+        lambda: engine.generate([sentence(0)]),
+        lambda: next(engine.stream([sentence(0)])),
+        lambda: next(engine.stream_audio(sentence(0, "t2st"))),
+        lambda: engine.forced_logits(tokens, [3, 5]),
+        engine.close,
+    ):
+        with pytest.raises(UsageError, match="belongs to an AsyncEngine"):
+            beside(call).result(PATIENCE)
+    shared._owner.close(drain=True)
+    shared._owner.ended.result(PATIENCE)
+    assert engine.generate([sentence(0)])[0].error is None
