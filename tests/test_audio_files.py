@@ -12,6 +12,8 @@ import torch
 
 from seamless_engine import Engine, Request
 from seamless_engine.audio import load_audio
+from seamless_engine.containers import streams
+from seamless_engine.containers.find import find_parts
 from seamless_engine.containers.mpeg import parse_frame
 from seamless_engine.errors import AudioError
 from support.files import RATE, encoded, tone
@@ -173,6 +175,39 @@ def test_load_audio_ignores_tags_and_padding_around_the_sound(name):
             continue  # libFLAC takes them for frames
         clip, said = read(before + content + after)
         assert torch.equal(clip, expected) and not said
+
+
+class Counted(io.BytesIO):
+    """Counts the bytes that are read."""
+
+    count = 0
+
+    def read(self, size=-1):
+        content = super().read(size)
+        self.count += len(content)
+        return content
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"\0TAG" + bytes(125), b"\0ID3\x04\0\0\0\0\0\0", b"\0\0\0", b"\nAPETAGEX" + bytes(24)],
+    ids=["id3v1", "id3v2", "padding", "ape"],
+)
+def test_find_parts_reads_no_more_of_tags_than_there_is(piece):
+    content = piece * (300_000 // len(piece))
+    file = Counted(content)
+    parts, _ = find_parts(file, len(content))
+    assert not parts and file.count < 3 * len(content)
+
+
+@pytest.mark.parametrize("junk", [b"\xff", b"\xff\xfb\x90\0"], ids=["no frame", "frames that none follows"])
+def test_find_parts_looks_at_few_places_for_the_next_frame(monkeypatch, junk):
+    frames = frames_of(whole("mp3"))[1:3]
+    content = b"".join([*frames, b"\x01", junk * (200_000 // len(junk)), *frames])
+    calls = []
+    monkeypatch.setattr(streams, "parse_frame", lambda head: calls.append(head) or parse_frame(head))
+    find_parts(io.BytesIO(content), len(content))
+    assert len(calls) < 5000
 
 
 def test_load_audio_reads_an_mp3_that_is_damaged_in_the_middle():

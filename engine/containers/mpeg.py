@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
@@ -29,6 +30,9 @@ _BIT_RATES = {  # kbit/s by (whether MPEG 1, layer)
 }
 _BIT_RATES[False, 3] = _BIT_RATES[False, 2]
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # of MPEG 1, 2, 2.5
+
+
+BEGINNING = re.compile(rb"\xff(?=[\xe2-\xe7\xf2-\xff][\x10-\xef])", re.DOTALL)  # of every frame, and little else
 
 
 def parse_frame(head: bytes) -> Frame | None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 _BLOCK = 1 << 20
+_FIRST_BLOCK = 1 << 12  # of padding, of which there is little nearly always
+_MAX_TAGS = 100  # one behind the other; a hostile file has more, and would cost time
 _MAX_OFFSET = 1 << 62  # what a forged length adds up to may be more than a file can seek to
 _PADDING = b"\0\t\n\r "  # is found between files, and is no sound
 BEGINNING = re.compile(
@@ -58,7 +60,9 @@ def read_at(file: BinaryIO, at: int, count: int) -> bytes:
 
 def skip_tags(file: BinaryIO, at: int, size: int) -> int:
     """The first byte from `at` on that belongs to no tag and is no padding."""
-    while at < size:
+    for _ in range(_MAX_TAGS):
+        if at >= size:
+            break
         head = read_at(file, at, 32)
         if head[:3] == b"ID3" and len(head) >= 10:
             footer = 10 if head[5] & 0x10 else 0
@@ -68,10 +72,20 @@ def skip_tags(file: BinaryIO, at: int, size: int) -> int:
         elif head[:8] == b"APETAGEX" and len(head) >= 16:
             at += 32 + int.from_bytes(head[12:16], "little")
         elif head[0] in _PADDING and not BEGINNING.match(head):
-            block = read_at(file, at, _BLOCK)
-            at += len(block) - len(block.lstrip(_PADDING))
+            at = _skip_padding(file, at)
         else:
             break
+    return at
+
+
+def _skip_padding(file: BinaryIO, at: int) -> int:
+    count = _FIRST_BLOCK
+    while block := read_at(file, at, count):
+        rest = block.lstrip(_PADDING)
+        at += len(block) - len(rest)
+        if rest:
+            break
+        count = min(2 * count, _BLOCK)
     return at
 
 
