@@ -8,28 +8,40 @@ the caller's do not reach the model. And torch starts one team of CPU threads, n
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from seamless_engine.errors import EngineClosedError, UsageError
 from seamless_engine.loop import Loop
 
 T = TypeVar("T")
 _NAP = 0.2  # seconds
+_log = logging.getLogger(__name__)
 
 
-class _Wait(NamedTuple):
-    """A caller that waits until the steps of a loop make `until` true."""
+class _Wait:
+    """A caller that waits until the steps of a loop make `until` true. error: what evaluating that raised."""
 
-    loop: Loop
-    until: Callable[[], object]
-    future: Future[None]
+    def __init__(self, loop: Loop, until: Callable[[], object], future: Future[None]) -> None:
+        self.loop = loop
+        self.future = future
+        self.error: BaseException | None = None
+        self._until = until
+
+    def until(self) -> bool:
+        """Also true if evaluating it raises, which ends the wait of this caller and not the engine's thread."""
+        try:
+            return bool(self._until())
+        except BaseException as error:
+            self.error = error
+            return True
 
 
 class EngineThread:
@@ -58,53 +70,39 @@ class EngineThread:
 
     def call(self, work: Callable[[], T]) -> T:
         """The result of `work`, done between two steps. If the wait is interrupted, it is done all the same."""
-        future = self._start(work)
-        self._await(future)
-        return future.result()
+        self._check()
+        future: Future[T] = Future()
+        self._queue.put(partial(_fulfil, future, work))
+        try:
+            self._await(future)
+            return future.result()
+        finally:
+            del future  # else an exception, its traceback and this frame hold one another
 
     def drive(self, loop: Loop, until: Callable[[], object]) -> None:
-        """Step the loop until `until`, which must not raise, is true after a step, or the loop has nothing to do."""
-        future: Future[None] = Future()
+        """Step the loop until `until` is true after a step, or the loop has nothing to do. Raises what `until` does."""
         self._check()
-        self._queue.put(lambda: self._waits.append(_Wait(loop, until, future)))
+        future: Future[None] = Future()
+        self._queue.put(partial(self._waits.append, _Wait(loop, until, future)))
         try:
             self._await(future)
             future.result()
         finally:
             future.cancel()  # an interrupted caller waits no more
+            del future
 
     def clean_up(self, work: Callable[[], object]) -> None:
-        """`call` for a `finally` block. A finaliser may run that in any thread, also after the end of this one."""
-        future = self._start_unchecked(work)
-        if threading.current_thread() is not self._thread:
-            with suppress(EngineClosedError):
-                self._await(future)
-            if future.done():
-                future.result()
+        """Have `work` done before any later `call`, without waiting for it.
+
+        For `finally` blocks: a finaliser may run them in any thread, also in one that this thread waits for.
+        """
+        self._queue.put(partial(_clean_up, work))
 
     def stop(self) -> None:
         """End the thread after the step that is running."""
         if os.getpid() == self._process:
             self._queue.put(None)
             self._thread.join()
-
-    def _start(self, work: Callable[[], T]) -> Future[T]:
-        self._check()
-        return self._start_unchecked(work)
-
-    def _start_unchecked(self, work: Callable[[], T]) -> Future[T]:
-        future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                result = work()
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        self._queue.put(run)
-        return future
 
     def _await(self, future: Future[Any]) -> None:
         while not future.done():
@@ -120,9 +118,12 @@ class EngineThread:
 
 def result_of(future: Future[T]) -> T:
     """The future's result. A signal that comes just before a thread falls asleep does not wake it: look up at times."""
-    while not future.done():
-        wait([future], timeout=_NAP)
-    return future.result()
+    try:
+        while not future.done():
+            wait([future], timeout=_NAP)
+        return future.result()
+    finally:
+        del future  # else an exception, its traceback and this frame hold one another
 
 
 _THREADS: weakref.WeakSet[EngineThread] = weakref.WeakSet()
@@ -133,6 +134,24 @@ def _stop_all() -> None:
     """A daemon that runs a kernel while Python ends can crash the process."""
     for thread in list(_THREADS):
         thread.stop()
+
+
+def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        result = work()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+    finally:
+        del future, work  # as in `call`
+
+
+def _clean_up(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except BaseException as error:  # no caller waits for it
+        _log.critical("what a call has left could not be tidied up", exc_info=error)
 
 
 def _serve(queue: SimpleQueue[Callable[[], None] | None], waits: list[_Wait]) -> None:
@@ -167,7 +186,8 @@ def _wake(waits: list[_Wait], everyone: bool = False, error: BaseException | Non
         waits.remove(due)
         if not due.future.set_running_or_notify_cancel():
             continue  # its caller was interrupted
-        if error is None:
+        failure = error or due.error
+        if failure is None:
             due.future.set_result(None)
         else:
-            due.future.set_exception(error)
+            due.future.set_exception(failure)

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
@@ -54,24 +55,23 @@ class Beside:
 
     def start(self, run: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
-        launched = None
+        work = run
         if self._stream is not None:
             launched = torch.cuda.Event()
             launched.record(torch.cuda.current_stream(self._device))
-        stream = self._stream
-
-        def work() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = run() if stream is None or launched is None else _on(stream, launched, run)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        self._queue.put(work)
+            work = partial(_on, self._stream, launched, run)
+        self._queue.put(partial(_fulfil, future, work))
         return future
+
+
+def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        if future.set_running_or_notify_cancel():
+            future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
+    finally:
+        del future, work  # else an exception, its traceback and this frame hold one another
 
 
 def _serve(queue: SimpleQueue[_Work | None]) -> None:

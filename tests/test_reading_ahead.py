@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request
+from support.callers import assert_free
 from support.packed import DEVICE
 from support.parity import TEXTS, random_request, same
 
@@ -89,7 +90,7 @@ def test_one_pass_of_requests_is_drawn_ahead_and_no_more(checkpoint: Folder) -> 
     results.close()
     rows = min(len(engine._front_end.tokenizer.encode(text, "eng")) for text in TEXTS)
     assert 20 < len(drawn) <= 20 + 3 * engine.options.max_rows + 40 // rows
-    assert engine._runner.blocks.free_blocks == engine._runner.blocks.num_blocks
+    assert_free(engine)
 
 
 @pytest.mark.parametrize("text", ["how far is it", None], ids=["read", "refused"])

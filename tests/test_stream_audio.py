@@ -14,6 +14,7 @@ from seamless_engine import DecodingParams, Engine, EngineConfig, Request, Resul
 from seamless_engine.errors import CapacityError, DeadlineError, InputError, NumericalError, UsageError
 from seamless_engine.models.text_decoder import NextTokens
 from support.audio import clip
+from support.callers import assert_free
 from support.parity import TEXTS, same
 
 Checkpoint = Callable[[int], Path]
@@ -35,13 +36,6 @@ def drain(pieces: Pieces) -> tuple[list[np.ndarray], Result]:
             found.append(next(pieces))
         except StopIteration as end:
             return found, end.value
-
-
-def assert_free(engine: Engine) -> None:
-    blocks = engine._runner.blocks
-    blocks.check_integrity()
-    assert (blocks.free_rows, blocks.free_blocks) == (engine.options.max_rows, blocks.num_blocks)
-    assert not engine._loop.busy
 
 
 def said(text: str, **params: Any) -> Request:
