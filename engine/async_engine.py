@@ -18,9 +18,8 @@ from seamless_engine.decode.scheduler import SlowStart
 from seamless_engine.engine import Engine
 from seamless_engine.errors import UsageError
 from seamless_engine.front_end import check_requests, params_of
-from seamless_engine.loop import failed
+from seamless_engine.loop import draft, failed
 from seamless_engine.owner import Owner, Ticket
-from seamless_engine.recovery import settled
 from seamless_engine.request import DecodingParams, Request, Result
 from seamless_engine.values import integer
 
@@ -32,8 +31,9 @@ class AsyncEngine:
 
     engine: a loaded Engine. Ask it for languages and memory, and send it no requests until this is closed.
     max_queue: requests that are held at a time, from the place in the queue to the result; None is twice
-        `EngineConfig.max_rows`. Whoever brings more waits in `submit`.
-    readers: threads that decode audio and split text into tokens; None is one for each core, up to eight.
+        `EngineConfig.max_rows`. Further calls of `submit` wait.
+    readers: threads that read file objects, decode audio and split text into tokens; None is one for each core, up to
+        eight.
 
     `async with` closes the engine: after its requests are finished, or when an error leaves the block, at once.
     """
@@ -88,7 +88,8 @@ class AsyncEngine:
         up: everything that it holds is free after the step or pass that is running. `Request.timeout` counts from this
         call. The result's `id` is the request's own, or how many were submitted before it.
 
-        The request and its buffers are the caller's again when this returns; a file object was read by then.
+        The request and its buffers are the caller's again when this returns; a file object was read by then, unless
+        the timeout passed or `close` cancelled the request before.
 
         Raises UsageError if the request is wrong in itself, EngineClosedError if this engine takes no more; awaiting
         the result raises EngineClosedError if the engine breaks.
@@ -110,11 +111,11 @@ class AsyncEngine:
     async def stream(
         self, requests: Iterable[Request] | AsyncIterable[Request], params: DecodingParams | None = None
     ) -> AsyncGenerator[Result, None]:
-        """Answer requests as they are drawn from an iterable, in order of completion.
+        """Answer requests as they are pulled from an iterable, in order of completion.
 
-        Holds at most `max_queue` at a time, results that nobody has taken yet included, so the iterable may be endless.
-        If drawing from it may take long, make it asynchronous. Closing the stream gives up what it holds. A request
-        that is wrong in itself gives a result with `error` set, like any other failure.
+        Holds at most `max_queue` at a time, results that the caller has not taken yet included, so the iterable may be
+        endless. If pulling from it may take long, make it asynchronous. Closing the stream gives up what it holds. A
+        request that is wrong in itself gives a result with `error` set, like any other failure.
 
         Raises EngineClosedError, and what the iterable raises.
         """
@@ -129,7 +130,7 @@ class AsyncEngine:
         drain: False cancels the requests instead; their results have `finish_reason` "cancelled". A second call may
             do so while the first one waits.
         """
-        self.engine._calls.check()
+        self.engine._calls.check_process()
         self._owner.close(drain)
         await asyncio.shield(asyncio.wrap_future(self._owner.ended))
 
@@ -144,13 +145,7 @@ class AsyncEngine:
     async def _submit(self, request: Request, params: DecodingParams, index: int) -> asyncio.Future[Result]:
         self._front_end.check(request, params)
         self.engine._calls.check()
-        ticket = Ticket(request, params, _draft(request, index))
-        taking = self.engine._calls.take(request)
-        taken = taking.result() if taking.done() else await asyncio.wrap_future(taking)
-        if isinstance(taken, Exception):
-            ticket.set_result(failed(ticket.draft, settled(taken)))
-            return asyncio.wrap_future(ticket)
-        ticket.request = taken
+        ticket = Ticket(request, params, draft(request, index))
         self._owner.submit(ticket)
         try:
             await asyncio.wrap_future(ticket.taken)
@@ -168,25 +163,25 @@ class AsyncEngine:
         finished: asyncio.Queue[asyncio.Future] = asyncio.Queue()
         progress, answered = asyncio.Event(), 0
 
-        async def wait_to_draw(drawn: int) -> None:
+        async def wait_to_pull(pulled: int) -> None:
             await room.acquire()
-            while not start.allows(drawn, answered):
+            while not start.allows(pulled, answered):
                 progress.clear()
                 await progress.wait()
 
         async def feed() -> None:
-            await wait_to_draw(0)
-            async with contextlib.aclosing(_drawn(requests)) as drawn:
-                async for index, request in drawn:
+            await wait_to_pull(0)
+            async with contextlib.aclosing(_numbered(requests)) as pulled:
+                async for index, request in pulled:
                     chosen = params_of(request, params)
                     try:
                         answer = await self._submit(request, chosen, index)
                     except UsageError as error:
                         answer = asyncio.get_running_loop().create_future()
-                        answer.set_result(failed(_draft(request, index), error))
+                        answer.set_result(failed(draft(request, index), error))
                     held[answer] = index
                     answer.add_done_callback(finished.put_nowait)
-                    await wait_to_draw(index + 1)
+                    await wait_to_pull(index + 1)
 
         feeder = asyncio.create_task(feed())
         feeder.add_done_callback(finished.put_nowait)
@@ -209,11 +204,7 @@ class AsyncEngine:
             await asyncio.gather(feeder, *held, return_exceptions=True)
 
 
-def _draft(request: Request, index: int) -> Result:
-    return Result(request.id if request.id is not None else index, request.task, request.tgt_lang)
-
-
-async def _drawn(
+async def _numbered(
     requests: Iterable[Request] | AsyncIterable[Request],
 ) -> AsyncGenerator[tuple[int, Request], None]:
     index = 0

@@ -1,4 +1,4 @@
-"""Calls of an engine, from any thread: each draws, reads and submits its own requests, and takes its own results."""
+"""Calls of an engine, from any thread: each pulls, reads and submits its own requests, and delivers its own results."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import torch
 
 from seamless_engine.decode.scheduler import Job, SlowStart
 from seamless_engine.engine_thread import EngineThread, result_of
-from seamless_engine.errors import AudioError, CapacityError, EngineClosedError
+from seamless_engine.errors import CapacityError, EngineClosedError
 from seamless_engine.front_end import FrontEnd, params_of
-from seamless_engine.handed_over import handed_over, is_read
-from seamless_engine.loop import Loop, failed, raise_failure
+from seamless_engine.handed_over import handed_over, handed_over_or_error, runs_foreign_code
+from seamless_engine.loop import Loop, draft, failed, raise_failure
 from seamless_engine.readers import Readers
 from seamless_engine.recovery import settled
 from seamless_engine.request import DecodingParams, Request, Result
 
-_UNREAD = 8  # requests that were drawn and are not read yet, at most
+_UNREAD = 8  # requests that were pulled and are not read yet, at most
 T = TypeVar("T")
 _Taken = Request | Exception
 _Read = Job | Exception
@@ -48,13 +48,18 @@ class Calls:
     @property
     def loop(self) -> Loop:
         """Raises EngineClosedError."""
-        if self._open is None:
+        loop = self._open  # once: another thread may close
+        if loop is None:
             raise _closed()
-        return self._open
+        return loop
+
+    def check_process(self) -> None:
+        """Raises UsageError in a forked child."""
+        self._thread.check_process()
 
     def check(self) -> None:
         """Raises EngineClosedError, and UsageError in a forked child."""
-        self._thread.check_process()
+        self.check_process()
         _ = self.loop
 
     def work(self, work: Callable[[], T]) -> T:
@@ -94,31 +99,32 @@ class Calls:
         ahead: _Ahead = deque()
         mine: dict[Job, int] = {}
         done: deque[Job] = deque()
-        drawn = 0
+        pulled = 0
         exhausted = False
 
-        def draws() -> bool:
-            answered = drawn - len(mine) - len(ahead)
-            return not exhausted and start.allows(drawn, answered) and self._draws(ahead)
+        def pulls() -> bool:
+            answered = pulled - len(mine) - len(ahead)
+            return not exhausted and start.allows(pulled, answered) and self._pulls(ahead)
 
         def wakes() -> bool:
             finished = len(done) == len(mine) if together else True
-            return bool(done and finished) or draws() or self._submits(ahead)
+            return bool(done and finished) or pulls() or self._submits(ahead)
 
         with self._called(), self._readers.one() as reader:
             try:
                 while True:
-                    while draws():
+                    while pulls():
                         following = next(source, None)
                         if following is None:
                             exhausted = True
                             break
-                        drawn += 1
+                        pulled += 1
                         index, request = following
                         chosen = params_of(request, params)
-                        result = _draft(request, index)
-                        taken = result_of(self.take(request))
-                        read = partial(self._read, taken, chosen, result, done)
+                        result = draft(request, index)
+                        started = time.perf_counter()
+                        taken = self._take(request)
+                        read = partial(self._read, taken, chosen, result, started, done)
                         ahead.append((index, result, reader.start(read)))
                     if self._submits(ahead):
                         index, result, reading = ahead.popleft()
@@ -130,36 +136,49 @@ class Calls:
                         self._thread.drive(self.loop, wakes)
                         while done:
                             job = done.popleft()
-                            index = mine.pop(job)
-                            _raise_failure(job)
-                            yield index, job.result
+                            if job.failure is not None:
+                                raise job.failure
+                            yield mine.pop(job), job.result
                     else:
                         return
             finally:
                 for *_, reading in ahead:
                     reading.cancel()
                 self._drop(list(mine))
+                mine.clear()  # an exception's traceback holds this frame, and these would hold the exception
+                done.clear()
+                job = error = reading = None
 
     def stream_audio(self, request: Request, params: DecodingParams) -> Generator[np.ndarray, None, Result]:
         """As `Engine.stream_audio`, for a request that was checked."""
         self.check()
-        return self._stream_audio(result_of(self.take(request)), _draft(request, 0), params)
+        started = time.perf_counter()
+        return self._stream_audio(self._take(request), draft(request, 0), params, started)
 
     def _stream_audio(
-        self, request: _Taken, result: Result, params: DecodingParams
+        self, request: _Taken, result: Result, params: DecodingParams, started: float
     ) -> Generator[np.ndarray, None, Result]:
         with self._called():
             done = deque[Job]()
-            job = result_of(self._readers.start(partial(self._read, request, params, result, done)))
+            job = result_of(self._readers.start(partial(self._read, request, params, result, started, done)))
             if isinstance(job, Exception):
-                raise job
+                try:
+                    raise job
+                finally:
+                    del job, request  # else the exception, its traceback and this frame hold one another
             job.streams = True
             try:
                 self.loop.submit(job)
                 self._thread.drive(self.loop, lambda: done)
             finally:
                 self._drop([] if done else [job])
-            _raise_failure(job)
+            done.clear()
+            failure, job.failure = job.failure, None
+            if failure is not None:
+                try:
+                    raise failure
+                finally:
+                    del failure
             raise_failure(result)
             assert self.loop.runner.speech is not None
             pieces = self.loop.runner.speech.stream(job)
@@ -177,26 +196,26 @@ class Calls:
         except Exception as error:
             raise settled(error) from None
 
-    def take(self, request: Request) -> Future[_Taken]:
-        """The request as the engine keeps it, or what its file raised. At once, unless there is a file to be read."""
-        if is_read(request):
-            return self._readers.start(partial(_copied, request))
-        taken: Future[_Taken] = Future()
-        taken.set_result(handed_over(request))
-        return taken
+    def _take(self, request: Request) -> _Taken:
+        """The request as the engine keeps it, or what its audio raised."""
+        if runs_foreign_code(request):
+            return result_of(self._readers.start(partial(handed_over_or_error, request)))
+        return handed_over(request)
 
     @contextmanager
     def _called(self) -> Iterator[None]:
         """A call is underway. Raises EngineClosedError, and UsageError if it may not be."""
         self.check()
-        call, callers = object(), self.loop.callers
+        call, callers = object(), self.loop.callers  # and not the loop, which `close` frees though a call is suspended
         try:
             self.loop.enter(call)
             yield
         finally:
             callers.discard(call)
 
-    def _read(self, request: _Taken, params: DecodingParams, result: Result, outbox: deque[Job]) -> _Read:
+    def _read(
+        self, request: _Taken, params: DecodingParams, result: Result, started: float, outbox: deque[Job]
+    ) -> _Read:
         """In a reader's thread."""
         if isinstance(request, Exception):
             return request
@@ -205,6 +224,7 @@ class Calls:
             job = self._front_end.prepare(request, params, result)
         except Exception as error:
             return error
+        job.count_from(started)
         job.outbox = outbox
         return job
 
@@ -219,20 +239,24 @@ class Calls:
 
     def _drop(self, jobs: list[Job]) -> None:
         def work() -> None:
-            for job in jobs if self._open is not None else ():
-                self.loop.drop(job)
+            loop = self._open
+            if loop is not None:
+                for job in jobs:
+                    loop.drop(job)
 
         if jobs:
             self._thread.clean_up(work)
 
-    def _draws(self, ahead: _Ahead) -> bool:
-        """Whether to draw another request: for the loop, and to be read ahead, for one encoder pass after that."""
-        wanted = self._open is None or self._open.wants_more
+    def _pulls(self, ahead: _Ahead) -> bool:
+        """Whether to pull another request: for the loop, and to be read ahead, for one encoder pass after that."""
+        loop = self._open  # once: another thread may close
+        wanted = loop is None or loop.wants_more
         if not ahead:
             return wanted
         if not self.reads_ahead or (wanted and ahead[0][2].done()):
             return False
-        read = [future.result() for *_, future in ahead if future.done()]
+        # The caller may be interrupted while the engine's thread asks here, and cancels what is not read yet.
+        read = [future.result() for *_, future in ahead if future.done() and not future.cancelled()]
         rows = sum(job.source_rows for job in read if isinstance(job, Job))
         room = len(ahead) < self._options.max_rows and len(ahead) - len(read) < _UNREAD
         return room and rows < self._options.encode_frames
@@ -240,27 +264,10 @@ class Calls:
     def _submits(self, ahead: _Ahead) -> bool:
         """Whether the next request goes to the loop. One that is not read yet is only waited for when nothing else can
         be done."""
-        if not ahead or self._open is None or not self._open.wants_more:
+        loop = self._open
+        if not ahead or loop is None or not loop.wants_more:
             return False
-        return not self.reads_ahead or ahead[0][2].done() or not self._open.running
-
-
-def _copied(request: Request) -> _Taken:
-    try:
-        return handed_over(request)
-    except Exception as error:  # whatever it is, only this request has it
-        return error
-    except BaseException as error:
-        return AudioError(f"reading the audio file object raised {error!r}")
-
-
-def _draft(request: Request, index: int) -> Result:
-    return Result(request.id if request.id is not None else index, request.task, request.tgt_lang)
-
-
-def _raise_failure(job: Job) -> None:
-    if job.failure is not None:
-        raise job.failure
+        return not self.reads_ahead or ahead[0][2].done() or not loop.running
 
 
 def _closed() -> EngineClosedError:

@@ -5,18 +5,30 @@ from __future__ import annotations
 import copy
 import io
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import PurePath
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
+from seamless_engine.errors import AudioError
 from seamless_engine.prepared import Features, Tokens
 from seamless_engine.request import Request
 
-# One file object may be in several requests, of several threads. Two files that share a lock only wait for each other.
-_LOCKS = [threading.RLock() for _ in range(64)]
+
+class _Use:
+    """Threads that read one object, in turn."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.lock = threading.RLock()
+
+
+_USES: dict[int, _Use] = {}  # by the id of what is read at the moment
+_USES_LOCK = threading.RLock()
 
 
 class _Content(io.BytesIO):
@@ -25,9 +37,22 @@ class _Content(io.BytesIO):
     name: object
 
 
-def is_read(request: Request) -> bool:
-    """Whether `handed_over` reads from a file object or a decoder, which may take long and raise anything."""
-    return hasattr(request.audio, "read") or hasattr(request.audio, "get_all_samples")
+def runs_foreign_code(request: Request) -> bool:
+    """Whether `handed_over` calls a file object, a decoder, a mapping or a buffer: it may take long and raise anything.
+
+    Then a thread belongs to it where no signal handler can raise, so that its exceptions are the request's.
+    """
+    return not (request.audio is None or isinstance(request.audio, str | bytes | PurePath))
+
+
+def handed_over_or_error(request: Request) -> Request | Exception:
+    """As `handed_over`; what it raises, whatever it is, is returned, because only this request has it."""
+    try:
+        return handed_over(request)
+    except Exception as error:
+        return error
+    except BaseException as error:
+        return AudioError(f"reading the audio file object raised {error!r}")
 
 
 def handed_over(request: Request) -> Request:
@@ -51,19 +76,32 @@ def _own(audio: Any) -> Any:
     if isinstance(audio, bytearray | memoryview):
         return bytes(audio)
     if hasattr(audio, "get_all_samples"):
-        with _lock_of(audio):
+        with _alone_with(audio):
             samples = audio.get_all_samples()
         return SimpleNamespace(get_all_samples=lambda: samples)
     return _content(audio) if hasattr(audio, "read") else audio
 
 
-def _lock_of(source: object) -> threading.RLock:
-    return _LOCKS[id(source) // 16 % len(_LOCKS)]
+@contextmanager
+def _alone_with(source: object) -> Iterator[None]:
+    """No other thread reads this object inside: it may be in several requests, of several threads."""
+    use = _Use()
+    with _USES_LOCK:
+        use = _USES.setdefault(id(source), use)
+        use.count += 1
+    try:
+        with use.lock:
+            yield
+    finally:
+        with _USES_LOCK:
+            use.count -= 1
+            if not use.count:
+                del _USES[id(source)]
 
 
 def _content(file: Any) -> Any:
     """The whole file. One that cannot be read so is left to be refused as audio."""
-    with _lock_of(file):
+    with _alone_with(file):
         if not (hasattr(file, "seekable") and file.seekable()) or not isinstance(file.read(0), bytes):
             return file
         position = file.tell()

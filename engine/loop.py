@@ -73,6 +73,7 @@ class Loop:
         self._decode_clock = 0.0
         self._pass: _Pass | None = None
         self._jobs: set[Job] = set()  # all that were submitted and not delivered yet
+        self._submitting = threading.RLock()  # `fail` finds a job in both sets or in none
 
     @property
     def busy(self) -> bool:
@@ -106,22 +107,24 @@ class Loop:
     def submit(self, job: Job) -> None:
         """Raises CapacityError for a request that would not fit even alone."""
         self.check_owner()
-        self._jobs.add(job)
-        try:
-            self.scheduler.submit(job)
-        except CapacityError:
-            self._jobs.discard(job)
-            raise
+        with self._submitting:
+            self._jobs.add(job)
+            try:
+                self.scheduler.submit(job)
+            except CapacityError:
+                self._jobs.discard(job)
+                raise
 
     def fail(self, error: BaseException) -> None:
         """A step raised this: every request that was underway has it as its failure."""
         self.settle()
         self._pass = None
-        for job in list(self._jobs):
-            self.scheduler.drop(job)
-            job.failure = error
-            job.outbox.append(job)
-        self._jobs.clear()
+        with self._submitting:
+            for job in self._jobs:
+                self.scheduler.drop(job)
+                job.failure = error
+                job.outbox.append(job)
+            self._jobs.clear()
 
     def drop(self, job: Job) -> None:
         """Forget a request between two steps; nothing is delivered."""
@@ -258,6 +261,11 @@ class Loop:
         elif job.voice is not None:
             result.sampling_rate = self.runner.config.sampling_rate
         return job
+
+
+def draft(request: Request, index: int) -> Result:
+    """The result of a request before anything is known of it. index: its id if it has none of its own."""
+    return Result(request.id if request.id is not None else index, request.task, request.tgt_lang)
 
 
 def failed(result: Result, error: Exception) -> Result:

@@ -1,8 +1,9 @@
 """The thread that owns an engine's loop, and those that read for it. Any thread may ask; nothing here knows asyncio.
 
-submit ─► parked ─► queue ─► a reader: audio, text ─► ready ─► the loop ─► the ticket's result
-          max_queue are held from here on                      while it wants more
+submit ─► parked ─► placed ─► a reader: copies ─► queue ─► a reader: audio, text ─► ready ─► the loop ─► the result
+          max_queue are held from here on                                           while it wants more
 
+A request without buffers or files is copied at once, and goes from `parked` into the queue.
 Reading has threads of its own: decoding and resampling release the interpreter, and the owner stays with the device.
 One encoder pass is read ahead, beside the one that waits in the loop: a long queue holds no decoded audio.
 """
@@ -19,6 +20,7 @@ from concurrent.futures import Future
 from seamless_engine.decode.scheduler import Job
 from seamless_engine.errors import EngineClosedError
 from seamless_engine.front_end import FrontEnd
+from seamless_engine.handed_over import handed_over, handed_over_or_error, runs_foreign_code
 from seamless_engine.loop import Loop, failed, left
 from seamless_engine.recovery import settled
 from seamless_engine.request import DecodingParams, Request, Result
@@ -29,7 +31,8 @@ _log = logging.getLogger(__name__)
 class Ticket(Future[Result]):
     """The result of a request that was submitted. Cancelling it gives the request up.
 
-    taken: done when the owner holds the request. line: where the ticket stands, while it can be taken out of there.
+    taken: done when the owner holds a copy of the request.
+    line: where the ticket stands, while it can be taken out of there.
     """
 
     def __init__(self, request: Request, params: DecodingParams, result: Result) -> None:
@@ -57,6 +60,7 @@ class Owner:
         self._for_owner = threading.Condition(self._lock)
         self._for_readers = threading.Condition(self._lock)
         self._parked: deque[Ticket] = deque()
+        self._placed: deque[Ticket] = deque()
         self._queue: deque[Ticket] = deque()
         self._ready: deque[Ticket] = deque()
         self._held: set[Ticket] = set()
@@ -66,7 +70,7 @@ class Owner:
         self._closing = False
         self._over = False
         self._failure: BaseException | None = None
-        # Daemons, so that an engine that nobody closed does not keep the process; it is stopped at exit.
+        # Daemons, so that an engine that was not closed does not keep the process; it is stopped at exit.
         self._thread = threading.Thread(target=self._own, name="seamless-engine", daemon=True)
         loop.claim(self._thread)
         atexit.register(self._at_exit)
@@ -76,6 +80,8 @@ class Owner:
 
     def submit(self, ticket: Ticket) -> None:
         """Raises EngineClosedError."""
+        if not runs_foreign_code(ticket.request):
+            ticket.request = handed_over(ticket.request)
         with self._lock:
             if self._closing:
                 raise self._refusal()
@@ -111,9 +117,8 @@ class Owner:
         except BaseException as error:
             self._fail(error)
         try:
-            with self._lock:
-                for job in self._running:
-                    self._loop.drop(job)
+            for job in self._running:  # without the lock, because this may wait for a pass
+                self._loop.drop(job)
         finally:
             with self._lock:
                 self._running.clear()
@@ -138,7 +143,7 @@ class Owner:
                 self._for_owner.wait(soonest)
 
     def _expire(self) -> float | None:
-        """Answer who is late outside of the loop. Seconds until the next one will be."""
+        """Answer the tickets that are late outside of the loop. Seconds until the next one will be."""
         now = time.perf_counter()
         for ticket in [ticket for ticket, deadline in self._timed.items() if deadline <= now]:
             self._answer(ticket, failed(ticket.draft, left(ticket.request, cancelled=False)))
@@ -169,51 +174,75 @@ class Owner:
         try:
             while self._read_one():
                 pass
-        except BaseException as error:  # from a caller's file object; a reader that is gone would leave others waiting
+        except BaseException as error:  # a reader that is gone would leave requests waiting
             self._fail(error)
 
     def _read_one(self) -> bool:
         with self._lock:
-            while not (self._queue and self._wants_more_read):
+            while not (self._placed or (self._queue and self._wants_more_read)):
                 if self._over:
                     return False
                 self._for_readers.wait()
-            ticket = self._queue.popleft()
+            is_copied = not self._placed
+            ticket = (self._placed or self._queue).popleft()
             ticket.line = None
+        if is_copied:
+            self._prepare(ticket)
+        else:
+            self._copy(ticket)
+        return True
+
+    def _copy(self, ticket: Ticket) -> None:
+        copied = handed_over_or_error(ticket.request)
+        with self._lock:
+            if ticket not in self._held:
+                return  # it was answered meanwhile
+            if isinstance(copied, Exception):
+                self._answer(ticket, failed(ticket.draft, settled(copied)))
+                return
+            ticket.request = copied
+            self._stand(ticket, self._queue)
+            _settle(ticket.taken, None)
+            self._for_readers.notify()
+
+    def _prepare(self, ticket: Ticket) -> None:
         try:
             found = self._front_end.prepare(ticket.request, ticket.params, ticket.draft)
         except Exception as error:  # whatever it is, only this request has it
             found = settled(error)
         with self._lock:
             if ticket not in self._held:
-                return True  # it was answered meanwhile
+                return  # it was answered meanwhile
             if isinstance(found, Exception):
                 self._answer(ticket, failed(ticket.draft, found))
-                return True
-            found.started, found.deadline, found.outbox = ticket.started, ticket.deadline, self._done
+                return
+            found.count_from(ticket.started)
+            found.outbox = self._done
             ticket.job = found
             self._stand(ticket, self._ready)
             self._for_owner.notify()
-        return True
 
     @property
     def _wants_more_read(self) -> bool:
         rows = sum(ticket.job.source_rows for ticket in self._ready if ticket.job is not None)
         return rows < self._front_end.options.encode_frames
 
-    # Anybody, with the lock
+    # Any thread, with the lock
 
     def _stand(self, ticket: Ticket, line: deque[Ticket]) -> None:
         line.append(ticket)
         ticket.line = line
 
     def _take(self) -> None:
-        """Let in who waits for a place, in order."""
+        """Give places to the tickets that wait for one, in order."""
         while self._parked and len(self._held) < self._max_queue:
             ticket = self._parked.popleft()
             self._held.add(ticket)
-            self._stand(ticket, self._queue)
-            _settle(ticket.taken, None)
+            if runs_foreign_code(ticket.request):
+                self._stand(ticket, self._placed)
+            else:
+                self._stand(ticket, self._queue)
+                _settle(ticket.taken, None)
             self._for_readers.notify()
 
     def _answer(self, ticket: Ticket, result: Result) -> None:
@@ -245,17 +274,17 @@ class Owner:
                     self._release(ticket)
 
     def _fail(self, error: BaseException) -> None:
-        """Nothing will be answered any more: say so to everybody who waits."""
+        """Nothing will be answered any more: every future that is not done gets this as its failure."""
         _log.critical("the engine failed", exc_info=error)
         with self._lock:
             self._failure = error.with_traceback(None)  # which holds the tensors of its frames
             self._closing = True
-            for future in [*(ticket.taken for ticket in self._parked), *self._held]:
-                if future.set_running_or_notify_cancel():
+            for future in [*(ticket.taken for ticket in (*self._parked, *self._held)), *self._held]:
+                if not future.done() and future.set_running_or_notify_cancel():
                     future.set_exception(self._refusal())
-            for ticket in (*self._parked, *self._queue, *self._ready):
+            for ticket in (*self._parked, *self._placed, *self._queue, *self._ready):
                 ticket.line = None
-            for group in (self._parked, self._queue, self._ready, self._held, self._timed):
+            for group in (self._parked, self._placed, self._queue, self._ready, self._held, self._timed):
                 group.clear()
             self._for_owner.notify()
 
@@ -272,5 +301,5 @@ class Owner:
 
 def _settle(future: Future, value: object) -> None:
     """Set the result, unless the future was cancelled meanwhile."""
-    if future.set_running_or_notify_cancel():
+    if not future.cancelled() and future.set_running_or_notify_cancel():
         future.set_result(value)

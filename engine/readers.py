@@ -1,4 +1,4 @@
-"""Threads that read the requests of an engine's callers: one for each call, which the next call takes over."""
+"""Threads that read the requests of an engine's callers: one for each call, which a later call takes over."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from seamless_engine.lane import Beside
 
 T = TypeVar("T")
+_IDLE = 4  # threads that are kept for later calls
 
 
 class Readers:
@@ -28,11 +29,22 @@ class Readers:
         try:
             yield reader
         finally:
-            reader.start(lambda: self._idle.append(reader))  # once it is through
+            reader.start(lambda: self._give_back(reader))  # once it is through
 
     def start(self, work: Callable[[], T]) -> Future[T]:
-        with self.one() as reader:
-            return reader.start(work)
+        reader = self._take()
+
+        def run() -> T:
+            try:
+                return work()
+            finally:
+                self._give_back(reader)  # before the result is there, so that the next start finds it
+
+        return reader.start(run)
+
+    def _give_back(self, reader: Beside) -> None:
+        if len(self._idle) < _IDLE:
+            self._idle.append(reader)  # else it ends, because nothing refers to it
 
     def _take(self) -> Beside:
         try:

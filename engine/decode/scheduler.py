@@ -59,6 +59,11 @@ class Job:
         self.max_length = PROMPT_LENGTH + self.max_new_tokens
         self.blocks_needed = blocks_needed(self.source_length, self.num_rows, self.max_new_tokens)
 
+    def count_from(self, started: float) -> None:
+        """Its time and its timeout count from here on, which is before it was read."""
+        self.started = started
+        self.deadline = None if self.request.timeout is None else started + self.request.timeout
+
     def search_rows(self, draw: int) -> list[int]:
         """The rows of one search. The first one is its name."""
         beams = self.params.num_beams

@@ -75,6 +75,18 @@ def test_an_error_in_the_block_of_an_engine_cancels_its_requests(engine: Engine,
     run(main())
 
 
+def test_close_may_come_after_the_end_of_the_engine(checkpoint: Checkpoint) -> None:
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with AsyncEngine(Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])) as shared:
+                await shared.close()
+                shared.engine.close()
+                raise ZeroDivisionError
+        await shared.close()
+
+    run(main())
+
+
 def test_closing_ends_every_thread(engine: Engine) -> None:
     before = set(threading.enumerate())
 

@@ -1,8 +1,10 @@
-"""Requests that are cancelled or late, at every point: nothing stays held, nobody else notices."""
+"""Requests that are cancelled or late, at every point: nothing stays held, and other requests do not change."""
 
 from __future__ import annotations
 
 import asyncio
+import io
+import threading
 import time
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from seamless_engine import AsyncEngine, DecodingParams, Engine, EngineConfig, Request, Result
 from seamless_engine.decode.scheduler import Job
 from seamless_engine.request import Stage
-from support.async_engine import LONG, Checkpoint, Reading, Steps, answered, assert_free, run, sentence, until
+from support.async_engine import LONG, PATIENCE, Checkpoint, Reading, Steps, answered, assert_free, run, sentence, until
 from support.parity import TEXTS, same
 
 
@@ -184,6 +186,62 @@ def test_a_request_that_is_late_while_it_is_read_is_answered_at_once(
 
     run(main())
     assert ran == {other.text}
+
+
+class Blocks(io.BytesIO):
+    """A file whose readers wait until `go`."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.begun = 0
+        self._go = threading.Event()
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.begun += 1
+        assert self._go.wait(PATIENCE)
+        return super().read(size)
+
+    def go(self) -> None:
+        self._go.set()
+
+
+def test_submit_returns_when_a_request_is_late_though_its_file_blocks(checkpoint: Checkpoint) -> None:
+    engine, file = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["asr", "t2tt"]), Blocks(b"RIFF")
+
+    async def main() -> None:
+        async with AsyncEngine(engine, readers=1) as shared:
+            late = await answered(shared, Request("asr", "fra", audio=file, timeout=0.05))
+            assert (late.error or "").startswith("DeadlineError") and file.begun == 1
+            file.go()
+            assert (await answered(shared, sentence(0))).error is None
+
+    run(main())
+    assert_free(engine)
+
+
+def test_files_wait_for_a_place_before_they_are_read(checkpoint: Checkpoint) -> None:
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["asr", "t2tt"])
+    files = [Blocks(b"RIFF") for _ in range(40)]
+
+    async def main() -> None:
+        before = threading.active_count()
+        async with AsyncEngine(engine, max_queue=2, readers=1) as shared:
+            tasks = [asyncio.create_task(answered(shared, Request("asr", "fra", audio=file))) for file in files]
+            await until(lambda: files[0].begun)
+            assert len(shared._owner._held) == 2 and len(shared._owner._parked) == 38
+            assert threading.active_count() == before + 2 and not any(file.begun for file in files[1:])
+            tasks[0].cancel()  # it is being read
+            tasks[1].cancel()  # it has a place
+            await asyncio.wait(tasks[:2])
+            for file in files:
+                file.go()
+            given_up, other, *results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert isinstance(given_up, asyncio.CancelledError) and isinstance(other, asyncio.CancelledError)
+            assert all(isinstance(one, Result) and str(one.error).startswith("AudioError") for one in results)
+
+    run(main())
+    assert not files[1].begun
+    assert_free(engine)
 
 
 def test_a_deadline_is_kept_at_every_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +14,8 @@ import pytest
 import soundfile
 import torch
 
-from seamless_engine import AsyncEngine, Engine, Request
+from seamless_engine import AsyncEngine, DeadlineError, Engine, Request
+from seamless_engine.handed_over import handed_over
 from seamless_engine.prepared import Features, Tokens
 from support.async_engine import run
 from support.audio import clip
@@ -139,6 +143,80 @@ def test_a_file_that_cannot_be_read_keeps_its_name_in_the_error(engine: Engine, 
     with path.open("rb") as file, path.open() as text:
         binary, written = engine.generate([Request("asr", "fra", audio=one) for one in (file, text)])
     assert str(path) in str(binary.error) and str(path) in str(written.error)
+
+
+class Lazy(dict[str, Any]):
+    """As a mapping that decodes a column when it is looked at."""
+
+    def items(self) -> Any:
+        raise RuntimeError("the column cannot be decoded")
+
+
+class Ends(io.BytesIO):
+    def read(self, size: int | None = -1) -> bytes:
+        raise SystemExit
+
+
+def released() -> memoryview:
+    view = memoryview(b"RIFF")
+    view.release()
+    return view
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.empty(16_000, device="meta"), "NotImplementedError: Cannot copy out of meta tensor"),
+        (released, "ValueError: operation forbidden on released memoryview"),
+        (lambda: Lazy(array=1), "RuntimeError: the column cannot be decoded"),
+        (lambda: {"bytes": Ends(b"RIFF")}, "AudioError: reading the audio file object raised SystemExit"),
+    ],
+    ids=["meta tensor", "memoryview", "mapping", "file in a mapping"],
+)
+def test_audio_that_cannot_be_copied_fails_its_request_alone(
+    engine: Engine, make: Callable[[], Any], message: str
+) -> None:
+    requests = [sentence(0), Request("asr", "fra", audio=make()), sentence(1)]
+
+    async def shared() -> Any:
+        async with AsyncEngine(engine) as many:
+            return [await many.generate(requests), [result async for result in many.stream(requests)]]
+
+    for results in (engine.generate(requests), list(engine.stream(requests)), *run(shared())):
+        first, failed, last = sorted(results, key=lambda result: result.id)
+        assert (first.error, last.error) == (None, None) and str(failed.error).startswith(message)
+
+
+def test_the_timeout_counts_the_reading_of_a_file_object(engine: Engine) -> None:
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            time.sleep(0.05)
+            return super().read(size)
+
+    late = Request("asr", "fra", audio=Slow(encoded(clip(1), "WAV")), timeout=0.04)
+    [result] = engine.generate([late])
+    assert str(result.error).startswith("DeadlineError") and result.timings["total"] > 0.04
+    with pytest.raises(DeadlineError):
+        list(engine.stream_audio(dataclasses.replace(late, task="s2st")))
+
+
+def test_a_file_that_blocks_holds_up_no_other_file() -> None:
+    reads, opened = threading.Event(), threading.Event()
+
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            reads.set()
+            assert opened.wait(PATIENCE)
+            return super().read(size)
+
+    slow = Request("asr", "fra", audio=Slow(b"RIFF"))
+    calls = [beside(handed_over, slow) for _ in range(2)]
+    assert reads.wait(PATIENCE)
+    files = [io.BytesIO(bytes([i % 256])) for i in range(2000)]
+    others = beside(lambda: [handed_over(Request("asr", "fra", audio=file)).audio.read() for file in files])
+    assert others.result(PATIENCE) == [file.getvalue() for file in files]
+    opened.set()
+    assert [call.result(PATIENCE).audio.read() for call in calls] == [b"RIFF", b"RIFF"]
 
 
 def test_results_are_the_callers_to_change(engine: Engine) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import gc
 import io
 import threading
+import time
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, wait
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +19,13 @@ import numpy as np
 import pytest
 import torch
 
-from seamless_engine import AsyncEngine, Engine, EngineConfig, Request, UsageError, hf
+from seamless_engine import AsyncEngine, Engine, EngineConfig, Request, Result, UsageError, hf
+from seamless_engine.engine_thread import result_of
+from seamless_engine.front_end import params_of
+from seamless_engine.lane import Beside
 from seamless_engine.prepared import Tokens
-from support.callers import PATIENCE, beside, drain, heard, mixture, sentence
+from seamless_engine.readers import Readers
+from support.callers import PATIENCE, assert_free, beside, drain, heard, mixture, sentence
 from support.hf import text
 from support.parity import TEXTS, same
 
@@ -129,6 +139,143 @@ def test_a_stream_may_be_collected_by_the_thread_of_the_engine(engine: Engine) -
     del holder
     beside(engine._calls.work, gc.collect).result(PATIENCE)
     assert engine.generate(mixture(0))[0].error is None
+
+
+def abandoned(engine: Engine) -> list[Any]:
+    """A stream that has begun, in a cycle that only the garbage collector can free."""
+    holder: list[Any] = [engine.stream(mixture(0) * 2)]
+    next(holder[0])
+    holder.append(holder)
+    return holder
+
+
+def test_a_stream_may_be_collected_by_the_thread_that_runs_passes(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", options=EngineConfig(overlap=True))
+    encode, collected = engine._runner.encode, threading.Event()
+
+    def collects(items: Any) -> None:
+        gc.collect()
+        collected.set()
+        encode(items)
+
+    holder = abandoned(engine)
+    monkeypatch.setattr(engine._runner, "encode", collects)
+    gc.disable()
+    try:
+        del holder
+        assert beside(engine.generate, [heard(0)]).result(PATIENCE)[0].error is None
+    finally:
+        gc.enable()
+    assert collected.is_set()
+    assert_free(engine)
+
+
+def test_two_engines_may_close_streams_of_each_other_at_once(engine: Engine, checkpoint: Checkpoint) -> None:
+    engines = [engine, Engine.from_pretrained(checkpoint(1), device="cpu")]
+    streams, both = [one.stream(mixture(0) * 2) for one in engines], threading.Barrier(2)
+    for stream in streams:
+        next(stream)
+
+    def closes(stream: Any) -> None:
+        both.wait(PATIENCE)
+        stream.close()
+
+    calls = [beside(one._calls.work, partial(closes, streams[1 - i])) for i, one in enumerate(engines)]
+    for call, one in zip(calls, engines, strict=True):
+        call.result(PATIENCE)
+        assert_free(one)
+
+
+def test_a_condition_that_raises_ends_the_wait_of_its_caller_alone(engine: Engine) -> None:
+    def raises() -> bool:
+        raise CancelledError
+
+    others = beside(engine.generate, mixture(0) * 2)
+    with pytest.raises(CancelledError):
+        engine._calls._thread.drive(engine._loop, raises)
+    assert all(result.error is None for result in others.result(PATIENCE))
+
+
+def test_whether_to_pull_another_request_bears_readings_that_were_cancelled(engine: Engine) -> None:
+    given_up: Future[Any] = Future()
+    given_up.cancel()
+    engine._calls.reads_ahead = True
+    try:
+        ahead = deque([(i, Result(i, "t2tt", "fra"), one) for i, one in enumerate((Future(), given_up))])
+        assert engine._calls._pulls(ahead)
+    finally:
+        engine._calls.reads_ahead = False
+
+
+def test_a_job_that_is_submitted_while_the_loop_fails_is_left_in_none_of_its_lists(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = sentence(0)
+    params, loop = params_of(request, None), engine._loop
+    job = engine._front_end.prepare(request, params, Result(0, "t2tt", "fra"))
+    submit, inside, goes_on = loop.scheduler.submit, threading.Event(), threading.Event()
+
+    def slow(job: Any) -> None:
+        inside.set()
+        assert goes_on.wait(PATIENCE)
+        submit(job)
+
+    monkeypatch.setattr(loop.scheduler, "submit", slow)
+    submitting = beside(loop.submit, job)
+    assert inside.wait(PATIENCE)
+    failing = beside(loop.fail, RuntimeError("broken"))
+    wait([failing], timeout=0.1)  # it would be over if it did not wait for the other
+    goes_on.set()
+    submitting.result(PATIENCE)
+    failing.result(PATIENCE)
+    assert str(job.failure) == "broken" and list(job.outbox) == [job] and not loop.busy
+
+
+def test_readers_that_are_idle_end_but_for_a_few() -> None:
+    readers, before, together = Readers(), threading.active_count(), threading.Barrier(12)
+    for future in [readers.start(partial(together.wait, PATIENCE)) for _ in range(12)]:
+        future.result(PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    while threading.active_count() > before + 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    for _ in range(20):
+        readers.start(lambda: None).result(PATIENCE)
+    assert threading.active_count() <= before + 4
+
+
+@pytest.mark.parametrize("fails", ["work", "passes", "stream_audio"])
+def test_an_error_is_freed_with_what_its_frames_hold_when_its_caller_drops_it(engine: Engine, fails: str) -> None:
+    held: list[weakref.ref[Any]] = []
+
+    class Decoder:
+        def get_all_samples(self) -> Any:
+            return raises()
+
+    def raises() -> None:
+        tensor = torch.zeros(10)
+        held.append(weakref.ref(tensor))
+        raise ValueError
+
+    calls: dict[str, Callable[[], object]] = {
+        "work": lambda: engine._calls.work(raises),
+        "passes": lambda: result_of(Beside(torch.device("cpu")).start(raises)),
+        "stream_audio": lambda: list(engine.stream_audio(Request("s2st", "fra", audio=Decoder()))),
+    }
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(ValueError):
+            calls[fails]()
+        engine._calls.work(lambda: None)  # the engine's thread has gone on
+        deadline = time.monotonic() + PATIENCE
+        while held[0]() is not None:  # and a thread that reads goes on soon
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("ahead", [False, True])
