@@ -174,10 +174,10 @@ class Engine:
     def stream(
         self, requests: Iterable[Request], params: DecodingParams | None = None
     ) -> Generator[Result, None, None]:
-        """Answer requests as they are drawn from an iterable, in order of completion.
+        """Answer requests as they are pulled from an iterable, in order of completion.
 
         Holds a bounded number of requests at a time, so the iterable may be endless. The thread that asks for a result
-        draws from it; a request, its buffers and its file object are the caller's again when the next one is drawn. A
+        pulls from it; a request, its buffers and its file object are the caller's again when the next one is pulled. A
         request that is wrong in itself gives a result with `error` set, like any other failure.
 
         Raises EngineClosedError, and what the iterable raises.
