@@ -188,7 +188,7 @@ def test_translate_refuses_before_the_model_is_loaded(
 def test_translate_checks_a_request_before_it_fetches_weights(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    def download(name: str, allow_patterns: list[str]) -> str:
+    def download(name: str, allow_patterns: list[str], **_: object) -> str:
         assert name == "owner/name" and not any(fnmatch.fnmatch("model.safetensors", one) for one in allow_patterns)
         return str(DEMO / "checkpoint")
 

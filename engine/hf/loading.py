@@ -15,7 +15,9 @@ from seamless_engine.config import ModelConfig
 from seamless_engine.errors import UsageError
 from seamless_engine.loader import find_checkpoint
 
-_HUB = tuple(name for name in inspect.signature(find_checkpoint).parameters if name != "path")
+_HUB = tuple(
+    name for name, one in inspect.signature(find_checkpoint).parameters.items() if one.kind is one.KEYWORD_ONLY
+)
 # They change neither what is loaded nor what comes out of it.
 _NO_EFFECT = tuple(
     "allow_all_kernels code_revision disable_mmap ignore_mismatched_sizes low_cpu_mem_usage offload_buffers "
