@@ -41,6 +41,7 @@ LAYERS = {
     "seamless_engine.async_engine": 5,
     "seamless_engine": 5,  # `from seamless_engine import Engine`
     "seamless_engine.cli": 6,
+    "seamless_engine.cli_parser": 6,
     "seamless_engine.__main__": 6,
     "seamless_engine.environment": 6,
     "seamless_engine.hf": 6,
