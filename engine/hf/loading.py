@@ -1,4 +1,4 @@
-"""Arguments of transformers' `from_pretrained` and `to`."""
+"""Arguments of transformers' `from_pretrained`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _REFUSED = {
     "tp_plan": _ONE_DEVICE,
     "tp_size": _ONE_DEVICE,
     "use_safetensors": _SAFETENSORS,
-    "variant": "only model.safetensors is read; dtype chooses the precision",
+    "variant": "only model.safetensors, or the shards that its index names, are read; dtype chooses the precision",
 }
 # None and an empty mapping ask for nothing; so do these values, or False where there are none.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {"attn_implementation": _ATTENTION, "use_safetensors": (True,), "variant": ("",)}

@@ -15,7 +15,7 @@ import torch
 
 from seamless_engine.audio import load_audio
 from seamless_engine.errors import AudioError, UsageError
-from seamless_engine.hf.arguments import Options, plain, read_options
+from seamless_engine.hf.arguments import Options, read_options, to_python
 from seamless_engine.hf.chunks import Chunking
 from seamless_engine.hf.generation_config import GenerationConfig
 from seamless_engine.hf.models import SeamlessM4Tv2ForSpeechToText
@@ -130,7 +130,7 @@ def _split(clip: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         return {"audio": {name: clip.get(name) for name in ("bytes", "path")}}, extra
     if clip.get("sampling_rate") is None:
         raise UsageError("an audio mapping with an array needs its sampling_rate, in Hz")
-    return {"audio": _mono(array), "sampling_rate": plain(clip["sampling_rate"])}, extra
+    return {"audio": _mono(array), "sampling_rate": to_python(clip["sampling_rate"])}, extra
 
 
 def _mono(array: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from seamless_engine.errors import UsageError
-from seamless_engine.hf.arguments import plain, read_options, split_sides
+from seamless_engine.hf.arguments import read_options, split_sides, to_python
 from seamless_engine.hf.models import SeamlessM4Tv2ForTextToSpeech
 from seamless_engine.hf.pipeline_base import Item, Pipeline
 from seamless_engine.request import Request, Result
@@ -41,7 +41,7 @@ class TextToSpeechPipeline(Pipeline):
         chosen = self._arguments | _named(arguments)
         chosen.pop("return_intermediate_token_ids", None)
         source = chosen.pop("src_lang", None) or getattr(self._given("tokenizer"), "src_lang", None) or "eng"
-        target, speaker = chosen.pop("tgt_lang", None), plain(chosen.pop("speaker_id", None))
+        target, speaker = chosen.pop("tgt_lang", None), to_python(chosen.pop("speaker_id", None))
         if target is None:
             raise UsageError(
                 'tgt_lang is missing: the code of the language to speak, for example forward_params={"tgt_lang": "fra"}'
