@@ -133,6 +133,7 @@ def read_options(
     Raises UsageError that names the argument which is unknown, not supported or out of range.
     """
     given = _merge(kwargs, own)
+    check_names(given)
     for name, value in given.items():
         _check(name, value, config)
     fields = {name: given[name] for name in _FIELDS if name in given}
@@ -185,7 +186,13 @@ def _check(name: str, value: Any, config: ModelConfig) -> None:
         if not _asks_for_nothing(value, _REFUSED[name]):
             hint = f"; {_INSTEAD[name]}" if name in _INSTEAD else ""
             raise UsageError(f"{name} is not supported{hint}")
-    elif name not in KNOWN:
+
+
+def check_names(arguments: Mapping[str, Any]) -> None:
+    """Raises UsageError for one that `generate` does not have on the text side; None counts as not given."""
+    for name, value in arguments.items():
+        if value is None or name in KNOWN or name == "generation_config":
+            continue
         if name in {field.name for field in dataclasses.fields(DecodingParams)}:
             raise UsageError(f"{name} is not an argument of generate(): give it to model.engine in DecodingParams")
         if name in _ELSEWHERE:

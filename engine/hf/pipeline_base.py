@@ -37,14 +37,20 @@ class Pipeline(abc.ABC):
     model_class: ClassVar[type[Pretrained]]  # what is loaded if `model` is a folder or a hub id
     noun: ClassVar[str]  # of one input, in errors
 
-    def __init__(self, model: Pretrained, parts: Mapping[str, Any]) -> None:
+    def __init__(self, model: Pretrained, parts: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
         if self.needs not in model.tasks:
             raise UsageError(f"{type(model).__name__} does not do {self.task}: use {self.model_class.__name__}")
         self.model = model
+        self._arguments = self.named(arguments)
         self._parts = {name: part for name, part in parts.items() if part is not None and not isinstance(part, str)}
 
     @abc.abstractmethod
     def __call__(self, inputs: Any, /, **arguments: Any) -> Any: ...
+
+    @staticmethod
+    @abc.abstractmethod
+    def named(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by name, those in its holders as well. Raises UsageError for an unknown name."""
 
     @property
     def device(self) -> torch.device:

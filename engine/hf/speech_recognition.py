@@ -15,7 +15,7 @@ import torch
 
 from seamless_engine.audio import load_audio
 from seamless_engine.errors import AudioError, UsageError
-from seamless_engine.hf.arguments import Options, read_options, to_python
+from seamless_engine.hf.arguments import Options, check_names, read_options, to_python
 from seamless_engine.hf.chunks import Chunking
 from seamless_engine.hf.generation_config import GenerationConfig
 from seamless_engine.hf.models import SeamlessM4Tv2ForSpeechToText
@@ -27,6 +27,7 @@ from seamless_kernels.fbank import SAMPLING_RATE
 _DEFAULTS = {"num_beams": 5}  # of transformers' pipeline, unlike those of its generate()
 _TIMEOUT = 60.0  # seconds, for a host that does not answer
 _MAX_BYTES = 256 << 20  # of a file behind a URL
+_OWN = ("tgt_lang", "chunk_length_s", "stride_length_s", "ignore_warning")  # arguments besides those of generate()
 _AUDIO_KEYS = ("raw", "array", "bytes", "path", "sampling_rate")
 
 
@@ -39,11 +40,10 @@ class SpeechRecognitionPipeline(Pipeline):
     noun = "clip"
 
     def __init__(self, model: Any, parts: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-        super().__init__(model, parts)
+        super().__init__(model, parts, arguments)
         rate = getattr(self._given("feature_extractor"), "sampling_rate", SAMPLING_RATE)
         if rate != SAMPLING_RATE:
             raise UsageError(f"feature_extractor has a sampling_rate of {rate} Hz; the model hears {SAMPLING_RATE} Hz")
-        self._arguments = _named(arguments)
 
     def __call__(self, inputs: Any, **arguments: Any) -> Any:
         """{"text": …} of a clip; a list of them for a list or tuple of clips; an iterator over them for a generator or
@@ -59,7 +59,7 @@ class SpeechRecognitionPipeline(Pipeline):
 
         Raises UsageError for an argument without a counterpart, AudioError for a clip that cannot be read.
         """
-        chosen = self._arguments | _named(arguments)
+        chosen = self._arguments | self.named(arguments)
         chunking = Chunking.from_seconds(chosen.pop("chunk_length_s", None), chosen.pop("stride_length_s", None))
         if chosen.pop("ignore_warning", None) is not True and chunking and chunking.overlaps:
             warnings.warn(
@@ -97,16 +97,17 @@ class SpeechRecognitionPipeline(Pipeline):
         tokenizer = Tokenizer.from_folder(self.model.folder, self.model.engine.config)
         return tokenizer.decode(token for result in results for token in result.tokens)
 
-
-def _named(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `generate` and of cutting among those of a pipeline, whose `generate_kwargs` may hold some."""
-    named = dict(arguments)
-    for name in ("batch_size", "num_workers"):
-        named.pop(name, None)
-    for name in ("return_timestamps", "return_language", "decoder_kwargs", "decoder"):
-        if named.pop(name, None):
-            raise UsageError(f"{name} is not supported: the text of this model has no times, and names no language")
-    return (named.pop("generate_kwargs", None) or {}) | named
+    @staticmethod
+    def named(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        named = dict(arguments)
+        for name in ("batch_size", "num_workers"):
+            named.pop(name, None)
+        for name in ("return_timestamps", "return_language", "decoder_kwargs", "decoder"):
+            if named.pop(name, None):
+                raise UsageError(f"{name} is not supported: the text of this model has no times, and names no language")
+        named = (named.pop("generate_kwargs", None) or {}) | named
+        check_names({name: value for name, value in named.items() if name not in _OWN})
+        return named
 
 
 def _is_clip(inputs: Any) -> bool:
