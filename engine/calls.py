@@ -16,11 +16,11 @@ import torch
 
 from seamless_engine.decode.scheduler import Job, SlowStart
 from seamless_engine.engine_thread import EngineThread, result_of
-from seamless_engine.errors import AudioError, CapacityError, EngineClosedError
+from seamless_engine.errors import CapacityError, EngineClosedError
 from seamless_engine.front_end import FrontEnd, params_of
 from seamless_engine.handed_over import handed_over, is_read
 from seamless_engine.loop import Loop, failed, raise_failure
-from seamless_engine.readers import Readers
+from seamless_engine.readers import Readers, attempt
 from seamless_engine.recovery import settled
 from seamless_engine.request import DecodingParams, Request, Result
 
@@ -180,7 +180,7 @@ class Calls:
     def take(self, request: Request) -> Future[_Taken]:
         """The request as the engine keeps it, or what its file raised. At once, unless there is a file to be read."""
         if is_read(request):
-            return self._readers.start(partial(_copied, request))
+            return self._readers.start(partial(attempt, partial(handed_over, request)))
         taken: Future[_Taken] = Future()
         taken.set_result(handed_over(request))
         return taken
@@ -243,15 +243,6 @@ class Calls:
         if not ahead or self._open is None or not self._open.wants_more:
             return False
         return not self.reads_ahead or ahead[0][2].done() or not self._open.running
-
-
-def _copied(request: Request) -> _Taken:
-    try:
-        return handed_over(request)
-    except Exception as error:  # whatever it is, only this request has it
-        return error
-    except BaseException as error:
-        return AudioError(f"reading the audio file object raised {error!r}")
 
 
 def _draft(request: Request, index: int) -> Result:
