@@ -18,11 +18,14 @@ demo: $(VENV)/.installed-demo
 train-demo: $(VENV)/.installed-train
 	$(BIN)/python -m demo.train --work build/demo --out build/demo/checkpoint
 
+# Most tests keep one core busy. A file's tests share what is slow to make.
+SIDE_BY_SIDE := -n 2 --dist loadfile
+
 test: $(VENV)/.installed-test
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 test-all: $(VENV)/.installed-test
-	$(BIN)/pytest -m ""
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m ""
 
 lint: $(VENV)/.installed-lint
 	mkdir -p .imports

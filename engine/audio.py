@@ -25,6 +25,7 @@ def load_audio(
     *,
     max_seconds: float = 600.0,
     warn: Callable[[str], object] = warnings.warn,
+    channels_first: bool = False,
 ) -> torch.Tensor:
     """Mono float32 [samples] at 16 kHz, in memory of its own.
 
@@ -37,6 +38,7 @@ def load_audio(
     max_seconds: the clip may not last longer. Decoding stops there, whatever the header of a file claims.
     warn: is told in a sentence what the caller should know of a clip that was read all the same: that some of the
         sound may be missing, or that channels cancel each other.
+    channels_first: an array may be [channels, samples] as well, which are averaged as those of a file.
 
     Raises AudioError if the clip cannot be read, is truncated, is not finite, or lasts less than 35 ms or more than
     `max_seconds`; UsageError if the argument is none of the above.
@@ -44,7 +46,7 @@ def load_audio(
     if isinstance(audio, Mapping):
         audio, sampling_rate = _from_mapping(audio, sampling_rate)
     if isinstance(audio, np.ndarray | torch.Tensor):
-        section = _of_array(audio, _integer_rate(sampling_rate))
+        section = _of_array(audio, _integer_rate(sampling_rate), channels_first)
         return torch.from_numpy(to_mono([section], max_seconds, "the audio array", warn))
     if sampling_rate is not None:
         raise UsageError("sampling_rate belongs to arrays; an audio file has its own, so leave it out")
@@ -80,13 +82,15 @@ def _integer_rate(sampling_rate: Any) -> int:
         raise UsageError(f"sampling_rate must be an integer, in Hz, not {sampling_rate!r}") from None
 
 
-def _of_array(audio: np.ndarray | torch.Tensor, rate: int) -> Section:
-    """The section of an array: [samples], or one channel as [1, samples] or [samples, 1]."""
+def _of_array(audio: np.ndarray | torch.Tensor, rate: int, channels_first: bool) -> Section:
+    """The section of an array: [samples], one channel as [1, samples] or [samples, 1], or [channels, samples]."""
     if isinstance(audio, torch.Tensor):
         audio = audio.detach().cpu()
         audio = (audio.float() if audio.is_floating_point() else audio).numpy()
     if audio.ndim == 2 and 1 in audio.shape:
         audio = audio.reshape(-1)
+    if channels_first and audio.ndim == 2:
+        return Section(rate, len(audio), [as_float(audio).T])
     if audio.ndim != 1:
         raise UsageError(
             f"an audio array must have one dimension, not {audio.ndim}: pass one channel, or their average"

@@ -30,8 +30,8 @@ _NOT_REPLACEABLE = (errno.EACCES, errno.EPERM, errno.EBUSY)  # such as a file th
 def write_audio(path: str | os.PathLike[str], audio: np.ndarray, sampling_rate: int) -> None:
     """Write mono samples [n] in [-1, 1] in the format that the path's suffix names, or as WAV if there is none.
 
-    A new or ordinary file appears whole or not at all. Links to it, its mode and, where permitted, its owner stay.
-    Anything else, such as a pipe or a device, is written into.
+    A new or ordinary file appears whole or not at all. Symbolic links to it, its mode and, where permitted, its owner
+    stay. Anything else is written into: a pipe, a device, or a file that has several names (hard links).
 
     Raises UsageError for a path that cannot be written and for an unknown suffix, OSError if writing fails.
     """
@@ -88,6 +88,8 @@ class _Place:
 
 def _place(path: str | os.PathLike[str]) -> _Place:
     name = os.fspath(path)
+    if not name:
+        raise _unwritable("an empty path", "name a file, such as out.wav")
     try:
         target = _followed(name)
         try:
@@ -98,8 +100,8 @@ def _place(path: str | os.PathLike[str]) -> _Place:
         raise _unwritable(name, getattr(error, "strerror", None) or str(error)) from None
     folder = os.path.dirname(target)
     if status is None:
-        if not os.path.isdir(folder) or not os.path.basename(name):
-            raise _unwritable(name, f"the folder {os.path.dirname(name) or folder} does not exist")
+        if not os.path.isdir(folder):
+            raise _unwritable(name, f"the folder {folder} does not exist")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise _unwritable(name, f"no permission to make a file in {folder}")
         return _Place(target, None, replaceable=True)
@@ -109,11 +111,12 @@ def _place(path: str | os.PathLike[str]) -> _Place:
         raise _unwritable(name, "it is a disk, and audio would destroy what it holds")
     if not os.access(name, os.W_OK):
         raise _unwritable(name, "no permission to change it")
-    return _Place(target, status, stat.S_ISREG(status.st_mode) and not _holds_open_files(folder))
+    has_one_name = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
+    return _Place(target, status, has_one_name and not _holds_open_files(folder))
 
 
 def _unwritable(name: str, reason: str) -> UsageError:
-    return UsageError(f"{name or '(an empty path)'} cannot be written: {reason}")
+    return UsageError(f"{name} cannot be written: {reason}")
 
 
 def _followed(path: str) -> str:
@@ -136,7 +139,7 @@ def _replace(place: _Place, content: bytes) -> None:
     old = place.status
     unfinished = os.path.join(os.path.dirname(place.path), f".{uuid.uuid4().hex}.tmp")
     try:
-        # Until it has the old one's mode, nobody else may read it.
+        # Until it has the old one's mode, other users may not read it.
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if old is None else 0o600)
         with open(descriptor, "wb") as file:
             file.write(content)

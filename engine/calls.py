@@ -18,9 +18,9 @@ from seamless_engine.decode.scheduler import Job, SlowStart
 from seamless_engine.engine_thread import EngineThread, result_of
 from seamless_engine.errors import CapacityError, EngineClosedError
 from seamless_engine.front_end import FrontEnd, params_of
-from seamless_engine.handed_over import handed_over, handed_over_or_error, runs_foreign_code
+from seamless_engine.handed_over import handed_over, runs_foreign_code
 from seamless_engine.loop import Loop, draft, failed, raise_failure
-from seamless_engine.readers import Readers
+from seamless_engine.readers import Readers, attempt
 from seamless_engine.recovery import settled
 from seamless_engine.request import DecodingParams, Request, Result
 
@@ -199,7 +199,7 @@ class Calls:
     def _take(self, request: Request) -> _Taken:
         """The request as the engine keeps it, or what its audio raised."""
         if runs_foreign_code(request):
-            return result_of(self._readers.start(partial(handed_over_or_error, request)))
+            return result_of(self._readers.start(partial(attempt, partial(handed_over, request))))
         return handed_over(request)
 
     @contextmanager

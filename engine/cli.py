@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import ast
-import dataclasses
 import logging
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from seamless_engine import __version__, console, errors
+from seamless_engine import cli_parser, console, errors
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.errors import AudioError, CheckpointError, SeamlessError, UsageError
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Request, Result
 
 OK, SOME_FAILED, USAGE, MODEL_UNAVAILABLE, OUT_OF_MEMORY = 0, console.FAILED, 2, 3, 4
-
-DEFAULT_MODEL = "facebook/seamless-m4t-v2-large"
-LICENCE = f"""seamless-engine {__version__}
-The code is licensed under Apache-2.0. It brings no model weights: those of {DEFAULT_MODEL}
-are Meta's, under CC-BY-NC-4.0 (no commercial use), and are fetched from the hub when asked for."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    args = _parser().parse_args(_underscored(argv))
+    args = cli_parser.parse(argv, _COMMANDS)
     console.log_to_stderr("seamless_engine")
     console.require_stdout()
     try:
@@ -59,8 +51,7 @@ def _run(argv: Sequence[str]) -> int:
 def translate(args: argparse.Namespace) -> int:
     """One input through one task."""
     audio_on_stdout = _check_output(args)
-    chosen = {name: value for name, value in vars(args).items() if name in _DECODING}
-    params = DecodingParams.meta(**chosen) if args.meta else DecodingParams(**chosen)
+    params = cli_parser.decoding(args)
     listens = args.task in SPEECH_IN
     request = Request(
         args.task,
@@ -174,9 +165,7 @@ def env(args: argparse.Namespace) -> int:
 
 
 def selftest(args: argparse.Namespace) -> int:
-    """Ask every operation, at the sizes of v2-large and in every dtype, whether it is as near to its formula as its
-    roundings allow, and whether a row has the same bits whatever is computed with it. Needs no model; takes less than a
-    minute."""
+    """One line per operation and dtype: ok, or the fault."""
     from seamless_engine import selftest
     from seamless_engine.engine import resolve_device
 
@@ -194,92 +183,7 @@ def selftest(args: argparse.Namespace) -> int:
     )
 
 
-_DECODING = {option.name: option.default for option in dataclasses.fields(DecodingParams)}
-
-
-def _value(text: str) -> Any:
-    """A number, true, false, none or a list; anything else as it is, for DecodingParams to judge."""
-    if text.lower() in ("true", "false", "none"):
-        text = text.capitalize()
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("seamless-engine", description="SeamlessM4T-v2 inference", formatter_class=raw)
-    parser.add_argument("--version", action="version", version=LICENCE)
-    commands = parser.add_subparsers(required=True, metavar="{translate,languages,env,selftest}")
-
-    command = commands.add_parser("translate", help="translate one clip or text", description=translate.__doc__)
-    command.set_defaults(run=translate)
-    command.add_argument("input", help="an audio file, or the text; - reads it from stdin")
-    _add_task(command, required=True)
-    command.add_argument("--tgt_lang", required=True, help="code of the language to produce, for example fra")
-    command.add_argument("--src_lang", help="code of the language of the text (t2tt, t2st)")
-    _add_model(command)
-    command.add_argument(
-        "--output_path", help="audio file to write (s2st, t2st): .wav, .flac, .ogg, .opus or .mp3; - is stdout"
-    )
-    command.add_argument("--speaker_id", type=int, help="voice of the speech output")
-    _add_device(command)
-    command.add_argument("--dtype", default="auto", help="auto (the default), float32, float16 or bfloat16")
-    command.add_argument(
-        "--reference",
-        default="transformers",
-        choices=("transformers", "meta"),
-        help="whose networks: transformers' (the default), or Meta's, as the weights were trained",
-    )
-    command.add_argument(
-        "--check_weights", action="store_true", help="refuse a checkpoint with NaN or infinite weights"
-    )
-    group = command.add_argument_group(
-        "decoding", "Named as in transformers' generate(); values like 5, 0.7, true, [12, 9], [[12, 7], [9]]."
-    )
-    group.add_argument(
-        "--meta", action="store_true", help="the original project's choices; single options override them"
-    )
-    for name, default in _DECODING.items():
-        group.add_argument(
-            f"--{name}", type=_value, default=argparse.SUPPRESS, metavar="VALUE", help=f"default: {default}"
-        )
-
-    command = commands.add_parser("languages", help="languages of a checkpoint", description=languages.__doc__)
-    command.set_defaults(run=languages)
-    _add_task(command, required=False)
-    _add_model(command)
-
-    command = commands.add_parser("env", help="versions and devices, for a bug report", description=env.__doc__)
-    command.set_defaults(run=env)
-
-    command = commands.add_parser("selftest", help="check this machine's arithmetic", description=selftest.__doc__)
-    command.set_defaults(run=selftest)
-    _add_device(command)
-    return parser
-
-
-def _add_device(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", default="auto", help="auto (the default), cpu, cuda, cuda:1, ...")
-
-
-def _add_task(command: argparse.ArgumentParser, required: bool) -> None:
-    command.add_argument("--task", required=required, type=str.lower, choices=TASKS, help="any case")
-
-
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", default=DEFAULT_MODEL, help="checkpoint folder or hub id (default: %(default)s)")
-
-
-def _underscored(argv: Sequence[str]) -> list[str]:
-    """Flags with `-` spelled with `_`, so that both are accepted; what follows a lone `--` is left alone."""
-    end = list(argv).index("--") if "--" in argv else len(argv)
-    spelled = []
-    for word in argv[:end]:
-        name, equals, value = word.partition("=")
-        spelled.append(f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word)
-    return spelled + list(argv[end:])
+_COMMANDS = {"translate": translate, "languages": languages, "env": env, "selftest": selftest}
 
 
 def _without_weights(model: str) -> Path:

@@ -75,7 +75,7 @@ def _only_end(path: Path, ids: list[Any]) -> Any:
     """The first of several tokens that end a text, if a trained model writes none of the others."""
     if not ids or not all(index in (ids[0], *_NEVER_WRITTEN) for index in ids):
         raise CheckpointError(f"{path}: eos_token_id is {ids!r}, and a text ends with one token here: keep that one")
-    if len(set(ids)) > 1:
+    if any(index != ids[0] for index in ids):
         warnings.warn(
             f"{path}: eos_token_id is {ids!r}; a text ends with {ids[0]} here, and with no other", stacklevel=2
         )

@@ -104,6 +104,11 @@ class Engine:
         self.close()
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's: text to the tokens that the text encoder reads, and generated tokens to text."""
+        return self._front_end.tokenizer
+
+    @property
     def _loop(self) -> Loop:
         return self._calls.loop
 

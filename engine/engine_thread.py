@@ -176,13 +176,13 @@ def _step(waits: list[_Wait]) -> None:
         except BaseException as error:
             loop.fail(error)
     except BaseException as error:  # the step left nothing that could be tidied up
-        _wake(waits, everyone=True, error=error)
-    _wake(waits, everyone=idle)
+        _wake(waits, all_waits=True, error=error)
+    _wake(waits, all_waits=idle)
 
 
-def _wake(waits: list[_Wait], everyone: bool = False, error: BaseException | None = None) -> None:
+def _wake(waits: list[_Wait], all_waits: bool = False, error: BaseException | None = None) -> None:
     """Wake the callers that wait for what is so by now."""
-    for due in [one for one in waits if everyone or one.future.cancelled() or one.until()]:
+    for due in [one for one in waits if all_waits or one.future.cancelled() or one.until()]:
         waits.remove(due)
         if not due.future.set_running_or_notify_cancel():
             continue  # its caller was interrupted

@@ -16,7 +16,7 @@ from seamless_engine.decode.native_search import available
 from seamless_kernels import native
 from seamless_kernels.dispatch import backend_for
 
-_PACKAGES = (
+_PACKAGES = (  # what may be installed for this one, and transformers
     "torch",
     "triton",
     "numpy",
@@ -25,6 +25,7 @@ _PACKAGES = (
     "tokenizers",
     "soundfile",
     "soxr",
+    "av",
     "huggingface_hub",
     "transformers",
 )

@@ -10,7 +10,7 @@ class UsageError(SeamlessError, ValueError):
 
 
 class UnknownLanguageError(UsageError):
-    """A language code that the checkpoint does not have for the task; names the nearest one."""
+    """A language code that the checkpoint does not have for the task; names the one that must be meant, if any."""
 
 
 class CheckpointError(SeamlessError):

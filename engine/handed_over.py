@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from seamless_engine.errors import AudioError
 from seamless_engine.prepared import Features, Tokens
 from seamless_engine.request import Request
 
@@ -43,16 +42,6 @@ def runs_foreign_code(request: Request) -> bool:
     Then a thread belongs to it where no signal handler can raise, so that its exceptions are the request's.
     """
     return not (request.audio is None or isinstance(request.audio, str | bytes | PurePath))
-
-
-def handed_over_or_error(request: Request) -> Request | Exception:
-    """As `handed_over`; what it raises, whatever it is, is returned, because only this request has it."""
-    try:
-        return handed_over(request)
-    except Exception as error:
-        return error
-    except BaseException as error:
-        return AudioError(f"reading the audio file object raised {error!r}")
 
 
 def handed_over(request: Request) -> Request:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Collection, Iterable, Mapping
 
 from seamless_engine.config import ModelConfig
 from seamless_engine.errors import CheckpointError, UnknownLanguageError, UsageError
+from seamless_engine.language_names import code_of_name
 from seamless_engine.language_tags import CODE_OF, fold, read_tag, script_of
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS
 
@@ -54,7 +55,7 @@ class Languages:
                 f"{task} cannot speak {code!r}: this checkpoint can write {written}, but {lacks} for it. "
                 f"Use a task that produces text, or one of: {_listed(self._spoken)}"
             )
-        return _find(code, self._spoken, f"{task} cannot speak")
+        return _find(code, self._spoken, f"{task} cannot speak", self._text)
 
     def target_id(self, task: str, code: str) -> int:
         """Token that asks the text decoder for this language."""
@@ -90,7 +91,8 @@ def _listed(codes: Iterable[str]) -> str:
     return ", ".join(sorted(codes)) or "none"
 
 
-def _find(code: str, known: Collection[str], problem: str) -> str:
+def _find(code: str, known: Collection[str], problem: str, all_known: Collection[str] | None = None) -> str:
+    """all_known: the codes that may be meant, also those that the task cannot take; `known` if not given."""
     found = _lookup(code, known)
     if found is not None:
         return found
@@ -101,8 +103,8 @@ def _find(code: str, known: Collection[str], problem: str) -> str:
         raise UnknownLanguageError(
             f"{problem} {code!r} in the script {tag.script}: this checkpoint has the language in {scripts}"
         )
-    nearest = _nearest(code, known)
-    hint = f" Did you mean {nearest!r}?" if nearest else ""
+    nearest = _nearest(code, all_known or known)
+    hint = f" Did you mean {nearest!r}?" if nearest in known else ""
     raise UnknownLanguageError(f"{problem} {code!r}.{hint} This checkpoint has: {_listed(known)}")
 
 
@@ -129,10 +131,15 @@ def _names(language: str, known: Collection[str]) -> list[str]:
 
 
 def _nearest(code: str, known: Collection[str]) -> str | None:
-    """A language that `code`, perhaps a name in English, may have meant."""
-    folded = fold(code)
-    for length in (3, 2):
-        if len(folded) > length and (found := _lookup(folded[:length], known)):
-            return found
-    close = difflib.get_close_matches(folded, [fold(name) for name in known], n=1, cutoff=0.5)
-    return _lookup(close[0], known) if close else None
+    """The one language that `code`, a name in English or a misspelt code, must have meant; None where it is open."""
+    named = code_of_name(code)
+    if named is not None:  # even if the checkpoint lacks it: no other language is meant
+        return _lookup(named, known)
+    first, *rest = re.split(r"[\W_]+", fold(code))
+    if rest:
+        return _lookup(first, known)
+    if len(first) != 3:
+        return None
+    alike = {name for name in known if first[:2] == name[:2].casefold() or sorted(first) == sorted(fold(name))}
+    alike |= {found} if (found := _lookup(first[:2], known)) else set()
+    return alike.pop() if len(alike) == 1 else None

@@ -83,11 +83,22 @@ def find_checkpoint(
 
 def _from_hub(name: str, **options: Any) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     try:
         return Path(snapshot_download(name, **options))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+    except Exception as error:  # its HTTP client and hf_xet have classes of their own, which change with its version
+        absent = isinstance(error, HfHubHTTPError | LocalEntryNotFoundError | HFValidationError | OfflineModeIsEnabled)
+        if not absent:
+            reason = str(error) or type(error).__name__
+            raise CheckpointError(
+                f"{name} could not be fetched into the hub cache (HF_HOME, or cache_dir): {reason}"
+            ) from error
         revision = f" at revision {options['revision']}" if options["revision"] else ""
         raise CheckpointError(
             f"{name} is neither a local folder nor a model that the hub could deliver{revision} "

@@ -16,12 +16,14 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
+from functools import partial
 
 from seamless_engine.decode.scheduler import Job
 from seamless_engine.errors import EngineClosedError
 from seamless_engine.front_end import FrontEnd
-from seamless_engine.handed_over import handed_over, handed_over_or_error, runs_foreign_code
+from seamless_engine.handed_over import handed_over, runs_foreign_code
 from seamless_engine.loop import Loop, failed, left
+from seamless_engine.readers import attempt
 from seamless_engine.recovery import settled
 from seamless_engine.request import DecodingParams, Request, Result
 
@@ -193,7 +195,7 @@ class Owner:
         return True
 
     def _copy(self, ticket: Ticket) -> None:
-        copied = handed_over_or_error(ticket.request)
+        copied = attempt(partial(handed_over, ticket.request))
         with self._lock:
             if ticket not in self._held:
                 return  # it was answered meanwhile

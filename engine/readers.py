@@ -9,10 +9,21 @@ from typing import TypeVar
 
 import torch
 
+from seamless_engine.errors import AudioError
 from seamless_engine.lane import Beside
 
 T = TypeVar("T")
 _IDLE = 4  # threads that are kept for later calls
+
+
+def attempt(work: Callable[[], T]) -> T | Exception:
+    """The result of `work`, or what it raised. For a reader's thread, whose errors are each of one request."""
+    try:
+        return work()
+    except Exception as error:
+        return error
+    except BaseException as error:
+        return AudioError(f"reading the audio file object raised {error!r}")
 
 
 class Readers:

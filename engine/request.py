@@ -38,7 +38,7 @@ class DecodingParams:
 
     num_beams: hypotheses kept at each step; 1 is greedy, or plain sampling with `do_sample`.
     max_new_tokens: limit on generated tokens, eos included; None takes the checkpoint's (256 for v2-large).
-    soft_max_length: (a, b) lowers that limit to a · (length of the encoder's output) + b.
+    soft_max_length: (a, b) lowers max_new_tokens to a · (length of the encoder's output) + b.
     min_new_tokens: eos may not be chosen before this many tokens were generated.
     length_penalty: a finished hypothesis scores `sum(log p) / length ** length_penalty`.
     early_stopping: True stops at `num_beams` finished hypotheses; False when the best running one cannot win at
@@ -48,9 +48,12 @@ class DecodingParams:
     bad_words_ids: token sequences that may not be completed.
     suppress_tokens: tokens that are never chosen.
     block_unk: the unknown token is never chosen.
-    do_sample: draw instead of taking the best; with beams, draw the candidates of each step. `temperature`, `top_k`
-        (0 is off) and `top_p` shape the distribution. The same `seed` gives the same draw in any batch.
-    num_return_sequences: hypotheses in `Result.n_best`: of the beams, or independent draws.
+    do_sample: draw instead of taking the best; with beams, draw the candidates of each step.
+    temperature: above 1 draws less likely tokens more often, below 1 more rarely.
+    top_k: draw among the k most likely tokens; 0 is off.
+    top_p: draw among the fewest most likely tokens that have this probability together; 1 is off.
+    seed: the same one gives the same draw, in any batch.
+    num_return_sequences: hypotheses to return, in `Result.n_best`: the best of the beams, or independent draws.
     return_token_logprobs: fill `token_logprobs`, the log-probability of each token under the model itself.
     vocoder_durations: let the vocoder's own predictor stretch the units, as transformers does; the original project
         does not, because the T2U model has given them their durations already.

@@ -82,8 +82,12 @@ def _normal(*shape: int, device: torch.device, dtype: torch.dtype, seed: int = 0
     return torch.randn(*shape, generator=generator, dtype=torch.float32).to(device, dtype)
 
 
-def _disagreement(out: torch.Tensor, exact: torch.Tensor, terms: int, narrow: int = 0) -> str | None:
-    error, allowed = (out.double() - exact).abs(), rounding_error(exact, out.dtype, terms, narrow=narrow)
+def _disagreement(
+    out: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype, terms: int, narrow: int = 0
+) -> str | None:
+    if out.dtype != dtype:
+        return f"the result is {out.dtype}, not {dtype}"
+    error, allowed = (out.double() - exact).abs(), rounding_error(exact, dtype, terms, narrow=narrow)
     wrong = ~(error <= allowed)
     if not wrong.any():
         return None
@@ -134,7 +138,7 @@ def _rows(
 ) -> str | None:
     """All rows against `exact`; then the first and the last few of them by themselves."""
     whole = call(x)
-    problem = _disagreement(whole, exact, terms + EPILOGUE)
+    problem = _disagreement(whole, exact, x.dtype, terms + EPILOGUE)
     if problem:
         return f"{dims}: {problem}"
     for count in COUNTS:
@@ -156,7 +160,7 @@ def _by_segment(
     """x [Σ LENGTHS, …] and (cu_seqlens, valid) → `growth` rows for each; all segments together, then each alone."""
     parts = x.split(list(LENGTHS))
     whole = call(x, *_bounds(LENGTHS, x.device))
-    problem = _disagreement(whole, exact(x.double(), *_bounds(LENGTHS, x.device)), terms, narrow)
+    problem = _disagreement(whole, exact(x.double(), *_bounds(LENGTHS, x.device)), x.dtype, terms, narrow)
     if problem:
         return problem
     for part, together in zip(parts, whole.split([growth * n for n in LENGTHS]), strict=True):
@@ -271,7 +275,7 @@ def _paged_attention(device: torch.device, dtype: torch.dtype) -> str | None:
         exact = torch.einsum("bhl,lhd->bhd", score.softmax(-1), values)
         pair = (together[i * beams : i * beams + beams], exact), (first[i : i + 1], exact[:1])
         for out, truth in pair:
-            problem = _disagreement(out, truth, HEAD_DIM + length, 1)
+            problem = _disagreement(out, truth, dtype, HEAD_DIM + length, 1)
             if problem:
                 return f"{length} keys: {problem}"
         own, bounds = (table[i : i + 1], lengths[i : i + 1]), cu_rows[:2]
@@ -288,7 +292,8 @@ def _top_candidates(device: torch.device, dtype: torch.dtype) -> str | None:
     order = logits.sort(dim=-1, descending=True, stable=True).indices[:, :10]
     if not torch.equal(tokens, order):
         return "other tokens than those of a stable sort"
-    problem = _disagreement(log_probs, logits.double().log_softmax(-1).gather(1, tokens), logits.shape[1])
+    exact = logits.double().log_softmax(-1).gather(1, tokens)
+    problem = _disagreement(log_probs, exact, torch.float32, logits.shape[1])
     if problem:
         return problem
     alone = [top_candidates.top_candidates(row[None].clone(), 10)[0] for row in logits]

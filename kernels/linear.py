@@ -27,6 +27,7 @@ from seamless_kernels.jit import jit, tl, triton
 from seamless_kernels.linear_cpu import (
     Activation,
     PackedWeight,
+    dense,
     finish,
     pack,
     pack_int8,
@@ -260,8 +261,8 @@ def _triton(
     y = torch.empty(rows, width, dtype=out_dtype or x.dtype, device=x.device)
     if not rows:
         return y
-    x, x_scale = (_dense(x), None) if weight_scale is None else quantize_rows(x)
-    residual = None if residual is None else _dense(residual)
+    x, x_scale = (dense(x), None) if weight_scale is None else quantize_rows(x)
+    residual = None if residual is None else dense(residual)
     config = config_for("linear", (columns, inner), x.dtype, x.device)
     if weight_scale is not None:  # the largest tile would spill
         config["TILES"] = [sizes for sizes in config["TILES"] if sizes[0] * sizes[1] <= 128 * 128]
@@ -312,11 +313,6 @@ def _triton(
             enable_fp_fusion=config["enable_fp_fusion"],
         )
     return y
-
-
-def _dense(x: torch.Tensor) -> torch.Tensor:
-    """x with a stride of 1 along its columns; rows may be any distance apart."""
-    return x if x.stride(1) == 1 else x.contiguous()
 
 
 def _schedule(rows: int, columns: int, chunks: int, config: dict[str, Any]) -> tuple[dict[str, int], bool]:

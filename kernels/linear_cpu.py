@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ Activation = Literal["relu", "silu", "glu"]
 
 CHUNK = 32  # rows of a product of torch; rows × columns is then whole vector registers
 _PANEL = 16  # columns of a panel of the compiled product
-_BLOCK = 32768  # elements; torch never splits fewer over threads
+_BLOCK = 32767  # elements, at most, that torch never splits over threads
 _FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 _log = logging.getLogger(__name__)
@@ -72,11 +73,11 @@ def product(
     if not len(x):
         return y
     csrc.linear(
-        _array(_dense(x)),
+        _array(dense(x)),
         _array(weight.panels),
         len(weight),
         None if bias is None else bias.float().numpy(),
-        None if residual is None else _array(_dense(residual.to(dtype))),
+        None if residual is None else _array(dense(residual.to(dtype))),
         _array(y),
         _FORMATS[x.dtype],
         _FORMATS[dtype],
@@ -92,17 +93,18 @@ def _array(tensor: torch.Tensor) -> Any:
     return tensor.numpy() if tensor.dtype == torch.float32 else tensor.view(torch.int16).numpy()
 
 
-def _dense(x: torch.Tensor) -> torch.Tensor:
+def dense(x: torch.Tensor) -> torch.Tensor:
+    """x with a stride of 1 along its columns; rows may be any distance apart."""
     return x if x.stride(1) == 1 else x.contiguous()
 
 
 def product_by_chunks(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """x · Wᵀ + b by torch, with rows up to a multiple of CHUNK; those behind the last of x have no meaning."""
-    rows = len(x) + -len(x) % CHUNK
     step = _rows_at_a_time(weight)
+    rows = len(x) + -len(x) % CHUNK
     y = torch.empty(rows, len(weight), dtype=x.dtype, device=x.device)
     chunk = torch.empty(step, x.shape[1], dtype=x.dtype, device=x.device)
-    for first in range(0, rows, step):
+    for first in range(0, len(x), step):
         part = x[first : first + step]
         chunk[: len(part)] = part
         chunk[len(part) :] = 0
@@ -215,13 +217,15 @@ def finish(
 
 
 def _activate(y: torch.Tensor, activation: Activation) -> torch.Tensor:
+    """By blocks of rows that one thread takes in whole vector registers, because torch's exp has other bits in the tail
+    of what a thread takes; where rows are too long for that, row by row, each with the same tail."""
     if activation == "relu":
         return y.relu_()
-    out = torch.empty(
-        y.shape[0], y.shape[1] // 2 if activation == "glu" else y.shape[1], dtype=y.dtype, device=y.device
-    )
-    step = max(_BLOCK // y.shape[1] // 32, 1) * 32 if y.device.type == "cpu" else max(y.shape[0], 1)
-    for start in range(0, y.shape[0], step):
+    rows, columns = y.shape
+    out = torch.empty(rows, columns // 2 if activation == "glu" else columns, dtype=y.dtype, device=y.device)
+    whole = 32 // math.gcd(columns, 32)  # rows that are whole vectors, with every instruction set
+    step = _BLOCK // columns // whole * whole or 1 if y.device.type == "cpu" else max(rows, 1)
+    for start in range(0, rows, step):
         block = y[start : start + step]
         out[start : start + step] = F.glu(block, dim=-1) if activation == "glu" else F.silu(block)
     return out

@@ -32,7 +32,7 @@ from support.uses import USES
 
 FOLDER = str(ROOT / "demo" / "checkpoint")
 CLIP = str(ROOT / "demo" / "audio" / "2-eng.wav")
-EQUAL, REFUSED, MORE, DIFFERS = "equal", "refused with a reason", "only here", "differs"
+EQUAL, REFUSED, BOTH, MORE, DIFFERS = "equal", "refused with a reason", "both refuse", "only here", "differs"
 ATOL = 1e-3  # what is equal to a script; the tests hold results to more
 
 
@@ -120,10 +120,10 @@ def outcome(code: str, names: dict[str, Any]) -> Any:
 def judged(theirs: Any, ours: Any) -> tuple[str, str]:
     if isinstance(ours, Exception):
         said = f"{type(ours).__name__}: {ours}"
-        if isinstance(theirs, Exception):
-            return EQUAL, said
         explained = isinstance(ours, AttributeError) and "object has no attribute" not in str(ours)
-        return REFUSED if isinstance(ours, SeamlessError) or explained else DIFFERS, said
+        if not isinstance(ours, SeamlessError) and not explained:
+            return DIFFERS, said
+        return BOTH if isinstance(theirs, Exception) else REFUSED, said
     if isinstance(theirs, Exception):
         return MORE, f"transformers: {type(theirs).__name__}: {str(theirs).splitlines()[0][:100]}"
     return (EQUAL, "") if same(theirs, ours) else (DIFFERS, f"{show(ours)} for {show(theirs)}")

@@ -94,6 +94,18 @@ def test_write_audio_keeps_links_and_replaces_what_they_lead_to(exists: bool):
     assert [os.listdir(name) for name in ("c", "a/b")] == [["first.wav"], ["target.wav"]]
 
 
+def test_write_audio_keeps_hard_links(folder: Path):
+    Path("first.wav").write_text("old, and much longer than it would be if nothing were cut off" * 1000)
+    os.link("first.wav", "second.wav")
+    os.symlink("second.wav", "third.wav")
+    for name in ("first.wav", "third.wav"):
+        write_audio(name, TONE, RATE)
+        assert Path("first.wav").read_bytes() == Path("second.wav").read_bytes() == WAV
+        assert os.path.samefile("first.wav", "second.wav")
+        Path("first.wav").write_text("old")
+    assert sorted(os.listdir(folder)) == ["first.wav", "second.wav", "third.wav"]
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o664, 0o755])
 def test_write_audio_keeps_the_mode_of_a_file(mode: int):
     Path("out.wav").write_text("old")
@@ -197,11 +209,12 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(monkeypatch: pyte
         ("folder", "folder is a folder: name a file in it, such as folder/out.wav"),
         ("folder.wav", "folder.wav is a folder"),
         (".", "is a folder"),
-        ("", "an empty path"),
-        ("no/such/out.wav", "the folder no/such does not exist"),
-        ("missing/", "the folder missing does not exist"),
+        ("", "an empty path cannot be written: name a file"),
+        ("no/such/out.wav", "the folder .*/no/such does not exist"),
+        ("missing/", "the folder .*/missing does not exist"),
         ("file/out.wav", "Not a directory"),
-        ("dangling.wav", "the folder .*gone does not exist"),
+        ("dangling.wav", "dangling.wav cannot be written: the folder .*/gone does not exist"),
+        ("folder/dangling.wav", "the folder .*/gone does not exist"),
         ("loop.wav", "symbolic links"),
         ("nul\0.wav", "null"),
         ("a" * 300 + ".wav", "too long"),
@@ -214,6 +227,7 @@ def test_a_path_that_cannot_be_written_is_refused_before_there_is_anything_to_wr
         os.mkdir(made)
     Path("file").touch()
     os.symlink("gone/out.wav", "dangling.wav")
+    os.symlink("../gone/out.wav", "folder/dangling.wav")
     os.symlink("loop.wav", "loop.wav")
     before = sorted(os.listdir(folder))
     for refuse in (check_output, lambda path: write_audio(path, TONE, RATE)):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +133,22 @@ def test_env_names_versions_and_every_operation(capsys: pytest.CaptureFixture[st
     assert all(f"\n{name} " in out for name in ("python", "torch", "sentencepiece", "SEAMLESS_BACKEND", "op linear"))
 
 
+@pytest.mark.parametrize("command", [[], ["translate"], ["languages"], ["env"], ["selftest"]])
+def test_help_can_be_printed_anywhere(command: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0 and capsys.readouterr().out.isascii()
+
+
+def test_help_explains_every_decoding_option(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["translate", "--help"])
+    shown = " ".join(capsys.readouterr().out.split("\ndecoding:")[1].split())
+    for field in dataclasses.fields(DecodingParams):
+        found = re.search(rf"--{field.name} VALUE (.*?) ?\(default: {re.escape(str(field.default))}\)", shown)
+        assert found and len(found[1]) > 10 and "--" not in found[1], field.name
+
+
 def test_version_states_both_licences(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
@@ -158,7 +176,7 @@ def test_version_states_both_licences(capsys: pytest.CaptureFixture[str]):
         ([TEXT * 4000, *T2TT], 1, "more than EngineConfig.max_source_tokens"),
         ([__file__, *T2TT], 2, f"< {__file__}"),
         ([CLIP, *S2ST], 2, "give --output_path"),
-        ([CLIP, *S2ST, "--output_path", "no/such/folder/out.wav"], 2, "the folder no/such/folder does not exist"),
+        ([CLIP, *S2ST, "--output_path", "no/such/folder/out.wav"], 2, "/no/such/folder does not exist"),
         ([CLIP, *S2ST, "--output_path", str(DEMO)], 2, "is a folder"),
         ([CLIP, *S2ST, "--output_path", "out.m4a"], 2, "cannot be written as .m4a"),
         ([CLIP, *S2ST, "--output_path", "/dev/null", "--speaker_id", "9"], 2, "speaker_id 9: this checkpoint has 0"),
@@ -188,7 +206,7 @@ def test_translate_refuses_before_the_model_is_loaded(
 def test_translate_checks_a_request_before_it_fetches_weights(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    def download(name: str, allow_patterns: list[str]) -> str:
+    def download(name: str, allow_patterns: list[str], **_: object) -> str:
         assert name == "owner/name" and not any(fnmatch.fnmatch("model.safetensors", one) for one in allow_patterns)
         return str(DEMO / "checkpoint")
 

@@ -95,9 +95,9 @@ def prose(page: Path) -> str:
 
 
 def texts(path: Path) -> Iterator[str]:
-    """String constants of a file, `…` in place of what an f-string fills in."""
+    """String constants of a file, `…` in place of what an f-string or a log fills in."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.JoinedStr):
             yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
+            yield re.sub("%[sd]", "…", node.value)

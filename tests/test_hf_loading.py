@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import inspect
 import json
@@ -98,6 +99,17 @@ def test_a_hub_id_is_loaded_with_the_arguments_of_the_caller(checkpoint: Checkpo
     (model / "refs" / "v2").write_text("4567cdef")
     where: dict[str, Any] = {"cache_dir": tmp_path, "revision": "v2", "subfolder": "inner", "local_files_only": True}
     assert load("someone/tiny", device="cpu", **where).config == hf.AutoConfig.from_pretrained("someone/tiny", **where)
+
+
+def test_a_configuration_is_read_without_the_weights(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(name: str, allow_patterns: list[str], **options: Any) -> str:
+        assert name == "owner/name" and options["revision"] == "v2"
+        assert not any(fnmatch.fnmatch("model-00001-of-00002.safetensors", one) for one in allow_patterns)
+        return str(checkpoint(0))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    found = hf.AutoConfig.from_pretrained("owner/name", revision="v2")
+    assert found == hf.AutoConfig.from_pretrained(checkpoint(0))
 
 
 def test_the_page_lists_every_argument() -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from seamless_engine.errors import CheckpointError, UnknownLanguageError, UsageError
+from seamless_engine.language_names import _CODE_OF_NAME, code_of_name
 from seamless_engine.languages import Languages
 from support.languages import CODES, CONFIG, LARGE, VOICES
 
@@ -74,7 +75,12 @@ def test_a_spelling_is_not_translated_to_a_code_that_the_checkpoint_lacks():
 
 @pytest.mark.parametrize(
     ("code", "meant"),
-    [("frq", "fra"), ("egn", "eng"), ("english", "eng"), ("german", "deu"), ("chinese", "cmn"), ("fra_x", "fra")],
+    [
+        *(("frq", "fra"), ("egn", "eng"), ("fra_x", "fra"), ("zh-pinyin", "cmn")),
+        *(("English", "eng"), ("german", "deu"), ("FRENCH", "fra"), ("chinese", "cmn"), ("mandarin", "cmn")),
+        *(("malay", "zlm"), ("maltese", "mlt"), ("cantonese", "yue"), ("slovenian", "slv"), ("dutch", "nld")),
+        *(("Chinese (Traditional)", "cmn_Hant"), ("egyptian-arabic", "arz"), ("brazilian portuguese", "por")),
+    ],
 )
 def test_an_unknown_code_is_answered_with_the_task_the_nearest_and_the_allowed_ones(code, meant):
     with pytest.raises(UnknownLanguageError) as caught:
@@ -84,10 +90,24 @@ def test_an_unknown_code_is_answered_with_the_task_the_nearest_and_the_allowed_o
     assert message.endswith(", ".join(sorted(CODES)))
 
 
-def test_nothing_is_suggested_for_what_is_near_nothing():
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("qqq", "slx", "esp", "kr", "hau", "hat_Latn"),  # no code is near, or several are
+        *("latin", "nederlands", "haitian creole", "hindi or urdu"),  # no language of the table, or two
+        *("malayalam", "cantonese"),  # written but not spoken: another language is not what was meant
+    ],
+)
+def test_nothing_is_suggested_where_it_would_be_a_guess(code):
     with pytest.raises(UnknownLanguageError) as caught:
-        LARGE.resolve("s2st", "qqq")
-    assert str(caught.value) == f"s2st cannot speak 'qqq'. This checkpoint has: {', '.join(sorted(VOICES))}"
+        LARGE.resolve("s2st", code)
+    assert str(caught.value) == f"s2st cannot speak {code!r}. This checkpoint has: {', '.join(sorted(VOICES))}"
+
+
+def test_every_language_of_the_checkpoint_has_a_name_and_every_name_means_one():
+    assert set(_CODE_OF_NAME.values()) == set(CODES)
+    for name, code in _CODE_OF_NAME.items():
+        assert code_of_name(" ".join(name)) == code
 
 
 @pytest.mark.parametrize(("code", "reason"), [("kan", "no voice"), ("ta", "no voice"), ("zul", "unit decoder")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
 import struct
@@ -365,6 +366,25 @@ def test_a_download_gets_the_arguments_of_the_caller(plain: Path, monkeypatch: p
 def test_a_hub_id_offline_says_where_it_looked() -> None:
     with pytest.raises(CheckpointError, match="token=.*HF_HOME"):
         find_checkpoint("nobody/has-this-model")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/cache/x.incomplete"), "No space left.*x.incomplete"),
+        (PermissionError(errno.EACCES, "Permission denied", "/cache"), "Permission denied"),
+        (RuntimeError("Data processing error: connection closed"), "Data processing error"),
+        (ConnectionError(), "ConnectionError"),
+    ],
+)
+def test_a_download_that_fails_says_why(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str, **options: Any) -> str:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(CheckpointError, match=f"owner/name could not be fetched .*cache_dir.*: .*{reason}") as caught:
+        find_checkpoint("owner/name")
+    assert caught.value.__cause__ is error
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import seamless_engine
+from seamless_engine import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"seamless_engine": ROOT / "engine", "seamless_kernels": ROOT / "kernels"}
@@ -40,6 +41,7 @@ LAYERS = {
     "seamless_engine.async_engine": 5,
     "seamless_engine": 5,  # `from seamless_engine import Engine`
     "seamless_engine.cli": 6,
+    "seamless_engine.cli_parser": 6,
     "seamless_engine.__main__": 6,
     "seamless_engine.environment": 6,
     "seamless_engine.hf": 6,
@@ -211,3 +213,10 @@ def test_sdist_has_what_the_tests_read_and_builds_a_wheel_without_a_compiler(tmp
     assert not {name for name in files if name.endswith((".so", ".cpp", ".cu", ".h"))}
     assert "seamless-engine = seamless_engine.__main__:main" in entry_points
     assert f"{info}/licenses/LICENSE" in files
+
+
+def test_env_prints_the_version_of_every_package_that_this_one_uses():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    required = [re.split(r"[^\w-]", line)[0] for line in (*project["dependencies"], *extras["cuda"], *extras["media"])]
+    assert {*environment._PACKAGES} == {*required, "transformers"}

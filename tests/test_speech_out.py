@@ -195,7 +195,7 @@ def test_scores_that_are_not_finite_fail_their_request_alone(
     def poisoned(sentences: Any) -> Any:
         made = units(sentences)
         for sentence, states in zip(sentences, made.states.split(made.lengths), strict=True):
-            if sentence.job.request is requests[2]:
+            if sentence.job.request == requests[2]:
                 states[1] = torch.inf
         return made
 

@@ -212,9 +212,11 @@ def test_tolerance_is_an_ulp_and_what_independent_roundings_add_up_to() -> None:
     with pytest.raises(AssertionError):
         assert_close_to_fp64(exact.float() + 22 * ulp, exact, terms=100)
     half = exact.to(torch.bfloat16)
-    assert_close_to_fp64(half + 2.0**-6, exact, terms=100, narrow=1)
+    assert_close_to_fp64(half + 2.0**-6, exact, terms=100, dtype=torch.bfloat16, narrow=1)
     with pytest.raises(AssertionError):
-        assert_close_to_fp64(half + 2.0**-6, exact, terms=100)
+        assert_close_to_fp64(half + 2.0**-6, exact, terms=100, dtype=torch.bfloat16)
+    with pytest.raises(AssertionError):
+        assert_close_to_fp64(exact.float(), exact, terms=0, dtype=torch.bfloat16)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -30,15 +30,21 @@ MODEL_RTOL = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
 
 def assert_close_to_fp64(
-    out: torch.Tensor, exact: torch.Tensor, terms: int, *, narrow: int = 0, size: float | None = None
+    out: torch.Tensor,
+    exact: torch.Tensor,
+    terms: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    narrow: int = 0,
+    size: float | None = None,
 ) -> None:
-    """`out` is as near to `exact`, the same in float64, as `rounding_error` allows.
+    """`out` is of `dtype`, and as near to `exact`, the same in float64, as `rounding_error` allows.
 
     No library's own error is asked for: on another processor it is another one. NaN and infinities must sit at the same
     places in `out` and `exact`.
     """
-    assert exact.dtype == torch.float64
-    allowed = rounding_error(exact, out.dtype, terms, narrow=narrow, size=size)
+    assert out.dtype == dtype and exact.dtype == torch.float64
+    allowed = rounding_error(exact, dtype, terms, narrow=narrow, size=size)
     _assert_within(out, exact, allowed, _same_places(out, exact))
 
 

@@ -120,13 +120,13 @@ class LayoutBuilder:
                 if changes:
                     special += range(lines[-1], len(rows))
             bounds.append(len(rows))
-        everyone = [job.params for job in jobs]
+        params = [job.params for job in jobs]
         traits = Traits(
             width=width,
-            beams=max([p.num_beams for p in everyone]),
+            beams=max([p.num_beams for p in params]),
             bans=max([job.bans for job in jobs]),
-            ngram=min(max([p.no_repeat_ngram_size for p in everyone]), width),
-            min_new_tokens=any([p.min_new_tokens for p in everyone]),
+            ngram=min(max([p.no_repeat_ngram_size for p in params]), width),
+            min_new_tokens=any([p.min_new_tokens for p in params]),
             special=tuple(special),
         )
         m, n, q = len(rows), len(searches), len(jobs)

@@ -98,11 +98,11 @@ class Options:
     other_ends: frozenset[int]  # ids that would end a text in transformers, and do not here
 
 
-def plain(value: Any) -> Any:
+def to_python(value: Any) -> Any:
     """Scalars of NumPy and torch as Python's numbers, their arrays as lists."""
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         return value.tolist()
-    return [plain(entry) for entry in value] if type(value) in (list, tuple) else value
+    return [to_python(entry) for entry in value] if type(value) in (list, tuple) else value
 
 
 def split_sides(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -119,7 +119,7 @@ def split_sides(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
             text[argument] = value
         elif side == "speech" and argument in ("do_sample", "temperature"):
             speech[argument] = value
-        elif side == "speech" and not _is_neutral(argument, plain(value)):
+        elif side == "speech" and not _is_neutral(argument, to_python(value)):
             raise UsageError(f"{name} has no effect: units take speech_do_sample and speech_temperature, nothing else")
     return text, speech
 
@@ -133,6 +133,7 @@ def read_options(
     Raises UsageError that names the argument which is unknown, not supported or out of range.
     """
     given = _merge(kwargs, own)
+    check_names(given)
     for name, value in given.items():
         _check(name, value, config)
     fields = {name: given[name] for name in _FIELDS if name in given}
@@ -148,7 +149,7 @@ def read_options(
                 warnings.warn(f"{name} has no effect without do_sample=True", stacklevel=4)
     if given.get("max_length", 20) != 20:  # 20 is the generic default of older configurations
         warnings.warn("max_length has no effect, as in transformers: use max_new_tokens", stacklevel=4)
-    units = {name: plain(value) for name, value in (speech or {}).items()}
+    units = {name: to_python(value) for name, value in (speech or {}).items()}
     if units.get("do_sample") and units.get("temperature") is not None:
         fields |= {"speech_do_sample": True, "speech_temperature": units["temperature"]}
     scores = bool(given.get("output_scores"))
@@ -170,7 +171,7 @@ def _merge(kwargs: Mapping[str, Any], own: SimpleNamespace) -> dict[str, Any]:
         {name: value for name, value in chosen.items() if not name.startswith("_")},
         named,
     )
-    return {name: plain(value) for layer in layers for name, value in layer.items() if value is not None}
+    return {name: to_python(value) for layer in layers for name, value in layer.items() if value is not None}
 
 
 def _check(name: str, value: Any, config: ModelConfig) -> None:
@@ -185,7 +186,13 @@ def _check(name: str, value: Any, config: ModelConfig) -> None:
         if not _asks_for_nothing(value, _REFUSED[name]):
             hint = f"; {_INSTEAD[name]}" if name in _INSTEAD else ""
             raise UsageError(f"{name} is not supported{hint}")
-    elif name not in KNOWN:
+
+
+def check_names(arguments: Mapping[str, Any]) -> None:
+    """Raises UsageError for one that `generate` does not have on the text side; None counts as not given."""
+    for name, value in arguments.items():
+        if value is None or name in KNOWN or name == "generation_config":
+            continue
         if name in {field.name for field in dataclasses.fields(DecodingParams)}:
             raise UsageError(f"{name} is not an argument of generate(): give it to model.engine in DecodingParams")
         if name in _ELSEWHERE:

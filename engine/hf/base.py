@@ -20,7 +20,7 @@ from seamless_engine.config import EngineConfig
 from seamless_engine.engine import Engine
 from seamless_engine.errors import SeamlessError, UsageError
 from seamless_engine.hf import inputs
-from seamless_engine.hf.arguments import Options, plain, read_options
+from seamless_engine.hf.arguments import Options, read_options, to_python
 from seamless_engine.hf.config import SeamlessM4Tv2Config
 from seamless_engine.hf.encoders import SpeechEncoder, TextEncoder
 from seamless_engine.hf.generation_config import GenerationConfig
@@ -243,8 +243,8 @@ class Pretrained(ReadOnlyModule):
         params: DecodingParams,
         speaker_id: int | None = None,
     ) -> list[Result]:
-        languages = self._languages(plain(tgt_lang), prompt, len(sources))
-        speaker_id = plain(speaker_id)
+        languages = self._languages(to_python(tgt_lang), prompt, len(sources))
+        speaker_id = to_python(speaker_id)
         requests: list[Request] = []
         for source, code in zip(sources, languages, strict=True):
             if params.do_sample or params.speech_do_sample:  # as there, torch.manual_seed makes draws repeatable

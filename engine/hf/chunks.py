@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from seamless_engine.errors import UsageError
-from seamless_engine.hf.arguments import plain
+from seamless_engine.hf.arguments import to_python
 from seamless_kernels.fbank import SAMPLING_RATE
 
 
@@ -24,7 +24,7 @@ class Chunking:
     def from_seconds(cls, length: Any, stride: Any) -> Chunking | None:
         """stride: seconds, or a pair (left, right); None is a sixth of the length, as in transformers. None for length
         None or 0. Raises UsageError."""
-        length, stride = plain(length), plain(stride)
+        length, stride = to_python(length), to_python(stride)
         if not length:
             return None
         sides = stride if isinstance(stride, list | tuple) else [stride, stride]

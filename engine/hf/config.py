@@ -40,7 +40,7 @@ class SeamlessM4Tv2Config:
 
         Raises CheckpointError if it cannot be used, UsageError for an argument that cannot.
         """
-        folder = find_checkpoint(pretrained_model_name_or_path, **hub_arguments(kwargs))
+        folder = find_checkpoint(pretrained_model_name_or_path, weights=False, **hub_arguments(kwargs))
         ModelConfig.from_folder(folder)  # for its checks
         return cls(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
 

@@ -24,7 +24,7 @@ class _Encoder(ReadOnlyModule):
     def __init__(self, loaded: LazyEngine, config: SeamlessM4Tv2Config) -> None:
         super().__init__()
         self._loaded = loaded
-        self.config = config
+        self.config = config  # config.json as it is; sizes and ids are those of the engine, whose config has defaults
 
     @property
     def device(self) -> torch.device:
@@ -61,12 +61,13 @@ class TextEncoder(_Encoder):
         Raises UsageError for an argument that asks for more.
         """
         check_neutral("the text encoder", kwargs, _REASON)
-        engine, pad = self._loaded.get(), self.config.pad_token_id
-        sentences = inputs.sentences(input_ids, attention_mask, pad, self.config.vocab_size)
+        engine = self._loaded.get()
+        pad = engine.config.pad_token_id
+        sentences = inputs.sentences(input_ids, attention_mask, pad, engine.config.vocab_size)
         kept = (
             torch.as_tensor(input_ids).cpu() != pad if attention_mask is None else torch.as_tensor(attention_mask) != 0
         )
-        hidden = torch.zeros(*kept.shape, self.config.hidden_size, dtype=engine.dtype, device=engine.device)
+        hidden = torch.zeros(*kept.shape, engine.config.hidden_size, dtype=engine.dtype, device=engine.device)
         for row, mask, sentence in zip(hidden, kept.to(engine.device), sentences, strict=True):
             row[mask] = engine.encode(sentence)
         return EncoderOutput(hidden)
@@ -83,9 +84,9 @@ class SpeechEncoder(_Encoder):
         """
         check_neutral("the speech encoder", kwargs, _REASON)
         engine = self._loaded.get()
-        clips = inputs.clips(input_features, attention_mask, self.config.feature_projection_input_dim)
-        length = torch.as_tensor(input_features).shape[1] // self.config.adaptor_stride + 1
-        hidden = torch.zeros(len(clips), length, self.config.hidden_size, dtype=engine.dtype, device=engine.device)
+        clips = inputs.clips(input_features, attention_mask, engine.config.feature_projection_input_dim)
+        length = torch.as_tensor(input_features).shape[1] // engine.config.adaptor_stride + 1
+        hidden = torch.zeros(len(clips), length, engine.config.hidden_size, dtype=engine.dtype, device=engine.device)
         for row, clip in zip(hidden, clips, strict=True):
             states = engine.encode(clip)
             row[: len(states)] = states

@@ -1,4 +1,4 @@
-"""Arguments of transformers' `from_pretrained` and `to`."""
+"""Arguments of transformers' `from_pretrained`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from seamless_engine.config import ModelConfig
 from seamless_engine.errors import UsageError
 from seamless_engine.loader import find_checkpoint
 
-_HUB = tuple(name for name in inspect.signature(find_checkpoint).parameters if name != "path")
+_HUB = tuple(
+    name for name, one in inspect.signature(find_checkpoint).parameters.items() if one.kind is one.KEYWORD_ONLY
+)
 # They change neither what is loaded nor what comes out of it.
 _NO_EFFECT = tuple(
     "allow_all_kernels code_revision disable_mmap ignore_mismatched_sizes low_cpu_mem_usage offload_buffers "
@@ -49,7 +51,7 @@ _REFUSED = {
     "tp_plan": _ONE_DEVICE,
     "tp_size": _ONE_DEVICE,
     "use_safetensors": _SAFETENSORS,
-    "variant": "only model.safetensors is read; dtype chooses the precision",
+    "variant": "only model.safetensors, or the shards that its index names, are read; dtype chooses the precision",
 }
 # None and an empty mapping ask for nothing; so do these values, or False where there are none.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {"attn_implementation": _ATTENTION, "use_safetensors": (True,), "variant": ("",)}

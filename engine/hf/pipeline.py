@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from seamless_engine.engine import resolve_dtype
 from seamless_engine.errors import UsageError
+from seamless_engine.hf import loading
 from seamless_engine.hf.base import Pretrained
-from seamless_engine.hf.loading import device_of
 from seamless_engine.hf.pipeline_base import Pipeline
 from seamless_engine.hf.speech_recognition import SpeechRecognitionPipeline
 from seamless_engine.hf.text_to_speech import TextToSpeechPipeline
@@ -19,9 +20,8 @@ _TASKS: dict[str, type[SpeechRecognitionPipeline | TextToSpeechPipeline]] = {
     "text-to-audio": TextToSpeechPipeline,
     "text-to-speech": TextToSpeechPipeline,
 }
-# Arguments of from_pretrained. Those of the processor alone have no effect here.
-_LOADING = ("cache_dir", "local_files_only", "revision", "token", "trust_remote_code", "options")
-_NO_EFFECT = ("use_fast", "framework", "config", "image_processor")
+_NO_EFFECT = ("use_fast", "framework", "config", "image_processor")  # of the processor alone
+_OF_CALLS = ("generation_config",)  # from_pretrained refuses it, because generate() takes it
 
 
 def pipeline(
@@ -60,23 +60,20 @@ def pipeline(
         raise UsageError("model is missing: a checkpoint folder or a hub id")
     for name in _NO_EFFECT:
         arguments.pop(name, None)
-    loading = {name: arguments.pop(name) for name in _LOADING if name in arguments} | (model_kwargs or {})
+    ours = [name for name in arguments if name in loading.KNOWN and name not in _OF_CALLS]
+    chosen: dict[str, Any] = {name: arguments.pop(name) for name in ours} | (model_kwargs or {})
+    kind.named(arguments)  # for its checks, before weights are read
     if isinstance(model, Pretrained):
-        _move(model, device_of(device, device_map), dtype if torch_dtype is None else torch_dtype)
+        loading.hub_arguments(chosen)  # for its checks
+        _move(model, loading.device_of(device, device_map), dtype, torch_dtype)
     else:
-        chosen: dict[str, Any] = {
-            "dtype": dtype,
-            "torch_dtype": torch_dtype,
-            "device": device,
-            "device_map": device_map,
-        }
-        model = kind.model_class.from_pretrained(model, **chosen | loading)
+        where = {"dtype": dtype, "torch_dtype": torch_dtype, "device": device, "device_map": device_map}
+        model = kind.model_class.from_pretrained(model, **where | chosen)
     parts = {"tokenizer": tokenizer, "feature_extractor": feature_extractor, "processor": processor}
     return kind(model, parts, arguments)
 
 
-def _move(model: Pretrained, device: Any, dtype: Any) -> None:
-    if device != "auto":
-        model.to(device)
-    if dtype not in (None, "auto"):
-        model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+def _move(model: Pretrained, device: Any, dtype: Any, torch_dtype: Any) -> None:
+    """To what is given; "auto" leaves it as it is."""
+    precision = loading.dtype_of(dtype, torch_dtype, {"dtype": model.dtype})
+    model.to(model.device if device == "auto" else device, resolve_dtype(precision, model.device))

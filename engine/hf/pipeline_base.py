@@ -7,21 +7,30 @@ import importlib
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 
+from seamless_engine.engine_thread import result_of
 from seamless_engine.errors import UsageError
 from seamless_engine.hf.base import Pretrained, check_result
+from seamless_engine.loop import failed
+from seamless_engine.readers import Readers, attempt
+from seamless_engine.recovery import settled
 from seamless_engine.request import Request, Result
 
 
 @dataclass
 class Item:
-    """One input of a pipeline as the requests that answer it, and what becomes of their results."""
+    """One input of a pipeline as the requests that answer it, and what becomes of their results.
+
+    warnings: of reading the input, where the engine does not do that.
+    """
 
     requests: list[Request]
     finish: Callable[[list[Result]], dict[str, Any]]
+    warnings: list[str] = field(default_factory=list)
     results: list[Result | None] = field(default_factory=list)
 
 
@@ -37,14 +46,21 @@ class Pipeline(abc.ABC):
     model_class: ClassVar[type[Pretrained]]  # what is loaded if `model` is a folder or a hub id
     noun: ClassVar[str]  # of one input, in errors
 
-    def __init__(self, model: Pretrained, parts: Mapping[str, Any]) -> None:
+    def __init__(self, model: Pretrained, parts: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
         if self.needs not in model.tasks:
             raise UsageError(f"{type(model).__name__} does not do {self.task}: use {self.model_class.__name__}")
         self.model = model
+        self._arguments = self.named(arguments)
+        self._readers = Readers()
         self._parts = {name: part for name, part in parts.items() if part is not None and not isinstance(part, str)}
 
     @abc.abstractmethod
     def __call__(self, inputs: Any, /, **arguments: Any) -> Any: ...
+
+    @staticmethod
+    @abc.abstractmethod
+    def named(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by name, those in its holders as well. Raises UsageError for an unknown name."""
 
     @property
     def device(self) -> torch.device:
@@ -86,14 +102,23 @@ class Pipeline(abc.ABC):
         return self._stream(_elements(inputs), item)
 
     def _stream(self, inputs: Iterable[Any], item: Callable[[Any], Item]) -> Generator[dict[str, Any], None, None]:
-        """Answers in the order of the inputs, which are drawn as the engine has room for them."""
+        """Answers in the order of the inputs, which are drawn as the engine has room for them.
+
+        A reader's thread makes the items. What it raises comes behind the answers of the inputs before.
+        """
         waiting: dict[int, tuple[Item, int]] = {}  # by the number of a request: its item, and its place there
         items: dict[int, Item] = {}
         numbers = itertools.count()
+        failure: Exception | None = None  # of the item behind the last one of `items`
 
         def requests() -> Iterator[Request]:
+            nonlocal failure
             for index, element in enumerate(inputs):
-                made = items[index] = item(element)
+                made = result_of(self._readers.start(partial(attempt, partial(item, element))))
+                if isinstance(made, Exception):
+                    failure = made
+                    return
+                items[index] = made
                 made.results = [None] * len(made.requests)
                 for place, request in enumerate(made.requests):
                     request.id = next(numbers)
@@ -107,10 +132,13 @@ class Pipeline(abc.ABC):
             while done in items and all(one is not None for one in items[done].results):
                 yield _finish(items.pop(done), f"{self.noun} {done}")
                 done += 1
+        if failure is not None:
+            check_result(failed(Result(done, self.task, ""), settled(failure)), f"{self.noun} {done}")
 
 
 def _finish(item: Item, name: str) -> dict[str, Any]:
     results = [result for result in item.results if result is not None]
+    results[0].warnings = item.warnings + results[0].warnings
     for result in results:
         check_result(result, name)
     return item.finish(results)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import os
-import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,18 +16,19 @@ import torch
 
 from seamless_engine.audio import load_audio
 from seamless_engine.errors import AudioError, UsageError
-from seamless_engine.hf.arguments import Options, plain, read_options
+from seamless_engine.handed_over import handed_over
+from seamless_engine.hf.arguments import Options, check_names, read_options, to_python
 from seamless_engine.hf.chunks import Chunking
 from seamless_engine.hf.generation_config import GenerationConfig
 from seamless_engine.hf.models import SeamlessM4Tv2ForSpeechToText
 from seamless_engine.hf.pipeline_base import Item, Pipeline
 from seamless_engine.request import Request, Result
-from seamless_engine.tokenizer import Tokenizer
 from seamless_kernels.fbank import SAMPLING_RATE
 
 _DEFAULTS = {"num_beams": 5}  # of transformers' pipeline, unlike those of its generate()
 _TIMEOUT = 60.0  # seconds, for a host that does not answer
 _MAX_BYTES = 256 << 20  # of a file behind a URL
+_OWN = ("tgt_lang", "chunk_length_s", "stride_length_s", "ignore_warning")  # arguments besides those of generate()
 _AUDIO_KEYS = ("raw", "array", "bytes", "path", "sampling_rate")
 
 
@@ -39,11 +41,10 @@ class SpeechRecognitionPipeline(Pipeline):
     noun = "clip"
 
     def __init__(self, model: Any, parts: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-        super().__init__(model, parts)
+        super().__init__(model, parts, arguments)
         rate = getattr(self._given("feature_extractor"), "sampling_rate", SAMPLING_RATE)
         if rate != SAMPLING_RATE:
             raise UsageError(f"feature_extractor has a sampling_rate of {rate} Hz; the model hears {SAMPLING_RATE} Hz")
-        self._arguments = _named(arguments)
 
     def __call__(self, inputs: Any, **arguments: Any) -> Any:
         """{"text": …} of a clip; a list of them for a list or tuple of clips; an iterator over them for a generator or
@@ -59,7 +60,7 @@ class SpeechRecognitionPipeline(Pipeline):
 
         Raises UsageError for an argument without a counterpart, AudioError for a clip that cannot be read.
         """
-        chosen = self._arguments | _named(arguments)
+        chosen = self._arguments | self.named(arguments)
         chunking = Chunking.from_seconds(chosen.pop("chunk_length_s", None), chosen.pop("stride_length_s", None))
         if chosen.pop("ignore_warning", None) is not True and chunking and chunking.overlaps:
             warnings.warn(
@@ -81,32 +82,31 @@ class SpeechRecognitionPipeline(Pipeline):
 
     def _item(self, language: str, options: Options, chunking: Chunking | None, clip: Any) -> Item:
         audio, extra = _split(clip)
-        if chunking is None:
-            pieces = [audio]
-        else:
-            samples = load_audio(audio["audio"], audio.get("sampling_rate"), max_seconds=float("inf"))
-            pieces = [{"audio": piece, "sampling_rate": SAMPLING_RATE} for piece in chunking.cut(samples)]
-        requests = [Request("s2tt", language, params=options.params, **piece) for piece in pieces]
-        return Item(requests, partial(self._finish, extra))
+        request, finish = Request("s2tt", language, params=options.params, **audio), partial(self._finish, extra)
+        if chunking is None and getattr(request.audio, "ndim", 1) == 1:
+            return Item([request], finish)
+        kept, said = handed_over(request), []
+        limit = self.model.engine.options.max_audio_seconds
+        samples = load_audio(kept.audio, kept.sampling_rate, max_seconds=limit, warn=said.append, channels_first=True)
+        pieces = chunking.cut(samples) if chunking else [samples]
+        return Item([replace(kept, audio=piece, sampling_rate=SAMPLING_RATE) for piece in pieces], finish, said)
 
     def _finish(self, extra: dict[str, Any], results: list[Result]) -> dict[str, Any]:
-        text = results[0].text if len(results) == 1 else self._joined(results)
+        tokens = (token for result in results for token in result.tokens)
+        text = results[0].text if len(results) == 1 else self.model.engine.tokenizer.decode(tokens)
         return {"text": text} | {name: [value] * len(results) for name, value in extra.items()}
 
-    def _joined(self, results: list[Result]) -> str:
-        tokenizer = Tokenizer.from_folder(self.model.folder, self.model.engine.config)
-        return tokenizer.decode(token for result in results for token in result.tokens)
-
-
-def _named(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `generate` and of cutting among those of a pipeline, whose `generate_kwargs` may hold some."""
-    named = dict(arguments)
-    for name in ("batch_size", "num_workers"):
-        named.pop(name, None)
-    for name in ("return_timestamps", "return_language", "decoder_kwargs", "decoder"):
-        if named.pop(name, None):
-            raise UsageError(f"{name} is not supported: the text of this model has no times, and names no language")
-    return (named.pop("generate_kwargs", None) or {}) | named
+    @staticmethod
+    def named(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        named = dict(arguments)
+        for name in ("batch_size", "num_workers"):
+            named.pop(name, None)
+        for name in ("return_timestamps", "return_language", "decoder_kwargs", "decoder"):
+            if named.pop(name, None):
+                raise UsageError(f"{name} is not supported: the text of this model has no times, and names no language")
+        named = (named.pop("generate_kwargs", None) or {}) | named
+        check_names({name: value for name, value in named.items() if name not in _OWN})
+        return named
 
 
 def _is_clip(inputs: Any) -> bool:
@@ -119,7 +119,7 @@ def _split(clip: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     if isinstance(clip, str) and clip.startswith(("http://", "https://")):
         return {"audio": _fetched(clip)}, {}
     if isinstance(clip, np.ndarray | torch.Tensor):
-        return {"audio": _mono(clip), "sampling_rate": SAMPLING_RATE}, {}
+        return {"audio": _checked(clip), "sampling_rate": SAMPLING_RATE}, {}
     if not isinstance(clip, Mapping):
         return {"audio": clip}, {}
     if clip.get("stride") is not None:
@@ -130,31 +130,24 @@ def _split(clip: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         return {"audio": {name: clip.get(name) for name in ("bytes", "path")}}, extra
     if clip.get("sampling_rate") is None:
         raise UsageError("an audio mapping with an array needs its sampling_rate, in Hz")
-    return {"audio": _mono(array), "sampling_rate": plain(clip["sampling_rate"])}, extra
+    return {"audio": _checked(array), "sampling_rate": to_python(clip["sampling_rate"])}, extra
 
 
-def _mono(array: Any) -> Any:
-    """[samples] of [samples] or [channels, samples]: the average of one or two channels, as in transformers."""
-    if not isinstance(array, np.ndarray | torch.Tensor) or array.ndim != 2:
-        return array
-    if array.shape[0] > 2:
+def _checked(array: Any) -> Any:
+    """The array, if it is [samples], or [channels, samples] of one or two channels, which transformers averages."""
+    if getattr(array, "ndim", 1) == 2 and array.shape[0] > 2:
         raise UsageError(
             f"an audio array of shape {tuple(array.shape)} is not [channels, samples] of one or two channels: "
             "transpose what soundfile, librosa or scipy read, or average the channels"
         )
-    if array.shape[0] == 1:
-        return array[0]
-    if isinstance(array, torch.Tensor):
-        array = array.detach().cpu()
-        array = (array.float() if array.is_floating_point() else array).numpy()
-    return array.mean(axis=0).astype(array.dtype)
+    return array
 
 
 def _fetched(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
             content = response.read(_MAX_BYTES + 1)
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no URL at all
         raise AudioError(f"{url} cannot be fetched: {error}") from None
     if len(content) > _MAX_BYTES:
         raise AudioError(f"{url} has more than {_MAX_BYTES >> 20} MiB: fetch it yourself and give a path")

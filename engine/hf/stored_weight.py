@@ -56,8 +56,7 @@ class StoredWeight(torch.Tensor):
             if name != "requires_grad_" or (*args[1:], *kwargs.values()) == (False,):
                 with torch._C.DisableTorchFunctionSubclass():
                     return func(*args, **kwargs)
-        written = [*args[:1], kwargs.get("tensor"), kwargs.get("input"), kwargs.get("out")]
-        if any(isinstance(value, StoredWeight) for value in written) and _writes(name, kwargs):
+        if any(isinstance(value, StoredWeight) for value in _written(name, args, kwargs)):
             if not (name == "__set__" and owner == "requires_grad" and args[1] is False):
                 raise UsageError("weights are read-only: change the checkpoint, and load it again")
         if name in _MEMORY:
@@ -71,9 +70,15 @@ class StoredWeight(torch.Tensor):
         return func(*args, **kwargs)
 
 
-def _writes(name: str, kwargs: dict[str, Any]) -> bool:
+def _written(name: str, args: Any, kwargs: dict[str, Any]) -> Iterable[Any]:
+    """What a function writes to: `out` if that is given, its first argument if it works in place, else nothing."""
+    out = kwargs.get("out")
+    if out is not None:
+        return out if isinstance(out, tuple | list) else (out,)
     in_place = name.endswith("_") and not name.endswith("__")
-    return in_place or name in _ASSIGNMENTS or name in ("__set__", "__delete__") or "out" in kwargs
+    if in_place or name in _ASSIGNMENTS or name in ("__set__", "__delete__"):
+        return *args[:1], kwargs.get("tensor"), kwargs.get("input")
+    return ()
 
 
 def stored_weights(

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from seamless_engine.errors import UsageError
-from seamless_engine.hf.arguments import plain, read_options, split_sides
+from seamless_engine.hf.arguments import check_names, read_options, split_sides, to_python
 from seamless_engine.hf.models import SeamlessM4Tv2ForTextToSpeech
 from seamless_engine.hf.pipeline_base import Item, Pipeline
 from seamless_engine.request import Request, Result
 
+_OWN = ("tgt_lang", "src_lang", "speaker_id", "return_intermediate_token_ids")  # besides the others of generate()
 _HOLDERS = ("forward_params", "generate_kwargs")  # the later one wins
 
 
@@ -23,9 +24,8 @@ class TextToSpeechPipeline(Pipeline):
     noun = "sentence"
 
     def __init__(self, model: Any, parts: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-        super().__init__(model, parts)
+        super().__init__(model, parts, arguments)
         self.sampling_rate = model.config.sampling_rate
-        self._arguments = _named(arguments)
 
     def __call__(self, text_inputs: Any, **arguments: Any) -> Any:
         """{"audio": float32 [samples], "sampling_rate": 16000} of a sentence; a list of them for a list or tuple; an
@@ -38,10 +38,10 @@ class TextToSpeechPipeline(Pipeline):
 
         Raises UsageError for an argument without a counterpart.
         """
-        chosen = self._arguments | _named(arguments)
+        chosen = self._arguments | self.named(arguments)
         chosen.pop("return_intermediate_token_ids", None)
         source = chosen.pop("src_lang", None) or getattr(self._given("tokenizer"), "src_lang", None) or "eng"
-        target, speaker = chosen.pop("tgt_lang", None), plain(chosen.pop("speaker_id", None))
+        target, speaker = chosen.pop("tgt_lang", None), to_python(chosen.pop("speaker_id", None))
         if target is None:
             raise UsageError(
                 'tgt_lang is missing: the code of the language to speak, for example forward_params={"tgt_lang": "fra"}'
@@ -60,13 +60,14 @@ class TextToSpeechPipeline(Pipeline):
     def _finish(self, results: list[Result]) -> dict[str, Any]:
         return {"audio": results[0].audio, "sampling_rate": self.sampling_rate}
 
-
-def _named(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    named = {name: value for name, value in arguments.items() if name not in ("batch_size", "num_workers")}
-    before = named.pop("preprocess_params", None) or {}
-    unknown = set(before) - {"src_lang"}
-    if unknown:
-        raise UsageError(f"preprocess_params may hold src_lang, not {', '.join(sorted(unknown))}")
-    for holder in _HOLDERS:
-        named |= named.pop(holder, None) or {}
-    return before | named
+    @staticmethod
+    def named(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        named = {name: value for name, value in arguments.items() if name not in ("batch_size", "num_workers")}
+        before = named.pop("preprocess_params", None) or {}
+        unknown = set(before) - {"src_lang"}
+        if unknown:
+            raise UsageError(f"preprocess_params may hold src_lang, not {', '.join(sorted(unknown))}")
+        for holder in _HOLDERS:
+            named |= named.pop(holder, None) or {}
+        check_names(split_sides({name: value for name, value in named.items() if name not in _OWN})[0])
+        return before | named

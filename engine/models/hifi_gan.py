@@ -29,7 +29,8 @@ class Generator:
 
     def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
         """The samples of whole clips x [frames of all, dim]: float32 [frames · samples_per_frame]."""
-        return self.within(Rows(x, [], [], cu_seqlens))  # no windows: nothing is cut, and only the device knows bounds
+        bounds = cu_seqlens.tolist() if x.device.type == "cpu" else []  # elsewhere only the device knows them
+        return self.within(Rows(x, bounds, [], cu_seqlens))  # no windows: nothing is cut
 
     def within(self, rows: Rows) -> torch.Tensor:
         """The samples of windows, without those of what lies around them."""
@@ -38,7 +39,12 @@ class Generator:
             rows = rows.cut(needed)
             rows = rows.grown(stage(rows.x, rows.cu_seqlens), stage.stride)
         rows = rows.grown(self.conv_post(rows.x, rows.cu_seqlens, leaky_slope=_LAST_SLOPE))
-        return torch.tanh(rows.cut(0).x[:, 0])
+        rows = rows.cut(0)
+        samples = rows.x[:, 0]
+        if samples.device.type != "cpu":
+            return torch.tanh(samples)
+        # Each from a copy of its own: torch may have another tanh for the tail of what a thread takes.
+        return torch.cat([torch.tanh(samples[start:end].clone()) for start, end in pairwise(rows.bounds)])
 
 
 @dataclass(frozen=True)

@@ -199,10 +199,10 @@ def test_neither_threads_nor_company_change_a_bit(threads: Callable[[int], None]
         for other in results[1:]:
             for name, tensor in tensors(results[0]).items():
                 assert torch.equal(tensor, getattr(other, name)), name
-        everyone, ids, active = world.jobs, layout.search_id.tolist(), layout.search_active.tolist()
+        jobs, ids, active = world.jobs, layout.search_id.tolist(), layout.search_active.tolist()
         first_line = dict(zip(ids, layout.search_line.tolist(), strict=True))
         width = dict(zip(ids, active, strict=True))
-        for job in everyone:
+        for job in jobs:
             world.jobs = [job]
             alone = world.layout()
             mine = alone.search_id.tolist()

@@ -75,7 +75,7 @@ def test_a_huge_request_does_not_starve(patience: int) -> None:
     assert huge.overtaken == patience and plan.decoding == [huge]
     assert len(plan.waiting) == 3  # it waited for two to end
     plan.retire(huge, speaks=False)
-    waiting = plan.waiting
+    waiting = list(plan.waiting)
     assert admitted(plan) == waiting and plan.waiting == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,18 @@ def test_encoders_outlive_the_model_and_follow_it(checkpoint: Checkpoint) -> Non
     encoder = model.half().get_encoder()
     del model
     assert encoder(**text(folder, TEXTS[0])).last_hidden_state.dtype == encoder.dtype == torch.float16
+
+
+def test_encoders_use_the_defaults_of_what_config_json_leaves_unset(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint(0), tmp_path / "unset"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None}), encoding="utf-8")
+    model, expected = ours("SeamlessM4Tv2Model", folder), ours("SeamlessM4Tv2Model", checkpoint(0))
+    assert model.config.pad_token_id is None
+    ids = text(checkpoint(0), *TEXTS[:2])["input_ids"]
+    assert torch.equal(model.text_encoder(ids)[0], expected.text_encoder(ids)[0])
+    features = speech(checkpoint(0), clip_of_frames(1, 64))
+    assert torch.equal(model.speech_encoder(**features)[0], expected.speech_encoder(**features)[0])
 
 
 @pytest.mark.parametrize("name", ["output_hidden_states", "output_attentions", "inputs_embeds"])

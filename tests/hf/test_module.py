@@ -147,6 +147,8 @@ def test_a_weight_is_read_only(checkpoint: Checkpoint) -> None:
         lambda: setattr(weight, "data", torch.zeros(1)),
         lambda: torch.nn.init.normal_(weight),
         lambda: torch.add(weight, 1, out=weight),
+        lambda: torch.add(torch.zeros(1), 1, out=weight),
+        lambda: torch.max(weight.clone(), 0, out=(weight, torch.empty(0, dtype=torch.int64))),
         lambda: weight.requires_grad_(True),
     ]
     for write in writes:
@@ -154,6 +156,10 @@ def test_a_weight_is_read_only(checkpoint: Checkpoint) -> None:
             write()
     with pytest.raises(UsageError, match="clone"):
         weight.data_ptr()
+    assert torch.equal(torch.add(weight, 1, out=torch.empty(0)), weight + 1)
+    assert torch.equal(torch.add(weight, 1, out=None), weight + 1)
+    values, places = torch.max(weight, 0, out=(torch.empty(0), torch.empty(0, dtype=torch.int64)))
+    assert torch.equal(weight.gather(0, places[None])[0], values)
     weight.requires_grad = False
     assert weight.requires_grad_(False) is weight
 

@@ -1,12 +1,8 @@
-"""The pipelines: what transformers' give, for every kind of input."""
+"""The pipelines: what transformers' give, their arguments and attributes. `test_pipeline_clips.py` has the clips."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import threading
-from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,23 +12,20 @@ import pytest
 import torch
 import transformers
 
-from seamless_engine import AudioError, UsageError, hf
-from seamless_engine.audio_output import write_audio
+from seamless_engine import AudioError, Engine, UsageError, hf
+from seamless_engine.hf import loading
 from support.audio import clip
-from support.hf import SPOKEN, ours, processor, theirs
+from support.hf import ASR, SPOKEN, ours, processor, recognizer, theirs
 from support.parity import TEXTS
 from tolerance import WAVEFORM_ATOL
 
 Checkpoint = Callable[..., Path]
-ASR = "automatic-speech-recognition"
 LANGUAGE: dict[str, Any] = {"generate_kwargs": {"tgt_lang": SPOKEN}}
 
 
 @pytest.fixture
 def asr(checkpoint: Checkpoint) -> Any:
-    return hf.pipeline(
-        ASR, model=ours("SeamlessM4Tv2ForSpeechToText", checkpoint(0)), generate_kwargs={"tgt_lang": SPOKEN}
-    )
+    return recognizer(checkpoint(0))
 
 
 def test_the_pipeline_gives_the_text_of_transformers(checkpoint: Checkpoint) -> None:
@@ -47,29 +40,6 @@ def test_the_pipeline_gives_the_text_of_transformers(checkpoint: Checkpoint) -> 
     assert len({entry["text"] for entry in expected}) > 1
     greedy = reference(clips[0], generate_kwargs={"tgt_lang": SPOKEN, "num_beams": 1})
     assert found(clips[0], tgt_lang=SPOKEN, num_beams=1) == greedy
-
-
-def test_the_pipeline_reads_clips_of_every_kind(asr: Any, tmp_path: Path) -> None:
-    samples = (np.round(clip(7, 1.3) * 2**15) / 2**15).astype(np.float32)  # what 16 bits can hold
-    expected = asr(samples)
-    assert expected["text"]
-    path = tmp_path / "clip.wav"
-    write_audio(path, samples, 16_000)
-    for audio in (
-        path,
-        str(path),
-        path.read_bytes(),
-        torch.from_numpy(samples),
-        {"raw": samples, "sampling_rate": 16_000},
-        {"array": samples, "sampling_rate": 16_000, "path": None},
-    ):
-        assert asr(audio) == expected
-    assert asr([path, samples]) == asr((path, samples)) == [expected, expected]
-    assert asr([]) == []
-    with served(tmp_path) as address:
-        assert asr(f"{address}/clip.wav") == expected
-        with pytest.raises(ValueError, match=r"missing\.wav"):
-            asr(f"{address}/missing.wav")
 
 
 def test_the_pipeline_refuses_what_it_does_not_do(checkpoint: Checkpoint, asr: Any) -> None:
@@ -106,6 +76,42 @@ def test_the_pipeline_refuses_what_it_does_not_do(checkpoint: Checkpoint, asr: A
         hf.pipeline(ASR, model=asr.model, feature_extractor=SimpleNamespace(sampling_rate=8000))
 
 
+@pytest.mark.parametrize(
+    ("task", "arguments", "message"),
+    [
+        (ASR, {"load_in_8bit": True}, r"EngineConfig\(int8="),
+        (ASR, {"num_beem": 2}, "num_beem"),
+        (ASR, {"generate_kwargs": {"num_beem": 2}}, "num_beem"),
+        (ASR, {"return_timestamps": True}, "return_timestamps"),
+        ("text-to-speech", {"forward_params": {"num_beem": 2}}, "num_beem"),
+        ("text-to-speech", {"preprocess_params": {"max_length": 3}}, "max_length"),
+        ("text-to-speech", {"device_mesh": 1}, "one device"),
+    ],
+)
+def test_a_pipeline_refuses_unknown_arguments_before_it_loads(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, task: str, arguments: dict[str, Any], message: str
+) -> None:
+    models = [ours("SeamlessM4Tv2Model", checkpoint(0)), checkpoint(0)]
+    monkeypatch.setattr(Engine, "from_pretrained", None)
+    for model in models:
+        with pytest.raises(UsageError, match=message):
+            hf.pipeline(task, model=model, **arguments)
+
+
+def test_a_pipeline_takes_the_arguments_of_from_pretrained_and_of_generate(checkpoint: Checkpoint) -> None:
+    asr = hf.pipeline(
+        ASR,
+        model=checkpoint(0),
+        device="cpu",
+        low_cpu_mem_usage=True,
+        subfolder="",
+        generation_config=transformers.GenerationConfig(max_new_tokens=3),
+        tgt_lang=SPOKEN,
+    )
+    sample = clip(4, 1.3)
+    assert asr(sample) == asr(sample, generation_config=None, max_new_tokens=3)
+
+
 class Rows(torch.utils.data.Dataset[Any]):
     """A data set without an iterator, like transformers' KeyDataset."""
 
@@ -136,49 +142,6 @@ def test_the_pipeline_draws_from_generators_and_data_sets(checkpoint: Checkpoint
         next(broken)
 
 
-def test_channels_are_averaged_and_other_keys_come_back_as_in_transformers(checkpoint: Checkpoint, asr: Any) -> None:
-    reference: Any = transformers.pipeline(ASR, model=str(checkpoint(0)))
-    left, right = clip(3, 1.3), clip(4, 1.3)
-    stereo = np.stack([left, right])
-    for make in (
-        lambda: left[None],
-        lambda: stereo,
-        lambda: {"raw": left[None], "sampling_rate": 16_000},
-        lambda: {"array": stereo, "sampling_rate": 16_000, "id": 7, "path": "no/such/file"},
-        lambda: {"array": torch.from_numpy(stereo), "sampling_rate": 16_000},
-        lambda: [{"array": left, "sampling_rate": 16_000, "id": "a"}, {"array": right, "sampling_rate": 16_000}],
-    ):
-        assert asr(make()) == reference(make(), **LANGUAGE)
-    pcm = (stereo * 32767).astype(np.int16)
-    assert asr(pcm) == asr(pcm.astype(np.float32) / 32768)
-    row = {"array": left, "sampling_rate": np.int64(16_000), "text": "what was said"}
-    assert asr(row) == asr(left)  # the row's own text does not hide the answer
-    assert set(row) == {"array", "sampling_rate", "text"}
-
-
-@pytest.mark.filterwarnings("ignore:chunk_length_s")
-@pytest.mark.parametrize(
-    "cut", [{"chunk_length_s": 30}, {"chunk_length_s": 0.8}, {"chunk_length_s": 1, "stride_length_s": (0.3, 0.1)}]
-)
-def test_long_clips_are_cut_as_in_transformers(checkpoint: Checkpoint, asr: Any, cut: dict[str, Any]) -> None:
-    reference: Any = transformers.pipeline(ASR, model=str(checkpoint(0)))
-    samples = {"raw": clip(5, 2.6), "sampling_rate": 16_000, "id": 1}
-    assert asr(dict(samples), **cut) == reference(dict(samples), **cut, **LANGUAGE)
-
-
-def test_pieces_that_overlap_warn_and_others_do_not(asr: Any, recwarn: pytest.WarningsRecorder) -> None:
-    samples = clip(5, 1.3)
-    asr(samples, chunk_length_s=np.float32(0.5), stride_length_s=0)
-    asr(samples, chunk_length_s=0)
-    asr(samples, chunk_length_s=1, ignore_warning=True)
-    assert not [warning for warning in recwarn if "chunk_length_s" in str(warning.message)]
-    with pytest.warns(UserWarning, match="come twice"):
-        asr(samples, chunk_length_s=1)
-    for cut in ({"chunk_length_s": 1, "stride_length_s": 0.5}, {"chunk_length_s": -1}, {"chunk_length_s": "30"}):
-        with pytest.raises(UsageError, match="chunk_length_s"):
-            asr(samples, **cut)
-
-
 def test_a_pipeline_has_the_attributes_of_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     given = processor(folder)
@@ -198,6 +161,15 @@ def test_a_pipeline_moves_the_model_it_is_given(checkpoint: Checkpoint) -> None:
     model = hf.SeamlessM4Tv2ForSpeechToText.from_pretrained(checkpoint(0), device="cpu")
     made = hf.pipeline(ASR, model=model, dtype="float16", device=-1)
     assert made.dtype == model.dtype == torch.float16
+    for spelling in ("torch.bfloat16", "half", torch.float32):
+        hf.pipeline(ASR, model=model, torch_dtype=spelling)
+        assert model.dtype == loading.dtype_of(spelling, None, {})
+        hf.pipeline(ASR, model=model, dtype="auto")
+        assert model.dtype == loading.dtype_of(spelling, None, {})
+    wrong: list[dict[str, Any]] = [{"dtype": "bogus"}, {"torch_dtype": "nn"}, {"dtype": "half", "torch_dtype": "float"}]
+    for arguments in wrong:
+        with pytest.raises(UsageError, match="dtype"):
+            hf.pipeline(ASR, model=model, **arguments)
     assert hf.pipeline(ASR, model=str(checkpoint(0)), torch_dtype=torch.float16, device="cpu").dtype == torch.float16
 
 
@@ -239,20 +211,3 @@ def test_the_speaking_pipeline_says_what_is_wrong(checkpoint: Checkpoint) -> Non
         found([3], tgt_lang=SPOKEN)
     with pytest.raises(UsageError, match="SeamlessM4Tv2ForTextToSpeech"):
         hf.pipeline("text-to-speech", model=ours("SeamlessM4Tv2ForTextToText", folder))
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Address of a web server on this machine."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()

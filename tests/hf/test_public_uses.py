@@ -9,7 +9,7 @@ import numpy as np
 import public_uses
 import pytest
 import torch
-from public_uses import DIFFERS, EQUAL, MORE, REFUSED, judged
+from public_uses import BOTH, DIFFERS, EQUAL, MORE, REFUSED, judged
 
 from seamless_engine import UsageError
 from support.repository import ROOT
@@ -22,7 +22,7 @@ PART = list(AFTER_LOADING)[::9]
 
 def test_the_table_has_every_use_and_none_breaks() -> None:
     assert list(STATUS) == list(USES)
-    assert set(STATUS.values()) <= {EQUAL, REFUSED, MORE}
+    assert set(STATUS.values()) <= {EQUAL, REFUSED, BOTH, MORE}
     assert STORED["tally"][EQUAL] > 0.8 * len(STATUS)
 
 
@@ -47,7 +47,9 @@ def test_a_part_of_the_table_still_holds() -> None:
         ("a", AttributeError("X has no 'y': look elsewhere"), REFUSED),
         ("a", TypeError("no"), DIFFERS),
         (ValueError("no"), "a", MORE),
-        (ValueError("no"), KeyError("no"), EQUAL),
+        (ValueError("no"), UsageError("no"), BOTH),
+        (ValueError("no"), AttributeError("X has no 'y': look elsewhere"), BOTH),
+        (ValueError("no"), KeyError("no"), DIFFERS),
     ],
 )
 def test_a_difference_is_seen(theirs: Any, ours: Any, status: str) -> None:

@@ -32,7 +32,8 @@ def check(lengths: list[int], valid: list[int] | None, heads: int, dim: int, dty
     out = attention(q, k, v, bounds(lengths), counts)
     keys = valid or lengths
     truth = exact(qkv, lengths, keys, torch.float64)
-    assert_close_to_fp64(out, truth, terms=dim + max(lengths), narrow=1)  # 1: a weight, for the matrix units
+    # 1: a weight, for the matrix units
+    assert_close_to_fp64(out, truth, terms=dim + max(lengths), dtype=dtype, narrow=1)
 
 
 @pytest.mark.usefixtures("backend")

@@ -64,7 +64,7 @@ def test_conformer_conv_is_right_to_the_rounding(lengths: list[int], dim: int, t
     valid = [max(n - i % 2, 1) for i, n in enumerate(lengths, start=1)]
     out = conformer_conv(x, w, norm[0], norm[1], bounds(lengths), counts(valid))
     truth = exact(x, w, (norm[0], norm[1]), lengths, valid, torch.float64)
-    assert_close_to_fp64(out, truth, terms=taps + dim)
+    assert_close_to_fp64(out, truth, terms=taps + dim, dtype=dtype)
 
 
 @pytest.mark.usefixtures("backend")

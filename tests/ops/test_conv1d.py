@@ -60,7 +60,7 @@ def test_conv1d_is_right_to_the_rounding(
     true = 0.5 * (residual.double() + exact(x, weight, bias, lengths, dilation, slope, torch.float64))
     options = {"dilation": dilation, "leaky_slope": slope, "residual": residual, "scale": 0.5}
     out = conv1d(x, pack_conv_weight(weight), bias, bounds(lengths), **options)
-    assert_close_to_fp64(out, true, terms=PAIRED * 12 * taps, narrow=1)  # 1: an activation
+    assert_close_to_fp64(out, true, terms=PAIRED * 12 * taps, dtype=dtype, narrow=1)  # 1: an activation
 
 
 @every_backend

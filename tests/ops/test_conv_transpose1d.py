@@ -47,7 +47,7 @@ def test_conv_transpose1d_is_right_to_the_rounding(
     true = exact(x, weight, bias, lengths, stride, torch.float64)
     out = conv_transpose1d(x, pack_conv_transpose_weight(weight), bias, bounds(lengths), stride=stride, leaky_slope=0.1)
     assert len(out) == sum(lengths) * stride
-    assert_close_to_fp64(out, true, terms=12 * taps, narrow=1)  # 1: an activation
+    assert_close_to_fp64(out, true, terms=12 * taps, dtype=dtype, narrow=1)  # 1: an activation
 
 
 @pytest.mark.usefixtures("backend")

@@ -73,7 +73,7 @@ def test_linear_in_8_bits_is_right_to_the_rounding(
     for residual in (None, normal(rows, width, dtype=dtype, seed=3)):
         out = implementation(name)(x, weight, bias, residual=residual, scale=0.5, **epilogue)
         true = formula(x, weight, bias, residual, activation, torch.float64)
-        assert_close_to_fp64(out, true, terms=EPILOGUE)
+        assert_close_to_fp64(out, true, terms=EPILOGUE, dtype=dtype)
     wide = implementation(name)(x, weight, bias, scale=0.5, out_dtype=torch.float32, **epilogue)
     assert_close_to_fp64(wide, formula(x, weight, bias, None, activation, torch.float64), terms=EPILOGUE)
 

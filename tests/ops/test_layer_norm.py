@@ -23,11 +23,11 @@ def test_layer_norm_is_right_to_the_rounding(rows: int, dim: int, dtype: torch.d
         value = x.to(precision) if scale is None else residual.to(precision) + scale * x.to(precision)
         return torch.nn.functional.layer_norm(value, (dim,), weight.to(precision), bias.to(precision)), value
 
-    assert_close_to_fp64(layer_norm(x, weight, bias), exact(torch.float64, None)[0], terms=dim)
+    assert_close_to_fp64(layer_norm(x, weight, bias), exact(torch.float64, None)[0], terms=dim, dtype=dtype)
     for scale in (1.0, 0.5):
         results = add_layer_norm(x, weight, bias, residual=residual, scale=scale)
         for out, truth in zip(results, exact(torch.float64, scale), strict=True):
-            assert_close_to_fp64(out, truth, terms=dim, narrow=2)  # of the scaled x, and of the sum
+            assert_close_to_fp64(out, truth, terms=dim, dtype=dtype, narrow=2)  # of the scaled x, and of the sum
 
 
 @pytest.mark.usefixtures("backend")

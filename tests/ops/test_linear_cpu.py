@@ -41,7 +41,7 @@ def test_every_instruction_set_multiplies_right(
     exact = finished(exact, activation, 0.5, residual.to(dtype))
     packed = pack(weight)
     out = product(x, packed, bias, residual=residual.to(dtype), **options)
-    assert_close_to_fp64(out, exact, terms=inner + 8)
+    assert_close_to_fp64(out, exact, terms=inner + 8, dtype=dtype)
     wide = product(x, packed, bias, residual=residual.to(dtype), out_dtype=torch.float32, **options)
     assert_close_to_fp64(wide, exact, terms=inner + 8)
     assert torch.equal(wide.to(dtype), out)

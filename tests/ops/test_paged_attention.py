@@ -61,7 +61,8 @@ def exact(q: torch.Tensor, tables: Sequence[int], lengths: Sequence[int], pools:
 
 def assert_close(out: torch.Tensor, q: torch.Tensor, tables: Sequence[int], lengths: Sequence[int], pools: Pools):
     truth = exact(q, tables, lengths, pools, torch.float64)
-    assert_close_to_fp64(out, truth, terms=q.shape[-1] + max(lengths), narrow=1)  # 1: a weight, for the matrix units
+    # 1: a weight, for the matrix units
+    assert_close_to_fp64(out, truth, terms=q.shape[-1] + max(lengths), dtype=q.dtype, narrow=1)
 
 
 def queries(rows: int, heads: int, dim: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -53,7 +53,7 @@ def check(
     out = run(qkv, e, lengths, valid, chunks, clip[0])
     truth = exact(qkv, e, lengths, valid, clip[0], chunks, torch.float64)
     # 2: a bias and a weight, for the matrix units
-    assert_close_to_fp64(out, truth, terms=dim + max(lengths), narrow=2)
+    assert_close_to_fp64(out, truth, terms=dim + max(lengths), dtype=dtype, narrow=2)
 
 
 def run(

@@ -63,7 +63,7 @@ def test_residual_block_is_right_to_the_rounding(
     true = exact(x, kernels, biases, lengths, torch.float64)
     packed = pack_residual_block(kernels)
     out = residual_block(x, packed, biases, bounds(lengths), dilations=DILATIONS, leaky_slope=SLOPE)
-    assert_close_to_fp64(out, true, terms=roundings(dim, taps), narrow=NARROW)
+    assert_close_to_fp64(out, true, terms=roundings(dim, taps), dtype=dtype, narrow=NARROW)
 
 
 @every_backend
@@ -85,7 +85,7 @@ def test_the_last_block_writes_the_mean(backend: str, dtype: torch.dtype) -> Non
             scale=1 / 3 if i == 2 else 1.0,
         )
     assert total is not None
-    assert_close_to_fp64(total, true, terms=roundings(16, 11), narrow=3 * NARROW)
+    assert_close_to_fp64(total, true, terms=roundings(16, 11), dtype=dtype, narrow=3 * NARROW)
 
 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name == "triton"], indirect=True)

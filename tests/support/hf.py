@@ -15,6 +15,7 @@ from transformers import AutoProcessor
 import support.oracle  # noqa: F401 (keeps transformers quiet)
 from seamless_engine import hf
 
+ASR = "automatic-speech-recognition"
 SPOKEN = "fra"  # a language that every tiny checkpoint writes and speaks
 
 
@@ -26,6 +27,11 @@ def theirs(name: str, folder: Path) -> Any:
 @functools.cache
 def ours(name: str, folder: Path) -> Any:
     return getattr(hf, name).from_pretrained(folder, device="cpu")
+
+
+def recognizer(folder: Path) -> Any:
+    """Our pipeline of speech recognition."""
+    return hf.pipeline(ASR, model=ours("SeamlessM4Tv2ForSpeechToText", folder), tgt_lang=SPOKEN)
 
 
 @functools.cache
