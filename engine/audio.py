@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import operator
 import os
 import stat
 import warnings
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from seamless_engine import values
 from seamless_engine.audio_files import read_sections
 from seamless_engine.audio_samples import Section, as_float, to_mono
 from seamless_engine.errors import AudioError, UsageError
@@ -76,10 +76,7 @@ def _from_mapping(audio: Mapping[str, Any], sampling_rate: int | None) -> tuple[
 def _integer_rate(sampling_rate: Any) -> int:
     if sampling_rate is None:
         raise UsageError("an audio array needs its sampling_rate, in Hz")
-    try:
-        return operator.index(sampling_rate)
-    except TypeError:
-        raise UsageError(f"sampling_rate must be an integer, in Hz, not {sampling_rate!r}") from None
+    return values.rate(sampling_rate, low=-values.LARGEST)  # its range is that of a file's, checked for both
 
 
 def _of_array(audio: np.ndarray | torch.Tensor, rate: int, channels_first: bool) -> Section:

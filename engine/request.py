@@ -220,7 +220,7 @@ class Request:
             if task not in SPEECH_OUT:
                 raise UsageError(f"speaker_id chooses the voice of speech output; {task} produces text")
         if self.sampling_rate is not None:
-            self.sampling_rate = values.integer("sampling_rate", self.sampling_rate, low=1)
+            self.sampling_rate = values.rate(self.sampling_rate)
         if self.src_lang is not None and not isinstance(self.src_lang, str):
             raise UsageError(f"src_lang must be the code of a language, for example 'eng', not {self.src_lang!r}")
         check_params(self.params)

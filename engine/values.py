@@ -31,6 +31,12 @@ def integer(name: str, value: Any, low: int = 0, high: int = LARGEST) -> int:
     return found
 
 
+def rate(value: Any, low: int = 1) -> int:
+    """A sampling rate in Hz, which tables and files also give as 16000.0. Raises UsageError for anything else."""
+    found = plain(value)
+    return integer("sampling_rate", int(found) if isinstance(found, float) and found.is_integer() else found, low)
+
+
 def number(name: str, value: Any, low: float, high: float) -> float:
     """`value` as an int or a float. Raises UsageError for bools, NaN and infinity, and outside of [low, high]."""
     found = plain(value)

@@ -247,7 +247,7 @@ def test_a_file_object_must_seek():
     ("audio", "rate", "message"),
     [
         (tone(), None, "needs its sampling_rate"),
-        (tone(), 16000.0, "must be an integer"),
+        (tone(), 16000.5, "must be an integer"),
         (np.stack([tone(), tone()]), RATE, "one channel, or their average"),
         (tone()[None, None], RATE, "one channel, or their average"),
         (tone().astype(np.complex64), RATE, "floats, int16, int32 or uint8"),

@@ -14,7 +14,8 @@ from seamless_engine import DecodingParams, EngineConfig, Request, UsageError
 
 SCALARS = (np.int64, np.int32, np.uint16, np.array, torch.tensor, lambda value: torch.tensor(value, dtype=torch.uint8))
 FLOATS = (np.float16, np.float32, np.float64, np.array, torch.tensor, lambda value: torch.tensor(value).bfloat16())
-NO_INTEGERS = (True, 3.7, 2.0, np.bool_(True), np.float32(2.0), torch.tensor(True), torch.tensor(2.0), "2", [2], None)
+ALMOST = (2.0, np.float32(2.0), torch.tensor(2.0))  # integers for a sampling rate alone
+NO_INTEGERS = (True, 3.7, np.bool_(True), torch.tensor(True), "2", [2], None)
 NO_NUMBERS = (
     float("nan"),
     float("inf"),
@@ -64,6 +65,12 @@ def test_a_field_takes_every_kind_of_integer_and_keeps_an_int(kind: type, name: 
     assert type(found) is int and found == 64
 
 
+@pytest.mark.parametrize("value", ALMOST)
+def test_a_sampling_rate_may_be_a_whole_float(value: Any) -> None:
+    found = made(Request, "sampling_rate", value)
+    assert type(found) is int and found == 2
+
+
 @pytest.mark.parametrize("scalar", FLOATS)
 @pytest.mark.parametrize(("kind", "name"), fields(NUMBERS))
 def test_a_field_takes_every_kind_of_number_and_keeps_a_float(kind: type, name: str, scalar: Any) -> None:
@@ -81,6 +88,7 @@ def test_a_field_takes_every_kind_of_bool_and_keeps_a_bool(kind: type, name: str
     ("kind", "name", "value"),
     [
         *((*field, value) for field in fields(INTEGERS) for value in NO_INTEGERS),
+        *((*field, value) for field in fields(INTEGERS) if field[1] != "sampling_rate" for value in ALMOST),
         *((*field, value) for field in fields(NUMBERS) for value in NO_NUMBERS),
         *((*field, value) for field in fields(SWITCHES) for value in NO_SWITCHES),
     ],
