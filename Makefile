@@ -19,7 +19,7 @@ train-demo: $(VENV)/.installed-train
 	$(BIN)/python -m demo.train --work build/demo --out build/demo/checkpoint
 
 # Most tests keep one core busy. A file's tests share what is slow to make.
-SIDE_BY_SIDE := -n 2 --dist loadfile
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed-test
 	$(BIN)/pytest $(SIDE_BY_SIDE)

@@ -404,9 +404,9 @@ def test_threads_are_those_of_torch(threads: Callable[[int], None]) -> None:
     logits = normal(9, 200_000)
     threads(3)
     logits.exp()
-    before = len(os.listdir("/proc/self/task"))
+    before = set(os.listdir("/proc/self/task"))
     top_candidates(logits, 3)
-    assert len(os.listdir("/proc/self/task")) == before
+    assert set(os.listdir("/proc/self/task")) <= before  # threads of earlier tests may end meanwhile
 
 
 def test_torch_does_the_work_of_an_extension_that_is_not_built() -> None:

@@ -29,8 +29,7 @@ class Generator:
 
     def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
         """The samples of whole clips x [frames of all, dim]: float32 [frames · samples_per_frame]."""
-        bounds = cu_seqlens.tolist() if x.device.type == "cpu" else []  # elsewhere only the device knows them
-        return self.within(Rows(x, bounds, [], cu_seqlens))  # no windows: nothing is cut
+        return self.within(Rows(x, [], [], cu_seqlens))  # no windows: nothing is cut, and only the device knows bounds
 
     def within(self, rows: Rows) -> torch.Tensor:
         """The samples of windows, without those of what lies around them."""
@@ -41,7 +40,7 @@ class Generator:
         rows = rows.grown(self.conv_post(rows.x, rows.cu_seqlens, leaky_slope=_LAST_SLOPE))
         rows = rows.cut(0)
         samples = rows.x[:, 0]
-        if samples.device.type != "cpu":
+        if not rows.bounds or samples.device.type != "cpu":
             return torch.tanh(samples)
         # Each from a copy of its own: torch may have another tanh for the tail of what a thread takes.
         return torch.cat([torch.tanh(samples[start:end].clone()) for start, end in pairwise(rows.bounds)])
