@@ -28,9 +28,6 @@ test-all: $(VENV)/.installed-test
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m ""
 
 lint: $(VENV)/.installed-lint
-	mkdir -p .imports
-	ln -sfn ../engine .imports/seamless_engine
-	ln -sfn ../kernels .imports/seamless_kernels
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -55,8 +52,8 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
 
 clean:
-	rm -rf $(VENV) .imports build dist docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis demo/output kernels/*.so
-	find engine kernels tests benchmarks demo -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis demo/output kernels/seamless_kernels/*.so
+	find engine kernels tests benchmarks tools demo -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -64,7 +61,7 @@ $(VENV)/.torch:
 	touch $@
 
 # Builds csrc/. What is installed on top of it, for one target or another, does not build it again.
-$(VENV)/.installed: $(VENV)/.torch setup.py pyproject.toml $(wildcard csrc/*)
+$(VENV)/.installed: $(VENV)/.torch setup.py pyproject.toml $(wildcard csrc/* csrc/*/*)
 	$(PIP) install -e .
 	touch $@
 

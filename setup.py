@@ -1,4 +1,4 @@
-"""Build: import names of engine/ and kernels/, and the native extensions of csrc/. All metadata is in pyproject.toml.
+"""Build: the packages in engine/ and kernels/, and the native extensions of csrc/. Metadata is in pyproject.toml.
 
 `seamless_kernels._csrc`, CPU kernels, is built where a C++ compiler with OpenMP works; `seamless_kernels._csrc_cuda`
 where nvcc is found, with or without a GPU. SEAMLESS_BUILD_CUDA=0 forbids the latter, 1 makes its failure an error. What
@@ -19,9 +19,11 @@ from setuptools.modified import newer_group
 
 CUDA = {"0": False, "1": True}.get(os.environ.get("SEAMLESS_BUILD_CUDA", ""))  # None: where nvcc is found
 ARCHITECTURES = (80, 86, 89, 90)
-CUDA_SOURCES = sorted([*glob("csrc/*_cuda.cpp"), *glob("csrc/*.cu")])
-CPU_SOURCES = sorted(set(glob("csrc/*.cpp")) - set(CUDA_SOURCES))
-INCLUDE = [pybind11.get_include(), sysconfig.get_path("include")]
+ROOTS = {"seamless_engine": "engine", "seamless_kernels": "kernels"}
+CUDA_SOURCES = sorted([*glob("csrc/**/*_cuda.cpp", recursive=True), *glob("csrc/**/*.cu", recursive=True)])
+CPU_SOURCES = sorted(set(glob("csrc/**/*.cpp", recursive=True)) - set(CUDA_SOURCES))
+HEADERS = glob("csrc/**/*.h", recursive=True)
+INCLUDE = ["csrc", pybind11.get_include(), sysconfig.get_path("include")]
 
 
 def nvcc() -> str | None:
@@ -40,7 +42,7 @@ class Build(build_ext):
         except Exception as error:
             if not ext.optional:
                 raise
-            for stale in (self.get_ext_fullpath(ext.name), *glob(f"kernels/{name}.*.so")):
+            for stale in (self.get_ext_fullpath(ext.name), *glob(f"kernels/seamless_kernels/{name}.*.so")):
                 if os.path.exists(stale):
                     os.remove(stale)
             self.warn(f"{name} was NOT built: torch does its work, more slowly. The reason: {error}")
@@ -75,7 +77,7 @@ extensions = [
     Extension(
         "seamless_kernels._csrc",
         CPU_SOURCES,
-        depends=glob("csrc/*.h"),
+        depends=HEADERS,
         include_dirs=INCLUDE,
         extra_compile_args="-std=c++17 -O3 -g0 -fvisibility=hidden -fopenmp -Wall -Wextra -Wno-psabi".split(),
         extra_link_args=["-fopenmp"],
@@ -88,21 +90,17 @@ if CUDA or (CUDA is None and nvcc()):
         Extension(
             "seamless_kernels._csrc_cuda",
             CUDA_SOURCES,
-            depends=glob("csrc/*.h"),
+            depends=HEADERS,
             language="c++",
             optional=not CUDA,
         )
     )
 
-# kernels/ has no __init__.py on purpose: a top-level package of that name breaks transformers and overwrites
-# Hugging Face's `kernels`. Hence the import names below, and modules rather than re-exports.
+# engine/ and kernels/ are source roots and no packages: a top-level package called `kernels` breaks transformers and
+# overwrites Hugging Face's of that name.
 setup(
-    package_dir={"seamless_engine": "engine", "seamless_kernels": "kernels"},
-    packages=[
-        "seamless_engine",
-        *(f"seamless_engine.{name}" for name in find_packages("engine")),
-        "seamless_kernels",
-    ],
+    package_dir={package: f"{root}/{package}" for package, root in ROOTS.items()},
+    packages=[package for root in ROOTS.values() for package in find_packages(root)],
     package_data={"seamless_engine": ["py.typed"], "seamless_kernels": ["py.typed", "configs.json"]},
     ext_modules=extensions,
     cmdclass={"build_ext": Build},

@@ -17,7 +17,7 @@ from transformers import (
 
 from benchmarks.workload import RATE, Item
 from seamless_engine.config import ModelConfig
-from seamless_engine.tokenizer import Tokenizer
+from seamless_engine.inputs.tokenizer import Tokenizer
 
 _CLASSES = {
     "s2tt": "SeamlessM4Tv2ForSpeechToText",

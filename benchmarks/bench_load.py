@@ -116,7 +116,7 @@ def _driver(device: str) -> dict[str, Any]:
 def _ours(
     folder: Path, plan: list[Level], requests: Requests, dtype: str, options: argparse.Namespace, budget: Budget
 ) -> Iterator[tuple[Level, dict[str, Any], Run | None]]:
-    settings = EngineConfig(max_rows=options.max_rows) if options.max_rows else EngineConfig()
+    settings = EngineConfig(max_num_seqs=options.max_num_seqs) if options.max_num_seqs else EngineConfig()
     tasks = list(dict.fromkeys(level.task for level in plan))
     seconds, side = timed(lambda: Ours(folder, tasks, options.device, dtype, settings), options.device)
     print(f"our engine, loaded and its steps recorded: {seconds:.1f} s", flush=True)

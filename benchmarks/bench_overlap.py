@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.common import machine, print_table, write_json
 from benchmarks.workload import TASKS, TINY, Item, endless_checkpoint, fast_folder, ragged_items
 from seamless_engine import AsyncEngine, Engine, EngineConfig
-from seamless_engine.decode.block_manager import BLOCK_SIZE
+from seamless_engine.block_manager import BLOCK_SIZE
 
 NAMES = {False: "in turn", True: "beside"}
 

@@ -35,7 +35,7 @@ from seamless_engine.config import INT8_MODULES
 from seamless_kernels.fbank import MIN_SAMPLES
 
 TASKS = ("asr", "s2tt", "t2tt", "t2st", "s2st")
-SPEAKING = ("t2st", "s2st")
+SYNTHESIZING = ("t2st", "s2st")
 HEADER = ("task", "tgt_lang", "n", "WER %", "exact %", "BLEU", "chrF", "units %")
 
 
@@ -71,9 +71,9 @@ class Theirs:
     def __init__(self, folder: str, device: str, dtype: str) -> None:
         import transformers  # here: the engine's own figures need no transformers
 
-        from seamless_engine.audio import load_audio
         from seamless_engine.config import ModelConfig
-        from seamless_engine.tokenizer import Tokenizer
+        from seamless_engine.inputs.audio import load_audio
+        from seamless_engine.inputs.tokenizer import Tokenizer
 
         transformers.logging.set_verbosity_error()
         kind = {"auto": torch.float32}.get(dtype) or getattr(torch, dtype)
@@ -101,7 +101,7 @@ class Theirs:
         options: dict[str, Any] = {"tgt_lang": request.tgt_lang, "text_num_beams": beams}
         tokens = self.model.generate(**inputs, **options, generate_speech=False)[0].flatten()[2:].tolist()
         text = self.tokenizer.decode(tokens)
-        if request.task not in SPEAKING:
+        if request.task not in SYNTHESIZING:
             return Answer(text, tokens, None, None)
         if not text:  # transformers fails on speech without a character
             return Answer("", tokens, None, [])
@@ -129,7 +129,7 @@ def request(task: str, item: dict[str, Any]) -> tuple[Request, str] | None:
     source = "text" if task.startswith("t") else "audio"
     if not all(item.get(field) for field in (lang, wanted, source)):
         return None
-    fields: dict[str, Any] = {"speaker_id": item.get("speaker_id")} if task in SPEAKING else {}
+    fields: dict[str, Any] = {"speaker_id": item.get("speaker_id")} if task in SYNTHESIZING else {}
     if source == "text":
         fields["src_lang"] = item["src_lang"]
     return Request(task, item[lang], **{source: item[source]}, **fields), item[wanted]
@@ -179,7 +179,7 @@ def measure(
             continue
         answers = backend([ask for _, ask, _ in asked], beams)
         said = [answer.text for answer in answers]
-        if task in SPEAKING:
+        if task in SYNTHESIZING:
             said = heard_back(backend, [ask for _, ask, _ in asked], answers, beams)
         wanted = [right for _, _, right in asked]
         if normalise:

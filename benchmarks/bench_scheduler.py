@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_scheduler
 
-Loop, scheduler, layouts, flags and buffers are the engine's own. The fake step only counts positions and ends every
+Core, scheduler, layouts, flags and buffers are the engine's own. The fake step only counts positions and ends every
 request at the length that the ragged trace forces; its time, and that of the fake encoder, is taken out. A request that
 leaves is followed by a waiting one, so that the rows stay full: the steady state of a server under load. Every run
 takes the same steps, so each step counts with the least time of --repeats runs: what others do on the machine is no
@@ -29,15 +29,15 @@ import torch
 from benchmarks import ragged
 from benchmarks.common import machine, print_table, write_json
 from seamless_engine import DecodingParams, Request, Result
+from seamless_engine.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager, blocks_needed
 from seamless_engine.config import EngineConfig, ModelConfig
-from seamless_engine.decode.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager, blocks_needed
-from seamless_engine.decode.buffers import DecodeBuffers, Status, Whole
-from seamless_engine.decode.flags import Flags
-from seamless_engine.decode.layout import LayoutBuilder, StepLayout
-from seamless_engine.decode.scheduler import Job
-from seamless_engine.loop import Loop
+from seamless_engine.core import Core
+from seamless_engine.job import Job
+from seamless_engine.model_inputs import Tokens
 from seamless_engine.model_runner import ModelRunner
-from seamless_engine.prepared import Tokens
+from seamless_engine.search.completion_queue import CompletionQueue
+from seamless_engine.search.state import IntParam, SearchState, Status
+from seamless_engine.search.step_batch import BatchBuilder, StepBatch
 
 BEAMS = 5
 WARM_UP = 100
@@ -45,13 +45,13 @@ MAX_LENGTH = PROMPT_LENGTH + 256
 
 
 class FakeRunner(ModelRunner):
-    """A model runner without a model. Its decode, flags and findings are the real ones."""
+    """A model runner without a model. Its decode, flags and finished are the real ones."""
 
     def __init__(self, rows: int, blocks: int) -> None:
         self.config = ModelConfig()
         self.device = torch.device("cpu")
         self.blocks = BlockManager(blocks, rows)
-        self.buffers = DecodeBuffers(
+        self.buffers = SearchState(
             rows,
             blocks * BLOCK_SIZE,
             max_length=MAX_LENGTH,
@@ -60,17 +60,21 @@ class FakeRunner(ModelRunner):
             eos=self.config.eos_token_id,
             like=torch.zeros(1, 8),
         )
-        self.layouts, self.flags, self.step = LayoutBuilder(rows, MAX_LENGTH, self.device), Flags(0), self._step
+        self.layouts, self.flags, self.step = (
+            BatchBuilder(rows, MAX_LENGTH, self.device),
+            CompletionQueue(0),
+            self._step,
+        )
 
     def encode(self, admitted: list[tuple[Job, list[int]]]) -> None:
         self.buffers.admit(admitted)
 
-    def _step(self, layout: StepLayout) -> torch.Tensor:
+    def _step(self, layout: StepBatch) -> torch.Tensor:
         """Everybody reads on, and who is at its limit has finished hypotheses."""
         b = self.buffers
         search, position = layout.search_id.numpy(), b.position.numpy()
         position[search] += np.where(position[search] == 0, PROMPT_LENGTH, 1)
-        over = position[search] + 1 >= b.whole.numpy()[search, Whole.MAX_LENGTH]
+        over = position[search] + 1 >= b.whole.numpy()[search, IntParam.MAX_LENGTH]
         b.status.numpy()[search] = np.where(over, int(Status.OVER), int(Status.SEARCHING))
         rows = b.rows.numpy()[search[over], :BEAMS].ravel()
         b.finished_occupied.numpy()[rows] = True
@@ -133,7 +137,7 @@ def _run(requests: int, steps: int) -> tuple[dict[str, list[float]], float]:
     """Milliseconds of each step by part, and the mean of busy rows. Every run takes the same steps."""
     jobs = _jobs(itertools.cycle(_lengths()))
     runner = FakeRunner(requests * BEAMS, requests * (blocks_needed(30, BEAMS, 48) + 4))
-    loop = Loop(runner, _NoTokenizer(), EngineConfig())  # pyright: ignore[reportArgumentType]
+    loop = Core(runner, _NoTokenizer(), EngineConfig())  # pyright: ignore[reportArgumentType]
     clock = Clock()
     owners = {"scheduler": loop.scheduler, "layout": runner.layouts, "flags": runner.flags, "admission": runner.buffers}
     for part, names in _PARTS.items():
@@ -154,7 +158,7 @@ def _run(requests: int, steps: int) -> tuple[dict[str, list[float]], float]:
         clock.spent["host"] = total - clock.spent["device"]
         for part in ("host", "bookkeeping", *_PARTS):
             taken[part].append(1e3 * clock.spent[part])
-        busy.append(sum(job.num_rows for job in loop.scheduler.decoding))
+        busy.append(sum(job.num_seqs for job in loop.scheduler.decoding))
     return taken, statistics.mean(busy)
 
 
@@ -179,8 +183,8 @@ def _jobs(lengths: Any) -> Any:
             params=params,
             result=Result(0, "t2tt", "fra"),
             source=None,
-            source_rows=source,
-            source_length=source,
+            num_tokens=source,
+            encoder_length=source,
             max_new_tokens=new_tokens,
             language_id=5,
             voice=None,
@@ -191,17 +195,17 @@ def _jobs(lengths: Any) -> Any:
 def occupancy(rows: int, blocks: int) -> dict[str, list[int]]:
     """Of every step of the trace: rows that search, blocks that are held, blocks that have been written to."""
     runner = FakeRunner(rows, blocks)
-    loop = Loop(runner, _NoTokenizer(), EngineConfig())  # pyright: ignore[reportArgumentType]
+    loop = Core(runner, _NoTokenizer(), EngineConfig())  # pyright: ignore[reportArgumentType]
     for job in _jobs(_lengths()):
         loop.submit(job)
     seen: dict[str, list[int]] = {"rows": [], "held": [], "written": []}
     real_decode = runner.decode
 
     def decode(jobs: list[Job]) -> Any:
-        seen["rows"].append(sum(job.num_rows for job in jobs))
+        seen["rows"].append(sum(job.num_seqs for job in jobs))
         seen["held"].append(blocks - runner.blocks.free_blocks)
         seen["written"].append(
-            sum(blocks_needed(job.source_length, job.num_rows, max(job.position - PROMPT_LENGTH, 0)) for job in jobs)
+            sum(blocks_needed(job.encoder_length, job.num_seqs, max(job.position - PROMPT_LENGTH, 0)) for job in jobs)
         )
         return real_decode(jobs)
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.roofline import Ceilings
+from seamless_engine.block_manager import PROMPT_LENGTH
 from seamless_engine.config import ModelConfig
-from seamless_engine.decode.block_manager import PROMPT_LENGTH
-from seamless_engine.layout import UNIT_NAMES, tensor_shapes
+from seamless_engine.loading.tensor_table import UNIT_NAMES, tensor_shapes
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Ours:
         self.engine = Engine.from_pretrained(folder, tasks=tasks, device=device, dtype=dtype, options=options)
         self.clock = StageClock(device, rest="other")
         runner, clock = self.engine._runner, self.clock
-        clock.watch(self.engine._front_end, "prepare", "front end")
+        clock.watch(self.engine._preprocessor, "prepare", "front end")
         clock.watch(model_runner, "fbank", "front end")
         clock.watch(runner, "encode", "encode")
         clock.watch(runner, "decode", "decode")

@@ -25,7 +25,7 @@ from benchmarks.common import machine, print_table, timed, write_json
 from benchmarks.workload import SECONDS, TINY, TOKENS, endless_checkpoint, fast_folder, fixed_items
 from seamless_engine import Engine, Result
 from seamless_engine.config import EngineConfig
-from seamless_engine.decode.scheduler import Job
+from seamless_engine.job import Job
 from seamless_kernels.fbank import fbank, frame_count
 
 _CALLS = 10  # of what is profiled; numbers are those of one
@@ -90,7 +90,7 @@ def decode_step(engine: Engine, requests: int, beams: int) -> Profile:
     for item in fixed_items("s2tt", engine.config, requests, SECONDS, length):
         request = item.request("s2tt", beams, may_end=False)
         assert request.params is not None
-        job = engine._front_end.prepare(request, request.params, Result(0, "s2tt", "fra"))
+        job = engine._preprocessor.prepare(request, request.params, Result(0, "s2tt", "fra"))
         engine._loop.submit(job)
     while engine._loop.scheduler.waiting:
         engine._loop.step()
@@ -113,7 +113,7 @@ def encoder_pass(engine: Engine, requests: int) -> Profile:
 
     @torch.inference_mode()
     def run() -> torch.Tensor:
-        return engine._runner.encode_rows(rows, cu_seqlens, valid, encodings)
+        return engine._runner.max_encoder_tokens(rows, cu_seqlens, valid, encodings)
 
     what = f"encoder pass, {requests} × {frame_count(len(waves[0])) // 2} frames"
     return profiled(what, run, engine.device.type)
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="folder to keep the random checkpoint in between runs")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    settings = EngineConfig(max_rows=max(EngineConfig.max_rows, options.requests * options.beams))
+    settings = EngineConfig(max_num_seqs=max(EngineConfig.max_num_seqs, options.requests * options.beams))
     with tempfile.TemporaryDirectory(dir=fast_folder()) as scratch:
         folder = endless_checkpoint(options.checkpoint or Path(scratch), TINY if options.quick else {}, options.device)
         engine = Engine.from_pretrained(

@@ -1,4 +1,4 @@
-"""Measure launch configurations of an operation on a GPU and put the best into kernels/configs.json.
+"""Measure launch configurations of an operation on a GPU and put the best into kernels/seamless_kernels/configs.json.
 
     python -m benchmarks.tune layer_norm [--dtype bfloat16] [--dry-run]
 

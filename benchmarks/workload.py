@@ -15,8 +15,8 @@ import torch
 from benchmarks import ragged
 from seamless_engine import DecodingParams, Request
 from seamless_engine.config import ModelConfig
-from seamless_engine.prepared import Tokens
-from seamless_engine.random_checkpoint import write_checkpoint
+from seamless_engine.model_inputs import Tokens
+from tools.random_checkpoint import write_checkpoint
 
 TASKS = ("s2tt", "s2st", "t2tt", "t2st")
 RATE = 16000

@@ -4,13 +4,13 @@
 #include <optional>
 
 #include "checks.h"
-#include "conv1d.h"
+#include "ops/conv1d.h"
 #include "isa.h"
-#include "linear.h"
-#include "paged_attention.h"
-#include "quantize_rows.h"
-#include "search_bind.h"
-#include "top_candidates.h"
+#include "ops/linear.h"
+#include "ops/paged_attention.h"
+#include "ops/quantize_rows.h"
+#include "search/search_bind.h"
+#include "ops/top_candidates.h"
 
 namespace {
 

@@ -23,7 +23,7 @@ import soundfile
 import torch
 
 from seamless_engine import DecodingParams, Engine, Request, Result
-from seamless_engine.audio import load_audio
+from seamless_engine.inputs.audio import load_audio
 from seamless_kernels.fbank import mel_filters
 
 HERE = Path(__file__).resolve().parent

@@ -13,8 +13,8 @@ import torch
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request, UsageError
 from seamless_engine.config import ModelConfig
 from seamless_engine.hf import SeamlessM4Tv2ForSpeechToText
+from seamless_engine.model_inputs import Tokens
 from seamless_engine.model_runner import ModelRunner
-from seamless_engine.prepared import Tokens
 from seamless_engine.request import TASKS
 from seamless_kernels.fbank import fbank
 from support.audio import clip_of_frames
@@ -25,7 +25,7 @@ from support.parity import CLIPS, TEXTS, agreement, clip_of_samples, random_requ
 from tolerance import assert_model_close
 
 Checkpoint = Callable[[int], Path]
-META = EngineConfig(reference="meta", max_rows=48, num_slots=4096)
+META = EngineConfig(reference="meta", max_num_seqs=48, num_slots=4096)
 FRAMES = (*range(32, 48), 2, 3, 17, 150)  # every length modulo 8 of the adapter, even and odd
 
 
@@ -88,7 +88,7 @@ def test_every_task_equals_the_reference_and_no_bit_depends_on_the_batch(checkpo
     assert all(one.holds for one in found), found
     assert sum(one.excused for one in found) <= 1
     assert all_same([engine.generate([request])[0] for request in requests], results)
-    ours = Engine.from_pretrained(folder, device="cpu", options=EngineConfig(max_rows=48, num_slots=4096))
+    ours = Engine.from_pretrained(folder, device="cpu", options=EngineConfig(max_num_seqs=48, num_slots=4096))
     assert not any(same(*pair) for pair in zip(ours.generate(requests), results, strict=True))
 
 

@@ -87,7 +87,7 @@ FAILING = {
     "a blank text": (text(" \n\t"), "text is empty"),
     "an invisible text": (text("\u200b"), "text is empty"),
     "20,000 characters": (text("ab " * 6_667), r"\d{5} tokens, more than EngineConfig.max_source_tokens=4096"),
-    "more beams than rows": (text(params=DecodingParams(num_beams=64)), "max_rows"),
+    "more beams than rows": (text(params=DecodingParams(num_beams=64)), "max_num_seqs"),
     "more tokens than allowed": (text(params=DecodingParams(max_new_tokens=5_000)), "EngineConfig.max_new_tokens=1024"),
     "nothing to choose": (text(params=DecodingParams(suppress_tokens=ALL_TOKENS)), "leave nothing to choose"),
     "nothing to choose for beams": (
@@ -147,7 +147,9 @@ def expected(engine: Engine) -> dict[str, Result]:
 
 
 def load(folder: Path, **fields: Any) -> Engine:
-    return Engine.from_pretrained(folder, device="cpu", options=EngineConfig(max_rows=32, speak_tokens=100), **fields)
+    return Engine.from_pretrained(
+        folder, device="cpu", options=EngineConfig(max_num_seqs=32, max_synthesis_tokens=100), **fields
+    )
 
 
 def first_unit(folder: Path) -> int:
@@ -229,7 +231,7 @@ def test_a_request_for_another_checkpoint_is_refused_before_any_work_and_fails_a
 ) -> None:
     request, message = REFUSED[name]
     with monkeypatch.context() as patch, pytest.raises(UsageError, match=message):
-        patch.setattr(engine._front_end, "prepare", None)
+        patch.setattr(engine._preprocessor, "prepare", None)
         engine.generate([*GOOD.values(), request])
     requests = in_the_middle(request)
     results = dict(zip(requests, sorted(engine.stream(requests.values()), key=lambda one: one.id), strict=True))
@@ -245,7 +247,7 @@ def test_8_khz_stereo_in_16_bit_is_averaged_and_resampled(engine: Engine, expect
 
 
 def test_a_long_text_is_read_whole_where_the_engine_has_room(checkpoint: Callable[[int], Path]) -> None:
-    options = EngineConfig(max_rows=2, max_source_tokens=20_000)
+    options = EngineConfig(max_num_seqs=2, max_source_tokens=20_000)
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"], options=options)
     long = "ab " * 6_667  # 20,000 characters
     read: list[int] = []
@@ -258,11 +260,11 @@ def test_a_long_text_is_read_whole_where_the_engine_has_room(checkpoint: Callabl
 
     engine._runner.encode_tokens = spy
     [result] = engine.generate([text(long, params=DecodingParams(max_new_tokens=3))])
-    assert result.error is None and read == [len(engine._front_end.tokenizer.encode(long, "eng"))]
+    assert result.error is None and read == [len(engine._preprocessor.tokenizer.encode(long, "eng"))]
 
 
 def test_names_of_special_tokens_are_read_as_text(engine: Engine, expected: dict[str, Result]) -> None:
-    tokens = engine._front_end.tokenizer.encode("</s> __fra__ <pad>", "eng")
+    tokens = engine._preprocessor.tokenizer.encode("</s> __fra__ <pad>", "eng")
     specials = {0, 2, 3, *engine.config.text_lang_ids.values()}
     assert [at for at, token in enumerate(tokens) if token in specials] == [0, len(tokens) - 1]
     assert expected["names of special tokens"].error is None

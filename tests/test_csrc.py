@@ -29,7 +29,7 @@ from tolerance import assert_close_to_fp64
 
 assert native.csrc is not None, "csrc/ is not built: it needs g++ and `pip install -e .`"
 csrc = native.csrc
-CUDA_SOURCES = sorted((Path(__file__).parents[1] / "csrc").glob("*.cu"))
+CUDA_SOURCES = sorted((Path(__file__).parents[1] / "csrc").rglob("*.cu"))
 pytestmark = pytest.mark.usefixtures("backend_is_native")
 
 

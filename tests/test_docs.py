@@ -16,7 +16,7 @@ from seamless_engine import errors
 from support.snippets import PAGES, ROOT, blocks, run
 
 DOCS = ROOT / "docs"
-FOLDERS = (ROOT / "engine", ROOT / "kernels")
+FOLDERS = (ROOT / "engine", ROOT / "kernels", ROOT / "tools")
 KINDS = {name for name, value in vars(errors).items() if isinstance(value, type)}
 
 
@@ -63,7 +63,7 @@ def test_the_map_of_the_code_has_every_module():
     ]
     modules = [path for folder in FOLDERS for path in folder.rglob("*.py")]
     files = [path for path in modules if path.name not in ("__init__.py", "__main__.py")]
-    files += [path for path in (ROOT / "csrc").iterdir() if path.suffix in (".h", ".cpp", ".cu")]
+    files += [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu")]
     names = [path.relative_to(ROOT).as_posix() for path in files]
     found = [name for pattern in drawn for name in fnmatch.filter(names, pattern)]
     assert sorted(found) == sorted(names)

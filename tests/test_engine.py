@@ -52,8 +52,8 @@ def test_results_do_not_depend_on_batch_order_or_pool(checkpoint: Checkpoint) ->
     assert not any(result.error for result in alone)
     options = [
         EngineConfig(),
-        EngineConfig(max_rows=7, num_slots=400, encode_frames=50, speak_tokens=10),
-        EngineConfig(max_rows=40, num_slots=1200, encode_frames=10_000, speak_tokens=100_000),
+        EngineConfig(max_num_seqs=7, num_slots=400, max_encoder_tokens=50, max_synthesis_tokens=10),
+        EngineConfig(max_num_seqs=40, num_slots=1200, max_encoder_tokens=10_000, max_synthesis_tokens=100_000),
     ]
     for option in options:
         engine = Engine.from_pretrained(folder, device="cpu", options=option)
@@ -71,9 +71,9 @@ def test_stale_memory_is_never_read(checkpoint: Checkpoint) -> None:
     before = engine.generate(requests)
     engine._runner.pool.k.fill_(torch.nan)
     engine._runner.pool.v.fill_(torch.nan)
-    engine._runner.buffers.state_pool.fill_(torch.nan)
-    engine._runner.buffers.slot_table.fill_(2**30)
-    engine._runner.buffers.finished_table.fill_(2**30)
+    engine._runner.state.state_pool.fill_(torch.nan)
+    engine._runner.state.slot_table.fill_(2**30)
+    engine._runner.state.finished_table.fill_(2**30)
     assert all(same(a, b) for a, b in zip(before, engine.generate(requests), strict=True))
 
 
@@ -109,7 +109,7 @@ def test_a_nan_in_one_request_leaves_the_others_alone(checkpoint: Checkpoint) ->
 
 
 def test_stream_draws_no_more_than_it_can_hold(checkpoint: Checkpoint) -> None:
-    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"], options=EngineConfig(max_rows=2))
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"], options=EngineConfig(max_num_seqs=2))
     drawn = 0
 
     def endless() -> Iterator[Request]:
@@ -124,7 +124,7 @@ def test_stream_draws_no_more_than_it_can_hold(checkpoint: Checkpoint) -> None:
         assert drawn <= finished + 8
     results.close()
     engine._runner.blocks.check_integrity()
-    assert engine._runner.blocks.free_rows == 2
+    assert engine._runner.blocks.free_seqs == 2
 
 
 def test_stream_draws_few_requests_before_its_first_result_and_all_in_the_end(checkpoint: Checkpoint) -> None:
@@ -144,7 +144,7 @@ def test_stream_draws_few_requests_before_its_first_result_and_all_in_the_end(ch
 
 
 def test_streams_of_one_engine_share_its_rows(checkpoint: Checkpoint) -> None:
-    options = EngineConfig(max_rows=2)
+    options = EngineConfig(max_num_seqs=2)
     engine = Engine.from_pretrained(checkpoint(1), device="cpu", tasks=["t2tt"], options=options)
     requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS]
     expected = engine.generate(requests)

@@ -62,9 +62,11 @@ def test_the_checkpoint_chooses_the_dtype_unless_told_otherwise(checkpoint: Chec
 def test_device_arguments_of_every_spelling_mean_the_same(checkpoint: Checkpoint) -> None:
     load: Any = functools.partial(hf.SeamlessM4Tv2ForTextToText.from_pretrained, checkpoint(0))
     for arguments in ({"device": "cpu"}, {"device_map": "cpu"}, {"device_map": {"": torch.device("cpu")}}):
-        model = load(**arguments, attn_implementation="sdpa", low_cpu_mem_usage=True, options=EngineConfig(max_rows=4))
+        model = load(
+            **arguments, attn_implementation="sdpa", low_cpu_mem_usage=True, options=EngineConfig(max_num_seqs=4)
+        )
         assert model.device == torch.device("cpu")
-        assert model.engine.options.max_rows == 4
+        assert model.engine.options.max_num_seqs == 4
     with pytest.raises(UsageError, match="not both"):
         load(device="cpu", device_map="cpu")
     with pytest.raises(UsageError, match="one device"):
@@ -117,7 +119,7 @@ def test_forward_gives_the_logits_of_transformers(checkpoint: Checkpoint, name: 
 
 def test_forward_leaves_the_pool_as_it_was(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
-    options = EngineConfig(num_slots=64, max_rows=2)
+    options = EngineConfig(num_slots=64, max_num_seqs=2)
     model: Any = hf.SeamlessM4Tv2ForTextToText.from_pretrained(folder, device="cpu", options=options)
     inputs = text(folder, TEXTS[0])
     before = model.generate(**inputs, tgt_lang=SPOKEN, max_new_tokens=20)

@@ -11,7 +11,7 @@ import torch
 
 from seamless_engine import Engine, EngineConfig, Request, UsageError
 from seamless_engine.config import INT8_MODULES
-from seamless_engine.prepared import Features, Tokens
+from seamless_engine.model_inputs import Features, Tokens
 from support.parity import TEXTS
 from tolerance import INT8_RMS
 

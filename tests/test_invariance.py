@@ -17,8 +17,8 @@ import torch.nn.functional as F
 
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request, Result
 from seamless_engine.config import INT8_MODULES
-from seamless_engine.decode import candidates
 from seamless_engine.request import TASKS
+from seamless_engine.search import candidates
 from seamless_kernels import linear, paged_attention
 from seamless_kernels.linear_cpu import finish
 from support.driven import all_same, answer
@@ -33,8 +33,8 @@ LARGE = {
     "speech_encoder_intermediate_size": 512,
     "t2u_variance_predictor_embed_dim": 256,
 }
-ROOMY = EngineConfig(max_rows=48, num_slots=3200)
-TIGHT = EngineConfig(max_rows=7, num_slots=480, encode_frames=60, speak_tokens=20)
+ROOMY = EngineConfig(max_num_seqs=48, num_slots=3200)
+TIGHT = EngineConfig(max_num_seqs=7, num_slots=480, max_encoder_tokens=60, max_synthesis_tokens=20)
 
 
 def mixed(engine: Engine, seed: int) -> list[Request]:

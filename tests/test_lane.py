@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from seamless_engine import AsyncEngine, DecodingParams, Engine, EngineConfig, Request, Result
-from seamless_engine.decode.scheduler import Job
-from seamless_engine.prepared import Tokens
+from seamless_engine.job import Job
+from seamless_engine.model_inputs import Tokens
 from support.callers import assert_free
 from support.packed import DEVICE
 from support.parity import TEXTS, random_request, same
 
-TIGHT: dict[str, Any] = {"max_rows": 12, "num_slots": 900, "encode_frames": 60, "speak_tokens": 30}
+TIGHT: dict[str, Any] = {"max_num_seqs": 12, "num_slots": 900, "max_encoder_tokens": 60, "max_synthesis_tokens": 30}
 Folder = Callable[[int], Path]
 
 
@@ -50,7 +50,7 @@ def request(text: str, task: str = "t2tt", length: int = 8) -> Request:
 
 
 def submit(engine: Engine, one: Request) -> Job:
-    job = engine._front_end.prepare(one, one.params or DecodingParams(), Result(0, one.task, "fra"))
+    job = engine._preprocessor.prepare(one, one.params or DecodingParams(), Result(0, one.task, "fra"))
     engine._loop.submit(job)
     return job
 
@@ -74,7 +74,7 @@ def finish(engine: Engine) -> None:
 @pytest.fixture
 def decoding(checkpoint: Folder) -> Iterator[tuple[Engine, Job]]:
     """An engine, and a long request that it decodes: passes run beside that."""
-    engine = load(checkpoint(0), overlap=True, speak_tokens=1)
+    engine = load(checkpoint(0), overlap=True, max_synthesis_tokens=1)
     job = submit(engine, request(TEXTS[0], length=300))
     while not job.position:
         engine._loop.step()
@@ -191,7 +191,7 @@ def test_a_stream_that_is_closed_early_drops_what_is_in_flight(checkpoint: Folde
 
 def test_speech_is_not_put_off_by_encoder_passes(checkpoint: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than texts do here, so that one follows the other."""
-    engine = load(checkpoint(0), overlap=True, encode_frames=20, speak_tokens=20)
+    engine = load(checkpoint(0), overlap=True, max_encoder_tokens=20, max_synthesis_tokens=20)
     encode, drawn = engine._runner.encode, 0
 
     def slow(admitted: list[Any]) -> None:
@@ -232,7 +232,7 @@ asyncio.run(main())
 
 def test_what_runs_in_the_callers_thread_has_the_model_to_itself(checkpoint: Folder) -> None:
     engine = load(checkpoint(0), **TIGHT, overlap=True)
-    tokens = Tokens(engine._front_end.tokenizer.encode(TEXTS[0], "eng"))
+    tokens = Tokens(engine._preprocessor.tokenizer.encode(TEXTS[0], "eng"))
     expected = engine.forced_logits(tokens, [3, 5, 9])
     gate = Gate(engine, "encode")
     submit(engine, request(TEXTS[1]))

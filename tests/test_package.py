@@ -20,9 +20,11 @@ import seamless_engine
 from seamless_engine import environment
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = {"seamless_engine": ROOT / "engine", "seamless_kernels": ROOT / "kernels"}
+PACKAGES = {name: ROOT / root / name for name, root in (("seamless_engine", "engine"), ("seamless_kernels", "kernels"))}
 SOURCES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob("*.py"))]
-SCRIPTS = [path for folder in ("tests", "benchmarks", "demo") for path in sorted((ROOT / folder).rglob("*.py"))]
+SCRIPTS = [
+    path for folder in ("tests", "benchmarks", "tools", "demo") for path in sorted((ROOT / folder).rglob("*.py"))
+]
 
 # A module imports from its own layer or one below. What is not listed here is at the bottom of the engine, with the
 # request, the tables, models/ and decode/.
@@ -30,8 +32,8 @@ LAYERS = {
     "seamless_kernels": 0,
     "seamless_engine.model_runner": 2,
     "seamless_engine.forward": 2,
-    "seamless_engine.loop": 3,
-    "seamless_engine.front_end": 3,
+    "seamless_engine.core": 3,
+    "seamless_engine.inputs.preprocess": 3,
     "seamless_engine.owner": 4,
     "seamless_engine.engine_thread": 4,
     "seamless_engine.handed_over": 3,
@@ -148,12 +150,13 @@ def test_every_public_name_is_there():
         seamless_engine.__getattr__("Engines")
 
 
-def test_kernels_folder_is_not_a_package():
-    assert not (ROOT / "kernels" / "__init__.py").exists()
+@pytest.mark.parametrize("root", ["engine", "kernels"])
+def test_source_root_is_not_a_package(root: str):
+    assert not (ROOT / root / "__init__.py").exists()
 
 
 def test_installation_provides_only_our_import_names(tmp_path: Path):
-    for folder in ("engine", "kernels", "csrc", "tests", "benchmarks", "demo"):
+    for folder in ("engine", "kernels", "csrc", "tests", "benchmarks", "tools", "demo"):
         code = f"import importlib.util as u; s = u.find_spec({folder!r}); print(s and s.submodule_search_locations)"
         assert f"'{ROOT / folder}'" not in python(code, tmp_path)
     python("import seamless_engine, seamless_kernels.linear", tmp_path)
@@ -176,7 +179,7 @@ def test_sdist_has_what_the_tests_read_and_builds_a_wheel_without_a_compiler(tmp
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "Makefile"):
         shutil.copy(ROOT / name, copy)
     not_sources = shutil.ignore_patterns("__pycache__", "*.so", "output", "_build", "*.egg-info")
-    for name in ("engine", "kernels", "csrc", "tests", "benchmarks", "demo", "docs"):
+    for name in ("engine", "kernels", "csrc", "tests", "benchmarks", "tools", "demo", "docs"):
         shutil.copytree(ROOT / name, copy / name, ignore=not_sources)
     sources = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
     build = "from setuptools import build_meta; print(build_meta.build_sdist('.'))"

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from seamless_engine import Engine, EngineConfig, Request, pass_graphs
-from seamless_engine.decode.step_graphs import CudaRecorder, Work
+from seamless_engine.cuda_graphs import CudaGraphCapture, Work
+from seamless_engine.model_inputs import Features
 from seamless_engine.model_runner import ModelRunner
 from seamless_engine.models.layers import segment_of, segment_positions
 from seamless_engine.pass_graphs import PassGraphs
-from seamless_engine.prepared import Features
 from seamless_engine.request import SPEECH_OUT, TASKS
 from support.graphs import played_back
 from support.packed import normal
@@ -28,7 +28,7 @@ class Played:
     """Records, and counts how often what it recorded is launched."""
 
     def __init__(self) -> None:
-        self.record = CudaRecorder() if DEVICE == "cuda" else played_back
+        self.record = CudaGraphCapture() if DEVICE == "cuda" else played_back
         self.launched = 0
 
     def __call__(self, work: Work) -> Work:
@@ -53,7 +53,7 @@ def poison(runner: ModelRunner) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_graphs_and_the_host_give_the_same_results(checkpoint: Checkpoint, seed: int) -> None:
-    options = EngineConfig(max_rows=24, cuda_graphs=False)
+    options = EngineConfig(max_num_seqs=24, cuda_graphs=False)
     # What does the convolutions on a CPU takes no rows beyond the last segment; the kernels' test is below.
     tasks = [task for task in TASKS if DEVICE == "cuda" or task not in SPEECH_OUT]
     engine = Engine.from_pretrained(checkpoint(seed), tasks=tasks, device=DEVICE, options=options, dtype="float32")
@@ -79,7 +79,7 @@ def test_the_kernels_leave_alone_what_no_segment_has(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     monkeypatch.setattr(pass_graphs, "bucket", lambda count: count + 3)
-    options = EngineConfig(max_rows=8, num_slots=512, cuda_graphs=False)
+    options = EngineConfig(max_num_seqs=8, num_slots=512, cuda_graphs=False)
     runner = Engine.from_pretrained(checkpoint(0), device=DEVICE, options=options, dtype="float32")._runner
     config, t2u, vocoder = runner.config, runner.t2u, runner.vocoder
     assert t2u is not None and vocoder is not None
@@ -96,7 +96,7 @@ def test_the_kernels_leave_alone_what_no_segment_has(
     def passes() -> list[torch.Tensor]:
         assert runner.encode_tokens is not None
         return [
-            runner.encode_rows(frames, bounds, last_is_half, 2),
+            runner.max_encoder_tokens(frames, bounds, last_is_half, 2),
             runner.encode_tokens(tokens, bounds),
             t2u.encoder(states, bounds, whole),
             t2u.durations(states, bounds),
@@ -161,7 +161,7 @@ def test_a_graph_that_cannot_be_recorded_costs_no_result(
         tried.append(work)
         raise torch.AcceleratorError("not permitted")
 
-    record = CudaRecorder()
+    record = CudaGraphCapture()
     monkeypatch.setattr(record, "_capture", capture)
     bounds = torch.tensor([0, 5], dtype=torch.int32)
     for graphs in [PassGraphs(lambda rows, *_: rows * 2, lambda rows, _: rows, record) for _ in range(2)]:

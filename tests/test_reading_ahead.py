@@ -33,7 +33,7 @@ def request(text: str, length: int = 6) -> Request:
 @pytest.mark.parametrize("seed", range(3))
 def test_results_are_those_of_reading_in_turn(checkpoint: Folder, seed: int) -> None:
     rng = random.Random(seed)
-    fields: dict[str, Any] = {"max_rows": 12, "num_slots": 900, "encode_frames": 60}
+    fields: dict[str, Any] = {"max_num_seqs": 12, "num_slots": 900, "max_encoder_tokens": 60}
     in_turn, ahead = (load(checkpoint(seed), reads, **fields) for reads in (False, True))
     requests = [random_request(rng, in_turn.languages("s2st")) for _ in range(24)]
     requests.insert(5, Request("s2tt", "fra", audio="missing.wav"))
@@ -46,15 +46,15 @@ def test_results_are_those_of_reading_in_turn(checkpoint: Folder, seed: int) -> 
 
 
 def test_the_model_goes_on_while_a_request_is_read(checkpoint: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = load(checkpoint(0), ahead=True, encode_frames=5)  # a pass is full with one request
+    engine = load(checkpoint(0), ahead=True, max_encoder_tokens=5)  # a pass is full with one request
     slow, opened = request(TEXTS[1]), threading.Event()
-    prepare = engine._front_end.prepare
+    prepare = engine._preprocessor.prepare
 
     def reading(one: Request, *others: Any) -> Any:
         assert one != slow or opened.wait(60)
         return prepare(one, *others)
 
-    monkeypatch.setattr(engine._front_end, "prepare", reading)
+    monkeypatch.setattr(engine._preprocessor, "prepare", reading)
     results = engine.stream([request(TEXTS[0], length=40), slow, request(TEXTS[2])])
     assert next(results).id == 0  # the model was not kept waiting for the second one
     opened.set()
@@ -76,7 +76,7 @@ def test_a_whole_pass_is_read_before_an_idle_model_begins(checkpoint: Folder, mo
 
 
 def test_one_pass_of_requests_is_drawn_ahead_and_no_more(checkpoint: Folder) -> None:
-    engine = load(checkpoint(0), ahead=True, encode_frames=40, max_rows=4)
+    engine = load(checkpoint(0), ahead=True, max_encoder_tokens=40, max_num_seqs=4)
     drawn: list[int] = []
 
     def endless() -> Iterator[Request]:
@@ -88,14 +88,14 @@ def test_one_pass_of_requests_is_drawn_ahead_and_no_more(checkpoint: Folder) -> 
     for _ in range(20):
         next(results)
     results.close()
-    rows = min(len(engine._front_end.tokenizer.encode(text, "eng")) for text in TEXTS)
-    assert 20 < len(drawn) <= 20 + 3 * engine.options.max_rows + 40 // rows
+    rows = min(len(engine._preprocessor.tokenizer.encode(text, "eng")) for text in TEXTS)
+    assert 20 < len(drawn) <= 20 + 3 * engine.options.max_num_seqs + 40 // rows
     assert_free(engine)
 
 
 @pytest.mark.parametrize("text", ["how far is it", None], ids=["read", "refused"])
 def test_a_source_that_is_slower_than_the_reader_is_answered_meanwhile(checkpoint: Folder, text: str | None) -> None:
-    engine = load(checkpoint(0), ahead=True, encode_frames=40)
+    engine = load(checkpoint(0), ahead=True, max_encoder_tokens=40)
     drawn: list[int] = []
 
     def slow() -> Iterator[Request]:

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request
-from seamless_engine.decode import device_step
-from seamless_engine.decode.flags import Flags
 from seamless_engine.errors import CapacityError, NumericalError
 from seamless_engine.models.text_decoder import KVPool, NextTokens, StepInputs
-from seamless_engine.recovery import isolate
+from seamless_engine.recovery import bisect_batch
+from seamless_engine.search import torch_search
+from seamless_engine.search.completion_queue import CompletionQueue
 from support.parity import TEXTS, random_request, same
 
 CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you asked for 9"
@@ -43,21 +43,21 @@ def failing(error: Exception, fails: Callable[[list[int]], bool]) -> tuple[Calla
 @pytest.mark.parametrize("room", [1, 2, 3, 5, 8])
 def test_a_pass_that_is_too_large_is_done_in_parts(error: Exception, room: int) -> None:
     run, done = failing(error, lambda items: len(items) > room)
-    assert isolate(run, list(range(8))) == []
+    assert bisect_batch(run, list(range(8))) == []
     assert done == list(range(8))
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=repr)
 def test_an_item_that_is_too_large_alone_says_so(error: Exception) -> None:
     run, done = failing(error, lambda items: 5 in items)
-    [(item, reason)] = isolate(run, list(range(8)))
+    [(item, reason)] = bisect_batch(run, list(range(8)))
     assert item == 5 and isinstance(reason, CapacityError) and "out of memory for this request alone" in str(reason)
     assert done == [0, 1, 2, 3, 4, 6, 7]
 
 
 def test_several_guilty_items_are_found_each_with_its_own_error() -> None:
     run, done = failing(NumericalError("not finite"), lambda items: bool({2, 3, 7} & set(items)))
-    assert [(item, type(reason)) for item, reason in isolate(run, list(range(8)))] == [
+    assert [(item, type(reason)) for item, reason in bisect_batch(run, list(range(8)))] == [
         (2, NumericalError),
         (3, NumericalError),
         (7, NumericalError),
@@ -87,7 +87,7 @@ def test_an_error_that_nobody_foresaw_fails_one_request_and_is_logged_with_its_t
 def test_a_broken_device_and_an_interruption_are_no_items_fault(error: Exception) -> None:
     run, _ = failing(error, lambda items: True)
     with pytest.raises(type(error)):
-        isolate(run, [0, 1])
+        bisect_batch(run, [0, 1])
 
 
 @pytest.mark.parametrize("stage", ["encode", "_encode_speech", "_encode_text", "speak"])
@@ -95,7 +95,7 @@ def test_a_broken_device_and_an_interruption_are_no_items_fault(error: Exception
 def test_a_batch_that_runs_out_of_memory_has_the_results_of_one_that_does_not(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, stage: str, room: int
 ) -> None:
-    options = EngineConfig(speak_tokens=10_000)
+    options = EngineConfig(max_synthesis_tokens=10_000)
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", options=options)
     requests = [random_request(random.Random(i), engine.languages("s2st")) for i in range(12)]
     expected = engine.generate(requests)
@@ -161,7 +161,7 @@ def test_a_text_that_has_ended_outlives_a_step_that_fails(
     requests = [Request("t2tt", "fra", text=TEXTS[0], src_lang="eng", params=params) for params in lengths]
     expected = engine.generate(requests)
     assert [len(result.tokens) for result in expected] == [1, 8]
-    engine._runner.flags = Flags(delay=1)
+    engine._runner.flags = CompletionQueue(delay=1)
     # Both read the prompt, in four lines. The line of what has ended is at position 0 again.
     fill(engine, monkeypatch, lambda inputs: len(inputs.tokens) < 4 and 0 in inputs.positions)
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
@@ -179,7 +179,7 @@ def test_a_step_that_fails_while_it_changes_the_searches_is_not_taken_again(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(device_step, "_move", full)
+        patch.setattr(torch_search, "_move", full)
         for result in engine.generate(requests):
             assert result.error is not None and result.error.startswith("UnrepeatableError: a decode step failed while")
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
@@ -189,7 +189,7 @@ def test_a_step_that_fails_while_it_changes_the_searches_is_not_taken_again(
 def test_a_request_that_does_not_fit_alone_fails_alone(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    options = EngineConfig(speak_tokens=10_000)
+    options = EngineConfig(max_synthesis_tokens=10_000)
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2st"], options=options)
     requests = [Request("t2st", "fra", text=text, src_lang="eng") for text in TEXTS]
     expected = engine.generate(requests)

@@ -24,7 +24,7 @@ WINDOW = 30
 
 def engine_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """One whose vocoder makes small windows, so that a clip of a few words has several."""
-    engine = Engine.from_pretrained(folder, device="cpu", options=EngineConfig(max_rows=8))
+    engine = Engine.from_pretrained(folder, device="cpu", options=EngineConfig(max_num_seqs=8))
     monkeypatch.setattr(engine._runner.vocoder, "window", WINDOW)
     return engine
 

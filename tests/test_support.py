@@ -13,12 +13,13 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file
 
+import support.repository  # noqa: F401
 from seamless_engine.config import ModelConfig
-from seamless_engine.layout import MODULES, SHARED_NAMES, UNIT_NAMES, tensor_shapes, vocoder_convolutions
-from seamless_engine.random_checkpoint import CORPUS
+from seamless_engine.loading.tensor_table import MODULES, SHARED_NAMES, UNIT_NAMES, tensor_shapes, vocoder_convolutions
 from seamless_engine.request import DecodingParams, Request
 from support import audio, oracle
 from tolerance import WEIGHT_NORM_RTOL, assert_close_to_fp64
+from tools.random_checkpoint import CORPUS
 
 Build = Callable[..., Path]
 

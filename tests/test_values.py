@@ -29,7 +29,8 @@ NO_NUMBERS = (
 NO_SWITCHES = (0, 1, 1.0, "True", np.int64(1), torch.tensor(1), [True], None)
 INTEGERS = {
     DecodingParams: "num_beams max_new_tokens min_new_tokens top_k no_repeat_ngram_size seed num_return_sequences",
-    EngineConfig: "max_rows max_source_tokens max_new_tokens max_banned_tokens encode_frames speak_tokens num_slots",
+    EngineConfig: "max_num_seqs max_source_tokens max_new_tokens max_bad_word_tokens max_encoder_tokens "
+    "max_synthesis_tokens num_slots",
     Request: "sampling_rate speaker_id id",
 }
 NUMBERS = {

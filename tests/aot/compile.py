@@ -1,4 +1,4 @@
-"""Compile the kernels of kernels/configs.json for GPUs, on any machine, and read what they use of one.
+"""Compile the kernels of kernels/seamless_kernels/configs.json for GPUs, on any machine, and read what they use of one.
 
     python tests/aot/compile.py [--op OP ...] [--arch ARCH ...] [--dtype DTYPE ...] [--write]
 

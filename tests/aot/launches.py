@@ -1,4 +1,4 @@
-"""The launches of every entry of kernels/configs.json, on tensors that have a shape and no memory.
+"""The launches of every entry of kernels/seamless_kernels/configs.json, on tensors that have a shape and no memory.
 
 An operation takes part with a module of its name in this folder and a function
 

@@ -1,4 +1,4 @@
-"""Every entry of kernels/configs.json, without a GPU: it compiles, keeps within the table, and only the grid grows."""
+"""Every entry of configs.json, without a GPU: it compiles, keeps within the table, and only the grid grows."""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ def test_a_reader_that_is_ended_from_outside_is_told_to_everybody(
             await shared.generate([sentence(1), sentence(0, LONG)])
         await shared.close()
 
-    monkeypatch.setattr(engine._front_end, "prepare", ends)
+    monkeypatch.setattr(engine._preprocessor, "prepare", ends)
     run(main())
 
 

@@ -10,14 +10,13 @@ import time
 import pytest
 
 from seamless_engine import AsyncEngine, DecodingParams, Engine, EngineConfig, Request, Result
-from seamless_engine.decode.scheduler import Job
-from seamless_engine.request import Stage
+from seamless_engine.job import Job, Stage
 from support.async_engine import LONG, PATIENCE, Checkpoint, Reading, Steps, answered, assert_free, run, sentence, until
 from support.parity import TEXTS, same
 
 
 def test_a_task_may_be_cancelled_before_any_step_and_nothing_stays_held(checkpoint: Checkpoint) -> None:
-    options = EngineConfig(speak_tokens=10_000)  # so that speech waits for company
+    options = EngineConfig(max_synthesis_tokens=10_000)  # so that speech waits for company
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt", "t2st"], options=options)
     victim = Request("t2st", "fra", text=TEXTS[0], src_lang="eng", params=DecodingParams(num_beams=3, max_new_tokens=4))
     others = [sentence(i, LONG) for i in range(1, 4)]
@@ -54,7 +53,7 @@ def test_a_task_may_be_cancelled_before_any_step_and_nothing_stays_held(checkpoi
             await cancelled_before(step)
 
     run(main())
-    assert {Stage.DECODING, Stage.SPEAKING, None} <= stages
+    assert {Stage.DECODING, Stage.SYNTHESIZING, None} <= stages
 
 
 def test_a_request_that_is_given_up_before_it_reaches_the_loop_never_runs(
@@ -83,7 +82,7 @@ def test_a_request_that_is_given_up_before_it_reaches_the_loop_never_runs(
 
 def test_a_request_may_be_given_up_when_it_is_read_and_the_loop_wants_no_more(checkpoint: Checkpoint) -> None:
     engine = Engine.from_pretrained(
-        checkpoint(0), device="cpu", tasks=["t2tt"], options=EngineConfig(max_rows=2, encode_frames=8)
+        checkpoint(0), device="cpu", tasks=["t2tt"], options=EngineConfig(max_num_seqs=2, max_encoder_tokens=8)
     )
 
     async def main() -> None:
@@ -98,7 +97,7 @@ def test_a_request_may_be_given_up_when_it_is_read_and_the_loop_wants_no_more(ch
                 victim = next(i for i in range(6) if ready.text == TEXTS[i])
                 tasks[victim].cancel()
                 await asyncio.wait([tasks[victim]])
-                assert ready not in [ticket.request for ticket in shared._owner._held]
+                assert ready not in [handle.request for handle in shared._owner._held]
                 steps.go()
                 results = await asyncio.gather(*tasks, return_exceptions=True)
                 assert [isinstance(result, Result) for result in results] == [i != victim for i in range(6)]

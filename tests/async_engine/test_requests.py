@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from seamless_engine import AsyncEngine, DecodingParams, Engine, EngineConfig, Request, Result, UsageError
-from seamless_engine.decode.scheduler import Job
+from seamless_engine.job import Job
 from support.async_engine import LONG, PATIENCE, Checkpoint, Reading, Steps, answered, assert_free, run, sentence, until
 from support.parity import random_request, same
 
@@ -112,14 +112,14 @@ def test_an_item_that_fails_leaves_the_others_alone(engine: Engine) -> None:
 def test_reading_does_not_hold_up_the_event_loop_nor_other_requests(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare = engine._front_end.prepare
+    prepare = engine._preprocessor.prepare
     slow, arrived = sentence(0), threading.Event()
 
     def waits(request: Request, params: DecodingParams, result: Result) -> Job:
         assert request != slow or arrived.wait(PATIENCE)  # until the event loop has seen the other's result
         return prepare(request, params, result)
 
-    monkeypatch.setattr(engine._front_end, "prepare", waits)
+    monkeypatch.setattr(engine._preprocessor, "prepare", waits)
 
     async def main() -> None:
         async with AsyncEngine(engine, readers=2) as shared:
@@ -162,7 +162,9 @@ def test_no_more_than_max_queue_are_held_and_places_go_in_order(
 
 
 def test_little_is_read_ahead_of_the_loop(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = EngineConfig(max_rows=2, encode_frames=8)  # every sentence has more rows, so that one fills a pass
+    options = EngineConfig(
+        max_num_seqs=2, max_encoder_tokens=8
+    )  # every sentence has more rows, so that one fills a pass
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"], options=options)
     steps, reading = Steps(engine, monkeypatch), Reading(engine, monkeypatch)
     reading.go()

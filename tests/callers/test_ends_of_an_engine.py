@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from seamless_engine import AsyncEngine, Engine, EngineClosedError
-from seamless_engine.prepared import Tokens
+from seamless_engine.model_inputs import Tokens
 from support.async_engine import run
 from support.callers import PATIENCE, beside, mixture, sentence
 
@@ -78,7 +78,7 @@ def test_an_engine_in_a_forked_child_says_so(checkpoint: Checkpoint) -> None:
     program = """
 import asyncio, os, sys
 from seamless_engine import AsyncEngine, DecodingParams, Engine, Request, UsageError, hf
-from seamless_engine.prepared import Tokens
+from seamless_engine.model_inputs import Tokens
 
 engine = Engine.from_pretrained(sys.argv[1], device="cpu")
 model = hf.SeamlessM4Tv2ForTextToText.from_pretrained(sys.argv[1], device="cpu")

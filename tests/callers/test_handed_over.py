@@ -16,7 +16,7 @@ import torch
 
 from seamless_engine import AsyncEngine, DeadlineError, Engine, Request
 from seamless_engine.handed_over import handed_over
-from seamless_engine.prepared import Features, Tokens
+from seamless_engine.model_inputs import Features, Tokens
 from support.async_engine import run
 from support.audio import clip
 from support.callers import PATIENCE, beside, mixture, sentence
@@ -85,7 +85,7 @@ def test_a_file_may_be_closed_when_the_next_request_is_drawn(engine: Engine, tmp
 
 
 def test_tokens_may_be_changed_when_the_next_request_is_drawn(engine: Engine) -> None:
-    ids = engine._front_end.tokenizer.encode(TEXTS[0], "eng")
+    ids = engine._preprocessor.tokenizer.encode(TEXTS[0], "eng")
     expected = engine.generate([Request("t2tt", "fra", text=Tokens(list(ids)))] * 2)
 
     def changed() -> Iterator[Request]:

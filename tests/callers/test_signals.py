@@ -71,7 +71,7 @@ def strikes(limit: Limit, whole: Callable[..., Any], at: int = 0) -> Callable[..
         ("_runner", "_decode", 2),
         ("_runner", "speak", 0),
         ("_runner", "finish", 1),
-        ("_front_end", "prepare", 2),
+        ("_preprocessor", "prepare", 2),
     ],
 )
 def test_generate_raises_what_a_signal_handler_raises(

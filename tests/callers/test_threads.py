@@ -21,9 +21,9 @@ import torch
 
 from seamless_engine import AsyncEngine, Engine, EngineConfig, Request, Result, UsageError, hf
 from seamless_engine.engine_thread import result_of
-from seamless_engine.front_end import params_of
+from seamless_engine.inputs.preprocess import params_of
 from seamless_engine.lane import Beside
-from seamless_engine.prepared import Tokens
+from seamless_engine.model_inputs import Tokens
 from seamless_engine.readers import Readers
 from support.callers import PATIENCE, assert_free, beside, drain, heard, mixture, sentence
 from support.hf import text
@@ -39,7 +39,7 @@ def ordered(engine: Engine, requests: list[Request]) -> list[Any]:
 def test_threads_that_share_an_engine_get_what_each_gets_alone(engine: Engine) -> None:
     requests = [mixture(seed) for seed in range(3)]
     expected = [engine.generate(few) for few in requests]
-    tokens = Tokens(engine._front_end.tokenizer.encode(TEXTS[0], "eng"))
+    tokens = Tokens(engine._preprocessor.tokenizer.encode(TEXTS[0], "eng"))
     logits = engine.forced_logits(tokens, [3, 5, 9])
     together = threading.Barrier(5)
 
@@ -66,7 +66,7 @@ def test_threads_that_share_an_engine_get_what_each_gets_alone(engine: Engine) -
 
 
 def test_threads_that_share_few_rows_take_turns(checkpoint: Checkpoint) -> None:
-    options = EngineConfig(max_rows=4, num_slots=640, encode_frames=40, speak_tokens=8)
+    options = EngineConfig(max_num_seqs=4, num_slots=640, max_encoder_tokens=40, max_synthesis_tokens=8)
     engine = Engine.from_pretrained(checkpoint(1), device="cpu", options=options)
     requests = [mixture(seed) * 2 for seed in range(3)]
     expected = [engine.generate(few) for few in requests]
@@ -214,7 +214,7 @@ def test_a_job_that_is_submitted_while_the_loop_fails_is_left_in_none_of_its_lis
 ) -> None:
     request = sentence(0)
     params, loop = params_of(request, None), engine._loop
-    job = engine._front_end.prepare(request, params, Result(0, "t2tt", "fra"))
+    job = engine._preprocessor.prepare(request, params, Result(0, "t2tt", "fra"))
     submit, inside, goes_on = loop.scheduler.submit, threading.Event(), threading.Event()
 
     def slow(job: Any) -> None:
@@ -345,7 +345,7 @@ def test_an_async_engine_and_direct_calls_refuse_one_another(engine: Engine) -> 
         AsyncEngine(engine)
     results.close()
     shared = AsyncEngine(engine)
-    tokens = Tokens(engine._front_end.tokenizer.encode("a", "eng"))
+    tokens = Tokens(engine._preprocessor.tokenizer.encode("a", "eng"))
     for call in (
         lambda: engine.generate([sentence(0)]),
         lambda: next(engine.stream([sentence(0)])),

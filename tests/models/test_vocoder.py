@@ -115,7 +115,7 @@ def test_16_bit_weights_change_little_of_the_spectrum(
 ) -> None:
     folder = checkpoint(seed)
     config = parts(folder).config
-    options = EngineConfig(max_rows=1, num_slots=32)
+    options = EngineConfig(max_num_seqs=1, num_slots=32)
     vocoder = ModelRunner(folder, config, options, ("t2st",), torch.device("cpu"), dtype).vocoder
     assert vocoder is not None and vocoder.unit_embedding.dtype == dtype
     v = voiced(folder, seed, [60], predicted=False)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from seamless_engine.config import ModelConfig
-from seamless_engine.loader import Checkpoint
+from seamless_engine.loading.loader import Checkpoint
 from seamless_engine.models import hifi_gan, layers, speech_encoder, t2u
 from seamless_engine.models.hifi_gan import Generator
 from seamless_engine.models.layers import Weights

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from seamless_engine import AsyncEngine, DecodingParams, Engine, Request, Result
-from seamless_engine.decode.scheduler import Job
+from seamless_engine.job import Job
 from support.parity import TEXTS
 
 Checkpoint = Callable[[int], Path]
@@ -25,7 +25,7 @@ LONG = DecodingParams(max_new_tokens=24, min_new_tokens=24, num_beams=2)  # 24 s
 def assert_free(engine: Engine) -> None:
     blocks = engine._runner.blocks
     blocks.check_integrity()
-    assert (blocks.free_blocks, blocks.free_rows) == (blocks.num_blocks, blocks.num_rows)
+    assert (blocks.free_blocks, blocks.free_seqs) == (blocks.num_blocks, blocks.num_seqs)
     assert not engine._loop.busy and engine._loop.owner is None
 
 
@@ -85,14 +85,14 @@ class Reading:
     def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun: list[Request] = []
         self._go = threading.Event()
-        prepare = engine._front_end.prepare
+        prepare = engine._preprocessor.prepare
 
         def held_up(request: Request, params: DecodingParams, result: Result) -> Job:
             self.begun.append(request)
             assert self._go.wait(PATIENCE)
             return prepare(request, params, result)
 
-        monkeypatch.setattr(engine._front_end, "prepare", held_up)
+        monkeypatch.setattr(engine._preprocessor, "prepare", held_up)
 
     def go(self) -> None:
         self._go.set()

@@ -21,7 +21,7 @@ def assert_free(engine: Engine) -> None:
     engine._calls.work(lambda: None)  # what ended calls have left is dropped before
     blocks = engine._runner.blocks
     blocks.check_integrity()
-    assert (blocks.free_blocks, blocks.free_rows) == (blocks.num_blocks, blocks.num_rows)
+    assert (blocks.free_blocks, blocks.free_seqs) == (blocks.num_blocks, blocks.num_seqs)
     assert not engine._loop.busy and not engine._loop.callers
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+import support.repository  # noqa: F401
 from seamless_engine.config import ModelConfig
-from seamless_engine.random_checkpoint import write_checkpoint
+from tools.random_checkpoint import write_checkpoint
 
 _CONFIG_FIELDS = {spec.name for spec in dataclasses.fields(ModelConfig)}
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from seamless_engine import DecodingParams, Engine, Request, Result
-from seamless_engine.decode.scheduler import Job
+from seamless_engine.job import Job
 from support.parity import same
 
 
@@ -36,7 +36,7 @@ def answer(
             i = coming.pop(0)
             request = requests[i]
             result = Result(i, request.task, request.tgt_lang)
-            jobs[i] = engine._front_end.prepare(request, request.params or DecodingParams(), result)
+            jobs[i] = engine._preprocessor.prepare(request, request.params or DecodingParams(), result)
             jobs[i].outbox = outbox
             index[jobs[i]] = i
             engine._loop.submit(jobs[i])
@@ -55,7 +55,7 @@ def answer(
     assert not engine._loop.busy
     blocks = engine._runner.blocks
     blocks.check_integrity()
-    assert blocks.free_blocks == blocks.num_blocks and blocks.free_rows == blocks.num_rows
+    assert blocks.free_blocks == blocks.num_blocks and blocks.free_seqs == blocks.num_seqs
     return [results[i] for i in range(len(requests))]
 
 

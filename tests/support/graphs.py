@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from seamless_engine.decode.step_graphs import Work
+from seamless_engine.cuda_graphs import Work
 
 
 def played_back(work: Work) -> Work:

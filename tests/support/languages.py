@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from seamless_engine.config import ModelConfig
-from seamless_engine.languages import Languages
+from seamless_engine.inputs.languages import Languages
 
 CODES = """
 afr amh arb ary arz asm azj bel ben bos bul cat ceb ces ckb cmn cmn_Hant cym dan deu ell eng est eus fin fra fuv gaz gle

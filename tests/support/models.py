@@ -15,5 +15,5 @@ from seamless_engine.request import TASKS
 @functools.cache
 def parts(folder: Path) -> ModelRunner:
     """float32 on the CPU, all modules, small pools."""
-    options = EngineConfig(max_rows=8, num_slots=512)
+    options = EngineConfig(max_num_seqs=8, num_slots=512)
     return ModelRunner(folder, ModelConfig.from_folder(folder), options, TASKS, torch.device("cpu"), torch.float32)

@@ -1,4 +1,4 @@
-"""`demo` and `benchmarks` as packages, without the root of the repository, where `kernels` is too, on the path."""
+"""`demo`, `benchmarks` and `tools` as packages; the repository root, which has a `kernels/`, stays off the path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import types
 
 from support.snippets import ROOT
 
-for name in ("demo", "benchmarks"):
+for name in ("demo", "benchmarks", "tools"):
     package = types.ModuleType(name)
     package.__path__ = [str(ROOT / name)]
     sys.modules.setdefault(name, package)

@@ -10,9 +10,9 @@ import random
 from dataclasses import dataclass
 
 from seamless_engine import CapacityError, DecodingParams, Request, Result
-from seamless_engine.decode.block_manager import BlockManager
-from seamless_engine.decode.scheduler import Job, Limits, Scheduler
-from seamless_engine.request import Stage
+from seamless_engine.block_manager import BlockManager
+from seamless_engine.job import Job, Stage
+from seamless_engine.scheduler import Limits, Scheduler
 
 _REQUEST = Request("t2tt", "fra", text="x", src_lang="eng")
 
@@ -23,7 +23,7 @@ def _params(num_beams: int, draws: int) -> DecodingParams:
 
 
 def job(
-    source_length: int = 10,
+    encoder_length: int = 10,
     num_beams: int = 1,
     max_new_tokens: int = 20,
     draws: int = 1,
@@ -34,8 +34,8 @@ def job(
         params=_params(num_beams, draws),
         result=Result(0, "t2tt", "fra"),
         source=None,
-        source_rows=source_length,
-        source_length=source_length,
+        num_tokens=encoder_length,
+        encoder_length=encoder_length,
         max_new_tokens=max_new_tokens,
         language_id=9,
         voice=None,
@@ -45,18 +45,18 @@ def job(
 
 
 def scheduler(
-    blocks: int = 100, rows: int = 10, encode_rows: int = 1000, speak_tokens: int = 50, **limits: int
+    blocks: int = 100, rows: int = 10, max_encoder_tokens: int = 1000, max_synthesis_tokens: int = 50, **limits: int
 ) -> Scheduler:
-    return Scheduler(BlockManager(blocks, rows), Limits(encode_rows, speak_tokens, **limits))
+    return Scheduler(BlockManager(blocks, rows), Limits(max_encoder_tokens, max_synthesis_tokens, **limits))
 
 
 def rows_of(one: Job) -> int:
-    return one.params.num_beams * one.params.draws
+    return one.params.num_beams * one.params.num_searches
 
 
 def blocks_of(one: Job) -> int:
     """⌈source / 16⌉ and ⌈(prompt + generation) / 16⌉ of every row, written down a second time."""
-    return -(-one.source_length // 16) + rows_of(one) * -(-(2 + one.max_new_tokens) // 16)
+    return -(-one.encoder_length // 16) + rows_of(one) * -(-(2 + one.max_new_tokens) // 16)
 
 
 @dataclass(eq=False)
@@ -78,9 +78,9 @@ class World:
 
     LONGEST = 24  # max_new_tokens of any request
 
-    def __init__(self, num_blocks: int, num_rows: int, limits: Limits) -> None:
-        self.num_blocks, self.num_rows, self.limits = num_blocks, num_rows, limits
-        self.scheduler = Scheduler(BlockManager(num_blocks, num_rows), limits)
+    def __init__(self, num_blocks: int, num_seqs: int, limits: Limits) -> None:
+        self.num_blocks, self.num_seqs, self.limits = num_blocks, num_seqs, limits
+        self.scheduler = Scheduler(BlockManager(num_blocks, num_seqs), limits)
         self.waiting: list[Job] = []
         self.decoding: list[Job] = []
         self.speaking: list[Job] = []
@@ -100,12 +100,12 @@ class World:
         try:
             self.scheduler.submit(one)
         except CapacityError as error:
-            assert blocks > self.num_blocks or rows > self.num_rows, f"refused, and fits: {error}"
-            assert str(rows if rows > self.num_rows else blocks) in str(error)
+            assert blocks > self.num_blocks or rows > self.num_seqs, f"refused, and fits: {error}"
+            assert str(rows if rows > self.num_seqs else blocks) in str(error)
             return
-        assert blocks <= self.num_blocks and rows <= self.num_rows, "what can never fit was taken"
+        assert blocks <= self.num_blocks and rows <= self.num_seqs, "what can never fit was taken"
         # Who may go first: those that decode, the older ones, those that overtake. At worst one after another.
-        ahead = self.num_rows + len(self.waiting) + self.limits.patience + self.num_rows
+        ahead = self.num_seqs + len(self.waiting) + self.limits.patience + self.num_seqs
         last = self.turns + (ahead + 1) * (self.LONGEST + 1)
         self.books[one] = Books(len(self.books), last, min(steps, one.max_new_tokens), speaks)
         self.waiting.append(one)
@@ -118,7 +118,7 @@ class World:
         self.check()
 
     def turn(self) -> None:
-        """What `Loop` does in one."""
+        """What `Core` does in one."""
         self.turns += 1
         late = [one for one in self.live if one.cancelled or (one.deadline is not None and one.deadline <= self.now)]
         assert self.scheduler.leaving(self.now) == late
@@ -127,7 +127,7 @@ class World:
             self._end(one)
         self._admit()
         for one in list(self.decoding):
-            assert one.searching == list(range(one.params.draws))
+            assert one.searching == list(range(one.params.num_searches))
             one.position += 2 if one.position == 0 else 1
             if one.position > self.books[one].steps:
                 self._retire(one)
@@ -142,7 +142,7 @@ class World:
             self.turn()
         assert len(self.ended) == len(self.books)
         assert self.scheduler.blocks.free_blocks == self.num_blocks
-        assert self.scheduler.blocks.free_rows == self.num_rows
+        assert self.scheduler.blocks.free_seqs == self.num_seqs
 
     def check(self) -> None:
         """Everybody is where the books have them, and holds what is theirs alone."""
@@ -152,15 +152,15 @@ class World:
         for stage, jobs in (
             (Stage.WAITING, self.waiting),
             (Stage.DECODING, self.decoding),
-            (Stage.SPEAKING, self.speaking),
+            (Stage.SYNTHESIZING, self.speaking),
         ):
             assert all(one.stage is stage for one in jobs)
         blocks = [index for one in self.decoding for index in self.books[one].blocks]
         rows = [index for one in self.decoding for index in self.books[one].rows]
         assert len(set(blocks)) == len(blocks) and set(blocks) <= set(range(self.num_blocks))
-        assert len(set(rows)) == len(rows) and set(rows) <= set(range(self.num_rows))
+        assert len(set(rows)) == len(rows) and set(rows) <= set(range(self.num_seqs))
         assert plan.blocks.free_blocks == self.num_blocks - len(blocks)
-        assert plan.blocks.free_rows == self.num_rows - len(rows)
+        assert plan.blocks.free_seqs == self.num_seqs - len(rows)
         assert all(self.turns <= self.books[one].last_turn for one in self.waiting), "somebody waits for ever"
 
     def _end(self, one: Job) -> None:
@@ -172,12 +172,12 @@ class World:
         self.ended.append(one)
 
     def _admit(self) -> None:
-        blocks, rows = self.scheduler.blocks.free_blocks, self.scheduler.blocks.free_rows
+        blocks, rows = self.scheduler.blocks.free_blocks, self.scheduler.blocks.free_seqs
         admitted = self.scheduler.admit()
         chosen = [one for one, _ in admitted]
         for one, given in admitted:
-            assert len(given) == blocks_of(one) and len(one.rows) == rows_of(one)
-            self.books[one].blocks, self.books[one].rows = tuple(given), tuple(one.rows)
+            assert len(given) == blocks_of(one) and len(one.beam_ids) == rows_of(one)
+            self.books[one].blocks, self.books[one].rows = tuple(given), tuple(one.beam_ids)
         self._check_pass(chosen, blocks, rows)
         self.waiting = [one for one in self.waiting if one not in chosen]
         self.decoding += chosen
@@ -188,7 +188,7 @@ class World:
             self._check_that_none_is_due(blocks, rows)
             return
         self._held_back = 0
-        assert len(chosen) == 1 or sum(one.source_rows for one in chosen) <= self.limits.encode_rows
+        assert len(chosen) == 1 or sum(one.num_tokens for one in chosen) <= self.limits.max_encoder_tokens
         skipped: list[Job] = []
         passing = list(chosen)
         for one in self.waiting:
@@ -213,7 +213,7 @@ class World:
             self._held_back = 0
             return
         self._held_back += 1
-        assert rows * 4 < self.num_rows, "most rows are free, and nobody is admitted"
+        assert rows * 4 < self.num_seqs, "most rows are free, and nobody is admitted"
         assert self._held_back <= self.limits.patience, "a pass was put off for too long"
 
     def _retire(self, one: Job) -> None:
@@ -229,18 +229,18 @@ class World:
     def _speak(self) -> None:
         tokens = sum(one.position for one in self.speaking)
         overdue = bool(self.speaking) and self.turns - self.books[self.speaking[0]].since >= self.limits.patience
-        due = bool(self.speaking) and (tokens >= self.limits.speak_tokens or not self.decoding or overdue)
+        due = bool(self.speaking) and (tokens >= self.limits.max_synthesis_tokens or not self.decoding or overdue)
         spoken = self.scheduler.next_speech()
         assert bool(spoken) == due
         assert spoken == self.speaking[: len(spoken)]
-        assert sum(one.position for one in spoken[:-1]) < self.limits.speak_tokens
+        assert sum(one.position for one in spoken[:-1]) < self.limits.max_synthesis_tokens
         for one in spoken:
             self._end(one)
 
 
 def random_job(rng: random.Random, now: float) -> Job:
     return job(
-        source_length=rng.choice((1, 5, 16, 17, 40)),
+        encoder_length=rng.choice((1, 5, 16, 17, 40)),
         num_beams=rng.choice((1, 1, 1, 2, 3, 5)),
         max_new_tokens=rng.choice((1, 6, 14, 15, World.LONGEST)),
         deadline=now + rng.randrange(30) if rng.random() < 0.2 else None,

@@ -1,4 +1,4 @@
-"""A decode step without a model: searches of every kind come, go on and end in the buffers, on random logits."""
+"""A decode step without a model: searches of every kind come, go on and end in the state, on random logits."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from seamless_engine import DecodingParams, Request, Result
-from seamless_engine.decode.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager
-from seamless_engine.decode.buffers import DecodeBuffers, Status, Whole
-from seamless_engine.decode.layout import LayoutBuilder, StepLayout
-from seamless_engine.decode.scheduler import Job
+from seamless_engine.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager
+from seamless_engine.job import Job
 from seamless_engine.models.text_decoder import NextTokens
+from seamless_engine.search.state import IntParam, SearchState, Status
+from seamless_engine.search.step_batch import BatchBuilder, StepBatch
 from tolerance import SCORE_RTOL
 
 EOS, UNK, LANGUAGE = 3, 1, 7
@@ -29,16 +29,16 @@ def known(logits: torch.Tensor) -> NextTokens:
     return expected
 
 
-def clone(buffers: DecodeBuffers) -> DecodeBuffers:
-    return copy.deepcopy(buffers)
+def clone(state: SearchState) -> SearchState:
+    return copy.deepcopy(state)
 
 
-def tensors(buffers: DecodeBuffers) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in vars(buffers).items() if isinstance(value, torch.Tensor)}
+def tensors(state: SearchState) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in vars(state).items() if isinstance(value, torch.Tensor)}
 
 
-def overwrite(buffers: DecodeBuffers, source: DecodeBuffers) -> None:
-    for mine, other in zip(tensors(buffers).values(), tensors(source).values(), strict=True):
+def overwrite(state: SearchState, source: SearchState) -> None:
+    for mine, other in zip(tensors(state).values(), tensors(source).values(), strict=True):
         mine.copy_(other)
 
 
@@ -67,19 +67,19 @@ def random_params(rng: random.Random, beams: int, vocab: int, ties: bool) -> Dec
 
 
 class Searches:
-    """`buffers` hold what runs; the caller makes the steps. `bucket` pads the layout."""
+    """`state` hold what runs; the caller makes the steps. `bucket` pads the layout."""
 
     def __init__(
-        self, vocab: int, num_rows: int = 24, bucket: int = 1, max_new_tokens: int = MAX_NEW_TOKENS, blocks: int = 200
+        self, vocab: int, num_seqs: int = 24, bucket: int = 1, max_new_tokens: int = MAX_NEW_TOKENS, blocks: int = 200
     ) -> None:
         self.vocab = vocab
         self.max_new_tokens = max_new_tokens
-        self.blocks = BlockManager(blocks, num_rows)
+        self.blocks = BlockManager(blocks, num_seqs)
         length = PROMPT_LENGTH + max_new_tokens
         slots = blocks * BLOCK_SIZE
         like = torch.zeros(1, 1)
-        self.buffers = DecodeBuffers(num_rows, slots, max_length=length, max_source=16, max_bans=40, eos=EOS, like=like)
-        self._layouts = LayoutBuilder(num_rows, length, like.device, lambda count: -(-count // bucket) * bucket)
+        self.state = SearchState(num_seqs, slots, max_length=length, max_source=16, max_bans=40, eos=EOS, like=like)
+        self._layouts = BatchBuilder(num_seqs, length, like.device, lambda count: -(-count // bucket) * bucket)
         self._serial = itertools.count()
         self.jobs: list[Job] = []
 
@@ -92,25 +92,25 @@ class Searches:
                 params=params,
                 result=Result(0, "t2tt", "fra"),
                 source=None,
-                source_rows=5,
-                source_length=5,
+                num_tokens=5,
+                encoder_length=5,
                 max_new_tokens=min(max_new_tokens(), self.max_new_tokens),
                 language_id=LANGUAGE,
                 voice=None,
                 started=0.0,
-                words=params.banned_words(EOS, UNK),
+                bad_words=params.bad_words(EOS, UNK),
                 serial=next(self._serial),
             )
-            if self.blocks.can_reserve(job.blocks_needed, job.num_rows):
-                blocks, job.rows = self.blocks.reserve(job.serial, job.blocks_needed, job.num_rows)
+            if self.blocks.can_reserve(job.blocks_needed, job.num_seqs):
+                blocks, job.beam_ids = self.blocks.reserve(job.serial, job.blocks_needed, job.num_seqs)
                 admitted.append((job, blocks))
         if admitted:
-            self.buffers.admit(admitted)
+            self.state.admit(admitted)
         jobs = [job for job, _ in admitted]
         self.jobs += jobs
         return jobs
 
-    def layout(self) -> StepLayout:
+    def layout(self) -> StepBatch:
         return self._layouts.layout(self.jobs)
 
     def went_on(self, rng: random.Random, late: float) -> None:
@@ -118,14 +118,14 @@ class Searches:
         for job in list(self.jobs):
             job.position += PROMPT_LENGTH if job.position == 0 else 1
             for draw in list(job.searching):
-                over = self.buffers.status[job.search_rows(draw)[0]] != Status.SEARCHING
+                over = self.state.status[job.search_beams(draw)[0]] != Status.SEARCHING
                 if over and (job.position >= job.max_length or rng.random() >= late):
                     job.searching.remove(draw)
             if not job.searching:
                 self.jobs.remove(job)
                 self.blocks.free(job.serial)
 
-    def logits(self, layout: StepLayout, generator: torch.Generator, levels: int | None = None) -> torch.Tensor:
+    def logits(self, layout: StepBatch, generator: torch.Generator, levels: int | None = None) -> torch.Tensor:
         """float32 [m, vocab]. With `levels` few values, so that words tie; each line has its own scale of them, because
         what ties between lines would hang on the last bit of a logarithm."""
         shape = len(layout.line_row), self.vocab
@@ -135,13 +135,11 @@ class Searches:
         return torch.randint(levels, shape, generator=generator).float() * scale
 
 
-def live(buffers: DecodeBuffers, layout: StepLayout) -> list[int]:
-    return [i for i in layout.search_id.tolist() if buffers.status[i] == Status.SEARCHING]
+def live(state: SearchState, layout: StepBatch) -> list[int]:
+    return [i for i in layout.search_id.tolist() if state.status[i] == Status.SEARCHING]
 
 
-def assert_same(
-    mine: DecodeBuffers, other: DecodeBuffers, before: DecodeBuffers, layout: StepLayout, atol: float
-) -> None:
+def assert_same(mine: SearchState, other: SearchState, before: SearchState, layout: StepBatch, atol: float) -> None:
     """Two results of one step from `before`. What counts of the state of a live search is equal; nobody else's changed.
 
     atol: of scores; 0 for equal bits.
@@ -149,12 +147,12 @@ def assert_same(
     assert mine.status[mine.inert] == Status.OVER
     assert torch.equal(mine.token_pool, other.token_pool) and torch.equal(mine.log_prob_pool, other.log_prob_pool)
     steps = live(before, layout)
-    beams = {i: before.rows[i, : int(before.whole[i, Whole.NUM_BEAMS])].tolist() for i in steps}
+    beams = {i: before.rows[i, : int(before.whole[i, IntParam.NUM_BEAMS])].tolist() for i in steps}
     untouched = torch.ones(len(mine.token) - 1, dtype=torch.bool)
     untouched[[row for rows in beams.values() for row in rows]] = False
     for name in tensors(mine).keys() - {"token_pool", "log_prob_pool", "state_pool"}:
         assert torch.equal(getattr(mine, name)[:-1][untouched], getattr(before, name)[:-1][untouched]), name
-    a, b = ({name: x.numpy() for name, x in tensors(buffers).items()} for buffers in (mine, other))
+    a, b = ({name: x.numpy() for name, x in tensors(state).items()} for state in (mine, other))
     for i in steps:
         assert a["status"][i] == b["status"][i]
         if a["status"][i] == Status.BROKEN:

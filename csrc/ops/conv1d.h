@@ -1,0 +1,46 @@
+// 1-D convolution over packed segments on the CPU, and pairs of them: see kernels/seamless_kernels/conv1d.py and residual_block.py for
+// the formulas. float32, channels last.
+#pragma once
+
+#include <cstdint>
+
+namespace seamless {
+
+constexpr int64_t PANEL = 16;  // output channels whose weights lie side by side
+
+struct Filter {
+    const float* weight;  // pair_taps of kernels/seamless_kernels/conv1d.py, [⌈out / PANEL⌉, terms, in, PANEL], zeros beyond `out`
+    const float* bias;  // [out]
+    int64_t in, out, taps, dilation;
+
+    int64_t halo() const { return taps / 2 * dilation; }
+    int64_t terms() const { return taps + (taps + 2) / 3; }
+};
+
+struct Rows {
+    const float* x;  // [rows, columns]
+    int64_t stride;  // elements from row to row
+    int64_t rows;
+    const int32_t* bounds;  // [segments + 1], of rows
+    int64_t segments;
+};
+
+// y = scale · (residual + total + result), each [rows, out]; null for none
+struct Result {
+    float* y;
+    const float *residual, *total;
+    float scale;
+};
+
+// Rows begin … end − 1, all of one segment, which is rows first … last − 1.
+struct ConvBlock {
+    int64_t begin, end, first, last;
+};
+
+// Filter of leaky(x); slope 1 for none.
+void conv1d(const Rows& x, const Filter& filter, float slope, const Result& result, int threads);
+
+// Filter `second` of leaky(filter `first` of leaky(x)); all have as many channels.
+void conv_pair(const Rows& x, const Filter& first, const Filter& second, float slope, const Result& result, int threads);
+
+}  // namespace seamless

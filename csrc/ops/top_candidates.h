@@ -1,0 +1,36 @@
+// The best next tokens of every row on the CPU: see kernels/seamless_kernels/top_candidates.py for the order. float32.
+#pragma once
+
+#include <cstdint>
+
+namespace seamless {
+
+struct TopCandidates {
+    const float* logits;  // [rows, vocab]
+    int64_t stride;  // elements from row to row
+    int64_t rows, vocab, count;
+    const int64_t* banned;  // [rows, bans], −1 for none
+    int64_t bans;
+    float* log_probs;  // [rows, count]
+    int64_t* tokens;
+};
+
+// The best of a range of columns, best first: value descending, then token ascending.
+struct Ranking {
+    float* values;
+    int64_t* tokens;
+    int64_t size, count;  // of now, at most
+    const int64_t* banned;  // [bans], ascending
+    int64_t bans;
+};
+
+// Of one chunk of columns: the largest logit and the sum of exp(logit − largest).
+struct ChunkSum {
+    float largest, sum;
+};
+
+constexpr int64_t CHUNK = 4096;  // columns; it fits the first-level cache
+
+void top_candidates(const TopCandidates& problem, int threads);
+
+}  // namespace seamless

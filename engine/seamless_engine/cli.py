@@ -1,0 +1,218 @@
+"""The command `seamless-engine`: arguments to the API, results to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from seamless_engine import cli_parser, console, errors
+from seamless_engine.config import EngineConfig, ModelConfig
+from seamless_engine.errors import AudioError, CheckpointError, SeamlessError, UsageError
+from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Request, Result
+
+OK, SOME_FAILED, USAGE, MODEL_UNAVAILABLE, OUT_OF_MEMORY = 0, console.FAILED, 2, 3, 4
+
+_log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; a malformed command line raises SystemExit(2), as argparse does.
+
+    argv: None is the command line of this process, which then is the command's own.
+    """
+    return console.run(lambda: _run(sys.argv[1:] if argv is None else argv), own_process=argv is None)
+
+
+def _run(argv: Sequence[str]) -> int:
+    args = cli_parser.parse(argv, _COMMANDS)
+    console.log_to_stderr("seamless_engine")
+    console.require_stdout()
+    try:
+        return args.run(args)
+    except UsageError as error:
+        return console.fail(USAGE, error)
+    except CheckpointError as error:
+        return console.fail(MODEL_UNAVAILABLE, error)
+    except SeamlessError as error:
+        return console.fail(SOME_FAILED, error)
+    except (MemoryError, RuntimeError) as error:
+        from seamless_engine.recovery import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        return console.fail(OUT_OF_MEMORY, f"out of memory: {error}")
+
+
+def translate(args: argparse.Namespace) -> int:
+    """One input through one task."""
+    audio_on_stdout = _check_output(args)
+    params = cli_parser.decoding(args)
+    listens = args.task in SPEECH_IN
+    request = Request(
+        args.task,
+        args.tgt_lang,
+        audio=_audio(args.input) if listens else None,
+        text=None if listens else _text(args.input, args.task),
+        src_lang=args.src_lang,
+        speaker_id=args.speaker_id,
+        params=params,
+    )
+    _check_request(args.model, request, params)
+    from seamless_engine import Engine  # here, since it imports torch, which takes seconds
+
+    engine = Engine.from_pretrained(
+        args.model,
+        tasks=(args.task,),
+        device=args.device,
+        dtype=args.dtype,
+        options=EngineConfig(reference=args.reference),
+        check_weights=args.check_weights,
+    )
+    result = engine.generate([request])[0]
+    for warning in result.warnings:
+        _log.warning("warning: %s", warning)
+    if result.error is not None:
+        too_large = result.error.startswith("CapacityError: out of memory")
+        planned = hasattr(errors, result.error.partition(":")[0])
+        message = result.error if planned else f"{result.error}. {console.PLEASE_REPORT}"
+        return console.fail(OUT_OF_MEMORY if too_large else SOME_FAILED, message)
+    if result.finish_reason == "length":
+        _log.warning("warning: the text was cut off after %d tokens: raise --max_new_tokens", len(result.tokens))
+    lost: console.StdoutError | None = None
+    try:
+        for hypothesis in result.n_best:
+            (console.tell if audio_on_stdout else console.emit)(hypothesis.text)
+    except console.StdoutError as error:
+        lost = error  # the audio is written all the same
+    code = OK if args.output_path is None else _write_audio(args.output_path, audio_on_stdout, result)
+    if lost is not None:
+        raise lost
+    return code
+
+
+def _check_output(args: argparse.Namespace) -> bool:
+    """Raises UsageError if the speech cannot be written where it shall go. Returns whether that is stdout."""
+    output: str | None = args.output_path
+    if args.task not in SPEECH_OUT:
+        if output is not None:
+            raise UsageError(f"--output_path is where speech goes; {args.task} produces text, on stdout")
+        return False
+    if output is None:
+        raise UsageError(f"{args.task} produces speech: give --output_path, for example --output_path out.wav")
+    if output != "-":
+        from seamless_engine.audio_output import check_output
+
+        check_output(output)
+    on_stdout = output == "-" or console.is_stdout(output)
+    if on_stdout and sys.stdout.isatty():
+        raise UsageError("audio is not written to a terminal: name a file, or use `> file` or `|`")
+    return on_stdout
+
+
+def _check_request(model: str, request: Request, params: DecodingParams) -> None:
+    """Raises the error that the engine would have for this request, before there is one: the weights are not read."""
+    from seamless_engine.inputs.preprocess import Preprocessor
+    from seamless_engine.inputs.tokenizer import Tokenizer
+
+    folder = _without_weights(model)
+    config = ModelConfig.from_folder(folder)
+    preprocessor = Preprocessor(config, EngineConfig(), TASKS, Tokenizer.from_folder(folder, config))
+    preprocessor.check(request, params)
+    _log.info("loading %s", model)  # preparing audio imports torch
+    preprocessor.prepare(request, params, Result(0, request.task, request.tgt_lang))
+
+
+def _write_audio(output: str, on_stdout: bool, result: Result) -> int:
+    from seamless_engine.audio_output import encode_audio, write_audio
+
+    assert result.audio is not None and result.sampling_rate is not None
+    try:
+        if on_stdout:
+            console.emit_bytes(encode_audio(output, result.audio, result.sampling_rate))
+        else:
+            write_audio(output, result.audio, result.sampling_rate)
+    except (OSError, UsageError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return console.fail(SOME_FAILED, f"the speech could not be written to {output}: {reason}")
+    _log.info("wrote %s, %.2f s of speech", "stdout" if on_stdout else output, len(result.audio) / result.sampling_rate)
+    return OK
+
+
+def languages(args: argparse.Namespace) -> int:
+    """One line per task: the task and the codes that it can produce."""
+    from seamless_engine.inputs.languages import Languages
+
+    table = Languages(ModelConfig.from_folder(_without_weights(args.model)))
+    for task in TASKS if args.task is None else (args.task,):
+        console.emit(f"{task:<5} {' '.join(table.codes(task))}")
+    return OK
+
+
+def env(args: argparse.Namespace) -> int:
+    """Versions, devices and the implementations in use."""
+    from seamless_engine.environment import describe
+
+    facts = describe()
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        console.emit(f"{name:<{width}}  {value}")
+    return OK
+
+
+def selftest(args: argparse.Namespace) -> int:
+    """One line per operation and dtype: ok, or the fault."""
+    from seamless_engine import selftest
+    from seamless_engine.engine import resolve_device
+
+    failed = 0
+    for outcome in selftest.run(resolve_device(args.device)):
+        dtype = str(outcome.dtype).removeprefix("torch.")
+        console.emit(f"{outcome.operation:<17} {dtype:<9} {outcome.implementation:<7} {outcome.problem or 'ok'}")
+        failed += outcome.problem is not None
+    if not failed:
+        return OK
+    return console.fail(
+        SOME_FAILED,
+        f"{failed} checks failed: results on this machine may be wrong or depend on the batch. Try "
+        "SEAMLESS_BACKEND=torch, and please report this, with what `seamless-engine env` prints",
+    )
+
+
+_COMMANDS = {"translate": translate, "languages": languages, "env": env, "selftest": selftest}
+
+
+def _without_weights(model: str) -> Path:
+    """The folder with the small files of a checkpoint. Of a model on the hub, the weights are not fetched."""
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    from seamless_engine.loading.loader import find_checkpoint  # imports torch
+
+    return find_checkpoint(model, weights=False)
+
+
+def _audio(given: str) -> str | bytes:
+    if given == "-":
+        return console.read_bytes()
+    try:
+        with open(given, "rb") as file:
+            return given if file.seekable() else file.read()
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{given} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _text(given: str, task: str) -> str:
+    if given == "-":
+        return console.read_text()
+    if os.path.isfile(given):
+        name = shlex.quote(given)
+        raise UsageError(
+            f"{given} is a file, and {task} takes the text itself. To translate what the file holds, give - as the "
+            f"input and `< {name}`; to translate its name, `echo {name} |` and -"
+        )
+    return given

@@ -1,0 +1,253 @@
+"""A loaded model that answers requests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+
+import numpy as np
+import torch
+
+from seamless_engine.calls import Calls
+from seamless_engine.config import EngineConfig, ModelConfig
+from seamless_engine.core import Core
+from seamless_engine.errors import UsageError
+from seamless_engine.forward import encode, forced_logits
+from seamless_engine.inputs.preprocess import Preprocessor, check_requests, params_of
+from seamless_engine.inputs.tokenizer import Tokenizer
+from seamless_engine.lane import on
+from seamless_engine.loading.loader import find_checkpoint
+from seamless_engine.model_inputs import Features, Tokens
+from seamless_engine.model_runner import ModelRunner
+from seamless_engine.neutral import neutral
+from seamless_engine.request import SPEECH_OUT, TASKS, DecodingParams, Request, Result, Task
+from seamless_engine.scheduler import SlowStart
+from seamless_kernels.dispatch import backend_for
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Engine:
+    """A loaded model that answers requests.
+
+    Several threads may call it at once, and a thread may call it while its own `stream` or `stream_audio` is suspended:
+    each call gets what it would get alone, and requests of all calls share batches. The exception of a signal handler
+    ends the call that it interrupts and no other. A forked child has to load an engine of its own.
+
+    `with` closes the engine.
+    """
+
+    def __init__(
+        self, runner: ModelRunner, tokenizer: Tokenizer, options: EngineConfig, tasks: tuple[Task, ...]
+    ) -> None:
+        self.config: ModelConfig = runner.config
+        self.options = options
+        self.tasks = tasks
+        self._preprocessor = Preprocessor(runner.config, options, tasks, tokenizer)
+        # While a GPU computes, a thread reads what comes next. On a CPU they would share the cores.
+        ahead = runner.device.type == "cuda"
+        self._calls = Calls(Core(runner, tokenizer, options), self._preprocessor, reads_ahead=ahead)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        tasks: Iterable[str] | None = None,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        options: EngineConfig | None = None,
+        check_weights: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> Engine:
+        """Load a checkpoint in the transformers format.
+
+        path: a folder, or a hub id (found in the cache when offline).
+        tasks: loads only the modules that these need; None is all five.
+        device: "auto" is cuda where there is one, else cpu.
+        dtype: "auto" is bfloat16 on cuda, float32 on a CPU.
+        check_weights: refuse a checkpoint that has NaN or infinite values, and name the tensors.
+        revision, token, cache_dir, local_files_only: for a hub id, as in `huggingface_hub.snapshot_download`.
+
+        Raises CheckpointError for a checkpoint that cannot be used, UsageError for an argument that cannot.
+        """
+        options = options or EngineConfig()
+        where = resolve_device(device)
+        precision = resolve_dtype(dtype, where)
+        chosen = _tasks(tasks)
+        folder = find_checkpoint(
+            path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        config = ModelConfig.from_folder(folder)
+        tokenizer = Tokenizer.from_folder(folder, config)
+        with neutral(), on(where):
+            runner = ModelRunner(folder, config, options, chosen, where, precision, check_weights)
+            if where.type == "cuda":
+                torch.cuda.synchronize()  # the model runs in another thread, and on another stream than the caller's
+            return cls(runner, tokenizer, options, chosen)
+
+    def close(self) -> None:
+        """Free the model. Calls that are underway, and all later ones, raise EngineClosedError; a second close does
+        nothing.
+
+        Raises UsageError while an AsyncEngine has the engine.
+        """
+        self._calls.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's: text to the tokens that the text encoder reads, and generated tokens to text."""
+        return self._preprocessor.tokenizer
+
+    @property
+    def _loop(self) -> Core:
+        return self._calls.loop
+
+    @property
+    def _runner(self) -> ModelRunner:
+        return self._calls.loop.runner
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._runner.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self._runner.decoder.embedding.dtype
+
+    @property
+    def weight_bytes(self) -> dict[str, int]:
+        """Bytes of weights that were loaded, by module."""
+        return dict(self._runner.weight_bytes)
+
+    def languages(self, task: str) -> list[str]:
+        """Codes that `tgt_lang` may take for a task, from the checkpoint's own tables."""
+        return self._preprocessor.languages.codes(_tasks([task])[0])
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by holder: weights of each module, the key/value pool, the decoding buffers.
+
+        On a GPU also `passes`, what the largest encoder or speech pass takes while it runs, and `graphs`, what recorded
+        graphs read and compute; their nodes, which the driver keeps, are not counted.
+        """
+        return self._runner.memory()
+
+    def forced_logits(self, source: Features | Tokens, tokens: Sequence[int]) -> torch.Tensor:
+        """float32 [len(tokens), vocab]: what the decoder expects after each of the tokens it is made to read."""
+        return self._work(lambda: forced_logits(self._runner, source, tokens))
+
+    def encode(self, source: Features | Tokens) -> torch.Tensor:
+        """[length, hidden] in the engine's dtype: what the encoder makes of one input."""
+        return self._work(lambda: encode(self._runner, source))
+
+    def _work(self, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        def work() -> torch.Tensor:
+            self._loop.settle()
+            with on(self.device):
+                result = compute()
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize()  # the caller's stream is another one
+                return result
+
+        return self._calls.work(work)
+
+    def generate(self, requests: Iterable[Request], params: DecodingParams | None = None) -> list[Result]:
+        """Answer all requests; results in input order, one each. A request that fails has `error` set.
+
+        Raises UsageError before any work if a request is wrong in itself (task, language, voice); EngineClosedError.
+        """
+        listed = list(check_requests(requests))
+        for request in listed:
+            self._preprocessor.check(request, params_of(request, params))
+        results: dict[int, Result] = {}
+        start = SlowStart(len(listed) + 1)
+        for index, result in self._calls.run(enumerate(listed), params, start, together=True):
+            results[index] = result
+        return [results[i] for i in range(len(listed))]
+
+    def stream(
+        self, requests: Iterable[Request], params: DecodingParams | None = None
+    ) -> Generator[Result, None, None]:
+        """Answer requests as they are pulled from an iterable, in order of completion.
+
+        Holds a bounded number of requests at a time, so the iterable may be endless. The thread that asks for a result
+        pulls from it; a request, its buffers and its file object are the caller's again when the next one is pulled. A
+        request that is wrong in itself gives a result with `error` set, like any other failure.
+
+        Raises EngineClosedError, and what the iterable raises.
+        """
+        given = enumerate(check_requests(requests))
+        for _, result in self._calls.run(given, params, SlowStart(), together=False):
+            yield result
+
+    def stream_audio(
+        self, request: Request, params: DecodingParams | None = None
+    ) -> Generator[np.ndarray, None, Result]:
+        """The speech of one request, float32 [samples] at a time as the vocoder makes them.
+
+        The pieces together are the `audio` that `generate` gives for the best hypothesis, to the last bit. What the
+        generator returns at its end (`result = yield from engine.stream_audio(...)`) is the Result without that audio.
+        Closing it early drops the request. `timeout` counts until the text is there.
+
+        Raises UsageError at once if the request is wrong in itself or has no speech, and, while it is read, the error
+        that `generate` would put into the result; EngineClosedError.
+        """
+        chosen = params_of(request, params)
+        if request.task not in SPEECH_OUT:
+            raise UsageError(f"{request.task} produces text: stream_audio is for {' and '.join(sorted(SPEECH_OUT))}")
+        self._preprocessor.check(request, chosen)
+        return self._calls.stream_audio(request, chosen)
+
+
+def _tasks(names: Iterable[str] | None) -> tuple[Task, ...]:
+    if names is None:
+        return TASKS
+    if isinstance(names, str):
+        names = [names]
+    wanted = [name.lower() for name in names]
+    unknown = [name for name in wanted if name not in TASKS]
+    if unknown or not wanted:
+        raise UsageError(f"unknown task {', '.join(unknown) or '(none given)'}: use {', '.join(TASKS)}")
+    return tuple(task for task in TASKS if task in wanted)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device of "auto", or the one that is named. Raises UsageError if the engine does not run there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        where = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device {device!r}: {error}") from None
+    if where.type not in ("cpu", "cuda") or (where.type == "cuda" and not torch.cuda.is_available()):
+        raise UsageError(f"device {str(where)!r} is not available here: use 'cpu' or, with an NVIDIA card, 'cuda'")
+    if where.type == "cuda" and where.index is None:
+        where = torch.device("cuda", torch.cuda.current_device())  # that of later calls may be another
+    if where.type == "cuda" and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        raise UsageError("TRITON_INTERPRET=1 runs kernels in an interpreter on the CPU: unset it to use the GPU")
+    try:
+        backend_for(torch.empty(0, device=where), {"torch": None})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return where
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype of "auto" on a device, or the one that is named. Raises UsageError for any other."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    precision = _DTYPES.get(str(dtype).removeprefix("torch."))
+    if precision is None:
+        raise UsageError(f"dtype {dtype!r}: use one of {', '.join(_DTYPES)}, or 'auto'")
+    return precision

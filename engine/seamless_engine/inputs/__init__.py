@@ -1,0 +1,1 @@
+"""Audio and text in, as the networks read them."""

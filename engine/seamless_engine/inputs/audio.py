@@ -1,0 +1,134 @@
+"""Audio in: whatever the caller has becomes mono float32 at 16 kHz."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from seamless_engine import values
+from seamless_engine.errors import AudioError, UsageError
+from seamless_engine.inputs.audio_files import read_sections
+from seamless_engine.inputs.audio_samples import Section, as_float, to_mono
+
+
+def load_audio(
+    audio: Any,
+    sampling_rate: int | None = None,
+    *,
+    max_seconds: float = 600.0,
+    warn: Callable[[str], object] = warnings.warn,
+    channels_first: bool = False,
+) -> torch.Tensor:
+    """Mono float32 [samples] at 16 kHz, in memory of its own.
+
+    audio: a path, the bytes of a file or a binary file object (read from its start), in any format that libsndfile
+        reads (wav, flac, ogg, mp3, …) or, with the extra `media`, FFmpeg (m4a, mp4, webm, …); or an array or tensor
+        [samples] or [1, samples] with `sampling_rate`; or what `datasets` gives: a mapping with the keys "array" and
+        "sampling_rate", or "bytes", or "path", other keys are ignored; or an object with `get_all_samples()`.
+        Channels of a file are averaged. Integer arrays (uint8, int16, int32) are scaled to [-1, 1]. Files that were
+        joined are read one behind the other.
+    max_seconds: the clip may not last longer. Decoding stops there, whatever the header of a file claims.
+    warn: is told in a sentence what the caller should know of a clip that was read all the same: that some of the
+        sound may be missing, or that channels cancel each other.
+    channels_first: an array may be [channels, samples] as well, which are averaged as those of a file.
+
+    Raises AudioError if the clip cannot be read, is truncated, is not finite, or lasts less than 35 ms or more than
+    `max_seconds`; UsageError if the argument is none of the above.
+    """
+    if isinstance(audio, Mapping):
+        audio, sampling_rate = _from_mapping(audio, sampling_rate)
+    if isinstance(audio, np.ndarray | torch.Tensor):
+        section = _of_array(audio, _integer_rate(sampling_rate), channels_first)
+        return torch.from_numpy(to_mono([section], max_seconds, "the audio array", warn))
+    if sampling_rate is not None:
+        raise UsageError("sampling_rate belongs to arrays; an audio file has its own, so leave it out")
+    if hasattr(audio, "get_all_samples"):
+        label = "the audio decoder"
+        return torch.from_numpy(to_mono([_of_decoder(audio, label)], max_seconds, label, warn))
+    with _opened(audio) as (file, label):
+        return torch.from_numpy(to_mono(read_sections(file, label, warn), max_seconds, label, warn))
+
+
+def _from_mapping(audio: Mapping[str, Any], sampling_rate: int | None) -> tuple[Any, int | None]:
+    """The clip of a mapping: its array, else the bytes of its file, else the path."""
+    array, rate = audio.get("array"), audio.get("sampling_rate")
+    if array is None:
+        for name in ("bytes", "path"):
+            if audio.get(name) is not None:
+                return audio[name], sampling_rate
+    if not isinstance(array, np.ndarray | torch.Tensor) or rate is None:
+        raise UsageError(
+            'an audio mapping needs "array", a NumPy array or torch tensor, and "sampling_rate"; or "bytes", or "path"'
+        )
+    if sampling_rate is not None and sampling_rate != rate:
+        raise UsageError(f"sampling_rate is {sampling_rate} but the audio mapping says {rate}")
+    return array, rate
+
+
+def _integer_rate(sampling_rate: Any) -> int:
+    if sampling_rate is None:
+        raise UsageError("an audio array needs its sampling_rate, in Hz")
+    return values.rate(sampling_rate, low=-values.LARGEST)  # its range is that of a file's, checked for both
+
+
+def _of_array(audio: np.ndarray | torch.Tensor, rate: int, channels_first: bool) -> Section:
+    """The section of an array: [samples], one channel as [1, samples] or [samples, 1], or [channels, samples]."""
+    if isinstance(audio, torch.Tensor):
+        audio = audio.detach().cpu()
+        audio = (audio.float() if audio.is_floating_point() else audio).numpy()
+    if audio.ndim == 2 and 1 in audio.shape:
+        audio = audio.reshape(-1)
+    if channels_first and audio.ndim == 2:
+        return Section(rate, len(audio), [as_float(audio).T])
+    if audio.ndim != 1:
+        raise UsageError(
+            f"an audio array must have one dimension, not {audio.ndim}: pass one channel, or their average"
+        )
+    return Section(rate, 1, [as_float(audio)[:, None]])
+
+
+def _of_decoder(audio: Any, label: str) -> Section:
+    """The section of a decoder as `datasets` gives them; its samples are [channels, samples]."""
+    try:
+        decoded = audio.get_all_samples()
+    except Exception as error:  # of whatever library decodes
+        raise AudioError(f"{label} cannot be decoded: {error}") from error
+    samples = np.atleast_2d(torch.as_tensor(decoded.data).detach().cpu().float().numpy())
+    return Section(_integer_rate(decoded.sample_rate), len(samples), [samples.T])
+
+
+@contextlib.contextmanager
+def _opened(audio: Any) -> Iterator[tuple[BinaryIO, str]]:
+    """Binary file of a path, bytes or file object, and its name for messages."""
+    if isinstance(audio, str | os.PathLike):
+        label = os.fsdecode(audio)
+        try:
+            file = open(audio, "rb") if stat.S_ISREG(os.stat(audio).st_mode) else None  # opening a pipe would block
+        except (OSError, ValueError) as error:
+            raise AudioError(f"{label} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        if file is None:
+            raise AudioError(f"{label} is not a regular file")
+        with file:
+            yield file, label
+    elif isinstance(audio, bytes | bytearray | memoryview):
+        yield io.BytesIO(audio), "the audio bytes"
+    elif hasattr(audio, "read"):
+        label = str(getattr(audio, "name", "the audio file object"))
+        if not (hasattr(audio, "seekable") and audio.seekable()):
+            raise AudioError(f"{label} cannot seek: pass the bytes that it holds instead")
+        if not isinstance(audio.read(0), bytes):
+            raise UsageError(f"{label} must be opened in binary mode")
+        yield audio, label
+    else:
+        raise UsageError(
+            f"audio must be a path, bytes, a binary file object, an array with its sampling_rate, or a mapping with "
+            f'"array" and "sampling_rate", not {type(audio).__name__}'
+        )

@@ -1,0 +1,46 @@
+"""Text to the tokens that the text encoder reads, and generated tokens to text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from seamless_engine.config import ModelConfig
+from seamless_engine.errors import InputError
+from seamless_engine.inputs.languages import Languages
+from seamless_engine.inputs.vocabulary import Vocabulary, open_vocabulary
+
+
+class Tokenizer:
+    """Safe to share between threads."""
+
+    def __init__(self, vocabulary: Vocabulary, config: ModelConfig) -> None:
+        self._vocabulary = vocabulary
+        self._languages = Languages(config)
+        self._eos = config.eos_token_id
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike[str], config: ModelConfig) -> Tokenizer:
+        """Raises CheckpointError if the tokenizer's file is missing or damaged, or does not belong to `config`."""
+        return cls(open_vocabulary(folder, config), config)
+
+    def encode(self, text: str, src_lang: str) -> list[int]:
+        """[language, pieces …, eos]. Names of special tokens in the text are ordinary text.
+
+        Raises InputError for a text without anything to translate or that is no Unicode text; UnknownLanguageError.
+        """
+        language = self._languages.source_id(src_lang)
+        if "\0" in text:
+            raise InputError("the text contains a NUL character: remove it")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError("the text contains half a surrogate pair: decode it from its bytes again") from None
+        pieces = self._vocabulary.encode(text) if text.strip() else []
+        if not pieces:  # also after normalisation, of zero-width characters for example
+            raise InputError("the text is empty")
+        return [language, *pieces, self._eos]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of generated ids; special, language and control ids are left out."""
+        return self._vocabulary.decode(ids).strip()

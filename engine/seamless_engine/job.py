@@ -1,0 +1,94 @@
+"""What the engine knows of a request while it runs."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from seamless_engine.block_manager import PROMPT_LENGTH, blocks_needed
+from seamless_engine.request import DecodingParams, Request, Result
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Stage(enum.Enum):
+    """Where a request is on its way through the engine."""
+
+    WAITING = enum.auto()
+    DECODING = enum.auto()
+    SYNTHESIZING = enum.auto()
+    FINISHED = enum.auto()
+
+
+_ids = itertools.count()
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Rows of the vocoder's language and speaker tables."""
+
+    language: int
+    speaker: int
+
+
+@dataclass(eq=False)
+class Job:
+    """A request inside the engine, with what it holds. `serial` is never reused."""
+
+    request: Request
+    params: DecodingParams
+    result: Result
+    source: Any  # waveform float32 [samples], Features, or token ids
+    num_tokens: int  # packed, of its encoder pass
+    encoder_length: int  # of the encoder states
+    max_new_tokens: int
+    language_id: int
+    voice: Voice | None  # for speech output
+    started: float
+    deadline: float | None = None  # on the same clock
+    bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of tokens that may not be completed
+    serial: int = field(default_factory=lambda: next(_ids))
+    stage: Stage = Stage.WAITING
+    cancelled: bool = False
+    overtaken: int = 0  # requests that were admitted before this older one
+    since: int = 0  # the turn at which its stage began
+    position: int = 0  # positions read so far, the same for all beams
+    beam_ids: list[int] = field(default_factory=list)  # num_beams of them for each search
+    searching: list[int] = field(default_factory=list)  # searches that are not known to be over
+    decode_clock: float = 0.0  # of the engine's decoding time, when this request began to decode
+    speech: Any = None  # what the synthesis pass needs of the hypotheses
+    streams: bool = False  # its owner wants the speech in pieces, and takes the job before the synthesis pass
+    outbox: deque[Job] = field(default_factory=deque)  # where its owner looks for it when it is finished
+    failure: BaseException | None = None  # what broke the engine meanwhile; then there is no result
+
+    def __post_init__(self) -> None:
+        self.searching = list(range(self.params.num_searches))
+        self.num_bad_word_tokens = sum(len(word) for word in self.bad_words)
+        self.num_seqs = self.params.num_searches * self.params.num_beams
+        self.max_length = PROMPT_LENGTH + self.max_new_tokens
+        self.blocks_needed = blocks_needed(self.encoder_length, self.num_seqs, self.max_new_tokens)
+
+    def count_from(self, started: float) -> None:
+        """Its time and its timeout count from here on, which is before it was read."""
+        self.started = started
+        self.deadline = None if self.request.timeout is None else started + self.request.timeout
+
+    def search_beams(self, search: int) -> list[int]:
+        """The beams of one search. The first one is its name."""
+        beams = self.params.num_beams
+        return self.beam_ids[search * beams : (search + 1) * beams]
+
+
+@dataclass(frozen=True)
+class FinishedHypothesis:
+    """A finished hypothesis. tokens: generated ids, the last one included. slots: where the states of all but the last
+    token lie. log_probs: of each token."""
+
+    tokens: list[int]
+    slots: torch.Tensor
+    score: float
+    log_probs: list[float]

@@ -1,0 +1,1 @@
+"""A folder or a hub id → checked tensors."""

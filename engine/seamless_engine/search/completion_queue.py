@@ -1,0 +1,47 @@
+"""Which searches have ended: read from the device some steps after the step that ended them."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+
+from seamless_engine.job import Job, Stage
+from seamless_engine.search.state import Status
+
+
+class CompletionQueue:
+    """`delay`: how many steps may be launched beyond the one whose flags are waited for."""
+
+    def __init__(self, delay: int) -> None:
+        self.delay = delay
+        self._steps: deque[tuple[list[tuple[Job, int]], torch.Tensor, torch.cuda.Event | None]] = deque()
+
+    def push(self, searches: list[tuple[Job, int]], status: torch.Tensor) -> None:
+        """status int32 [at least len(searches)] as the step that was just launched leaves it; a tensor of its own."""
+        ready = None
+        if status.device.type == "cuda":
+            host = torch.empty(status.shape, dtype=status.dtype, pin_memory=True)
+            status = host.copy_(status, non_blocking=True)
+            ready = torch.cuda.Event()
+            ready.record()
+        self._steps.append((searches, status, ready))
+
+    def pop(self, drain: bool) -> list[tuple[Job, Status]]:
+        """Requests whose last search is now known to have ended, and those that broke. `drain` waits for every step."""
+        ended = []
+        while len(self._steps) > (0 if drain else self.delay):
+            searches, status, ready = self._steps.popleft()
+            if ready is not None:
+                ready.synchronize()
+            for (job, draw), value in zip(searches, status.tolist(), strict=False):
+                # Rows may have gone to somebody else since; what left by another way is not told twice.
+                if value == Status.SEARCHING or job.stage is not Stage.DECODING or draw not in job.searching:
+                    continue
+                job.searching.remove(draw)
+                if value == Status.BROKEN:
+                    job.searching.clear()
+                    ended.append((job, Status.BROKEN))
+                elif not job.searching:
+                    ended.append((job, Status.OVER))
+        return ended

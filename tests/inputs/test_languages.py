@@ -1,0 +1,138 @@
+"""Language codes resolve to what the checkpoint has, or to an error that names the way out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from seamless_engine.errors import CheckpointError, UnknownLanguageError, UsageError
+from seamless_engine.inputs.language_names import _CODE_OF_NAME, code_of_name
+from seamless_engine.inputs.languages import Languages
+from support.languages import CODES, CONFIG, LARGE, VOICES
+
+SMALL = Languages(dataclasses.replace(CONFIG, text_lang_ids={"eng": 7, "swa": 8}))
+
+
+def test_text_tasks_have_every_language_and_speech_tasks_those_with_a_voice():
+    for task in ("asr", "s2tt", "t2tt"):
+        assert LARGE.codes(task) == sorted(CODES)
+    for task in ("s2st", "t2st", "S2ST"):
+        assert LARGE.codes(task) == sorted(VOICES)
+
+
+def test_only_text_has_a_source_language():
+    assert LARGE.source_codes("t2tt") == LARGE.source_codes("t2st") == sorted(CODES)
+    assert LARGE.source_codes("asr") == LARGE.source_codes("s2tt") == LARGE.source_codes("s2st") == []
+
+
+def test_ids_come_from_the_checkpoints_tables():
+    assert LARGE.target_id("s2tt", "eng") == LARGE.source_id("eng") == 256022
+    assert LARGE.target_id("t2st", "fra") == 256026
+    assert LARGE.voice_id("fra") == VOICES.index("fra")
+    assert SMALL.target_id("t2tt", "eng") == 7
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_code_of_the_checkpoint_stands_for_itself_in_any_case(code):
+    for spelling in (code, code.upper(), f"__{code}__", code.replace("_", "-").lower(), f" {code} "):
+        assert LARGE.resolve("t2tt", spelling) == code
+
+
+@pytest.mark.parametrize(
+    ("spelling", "code"),
+    [
+        *zip("af am ar as az be bn bs bg ca cs zh cy da de el en et eu fi".split(), """
+        afr amh arb asm azj bel ben bos bul cat ces cmn cym dan deu ell eng est eus fin""".split(), strict=True),
+        *zip("fr ff om ga gl gu he hi hr hu hy ig id is it jv ja kn ka kk".split(), """
+        fra fuv gaz gle glg guj heb hin hrv hun hye ibo ind isl ita jav jpn kan kat kaz""".split(), strict=True),
+        *zip("mn km ky ko lo lt lg lv ml mr mk mt my nl nn nb no ne ny or".split(), """
+        khk khm kir kor lao lit lug lvs mal mar mkd mlt mya nld nno nob nob npi nya ory""".split(), strict=True),
+        *zip("pa ps fa pl pt ro ru sk sl sn sd so es sr sv sw ta te tg tl".split(), """
+        pan pbt pes pol por ron rus slk slv sna snd som spa srp swe swh tam tel tgk tgl""".split(), strict=True),
+        *zip("th tr uk ur uz vi yo ms zu".split(), "tha tur ukr urd uzn vie yor zlm zul".split(), strict=True),
+        *zip("zsm msa zho ger fre swa fas ara aze lav mon nor".split(), """
+        zlm zlm cmn deu fra swh pes arb azj lvs khk nob""".split(), strict=True),
+        *zip("cn cz dk gr jp vn".split(), "cmn ces dan ell jpn vie".split(), strict=True),
+        *zip("en-US pt_BR zh-CN zh-TW zh-Hant zho_Hant zh-Hans es-MX".split(), """
+        eng por cmn cmn_Hant cmn_Hant cmn_Hant cmn spa""".split(), strict=True),
+    ],
+)  # fmt: skip
+def test_other_spellings_stand_for_the_checkpoints_code(spelling, code):
+    assert LARGE.resolve("t2tt", spelling) == code
+    assert LARGE.source_id(spelling) == CONFIG.text_lang_ids[code]
+
+
+def test_a_spelling_is_not_translated_to_a_code_that_the_checkpoint_lacks():
+    assert SMALL.resolve("t2tt", "swa") == "swa"
+    for code in ("fr", "sw", "zh-TW"):
+        with pytest.raises(UnknownLanguageError, match="This checkpoint has: eng, swa"):
+            SMALL.resolve("t2tt", code)
+    without_traditional = {code: i for code, i in CONFIG.text_lang_ids.items() if code != "cmn_Hant"}
+    with pytest.raises(UnknownLanguageError):
+        Languages(dataclasses.replace(CONFIG, text_lang_ids=without_traditional)).resolve("t2tt", "zh-TW")
+
+
+@pytest.mark.parametrize(
+    ("code", "meant"),
+    [
+        *(("frq", "fra"), ("egn", "eng"), ("fra_x", "fra"), ("zh-pinyin", "cmn")),
+        *(("English", "eng"), ("german", "deu"), ("FRENCH", "fra"), ("chinese", "cmn"), ("mandarin", "cmn")),
+        *(("malay", "zlm"), ("maltese", "mlt"), ("cantonese", "yue"), ("slovenian", "slv"), ("dutch", "nld")),
+        *(("Chinese (Traditional)", "cmn_Hant"), ("egyptian-arabic", "arz"), ("brazilian portuguese", "por")),
+    ],
+)
+def test_an_unknown_code_is_answered_with_the_task_the_nearest_and_the_allowed_ones(code, meant):
+    with pytest.raises(UnknownLanguageError) as caught:
+        LARGE.resolve("t2tt", code)
+    message = str(caught.value)
+    assert message.startswith(f"t2tt cannot write '{code}'. Did you mean '{meant}'?")
+    assert message.endswith(", ".join(sorted(CODES)))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("qqq", "slx", "esp", "kr", "hau", "hat_Latn"),  # no code is near, or several are
+        *("latin", "nederlands", "haitian creole", "hindi or urdu"),  # no language of the table, or two
+        *("malayalam", "cantonese"),  # written but not spoken: another language is not what was meant
+    ],
+)
+def test_nothing_is_suggested_where_it_would_be_a_guess(code):
+    with pytest.raises(UnknownLanguageError) as caught:
+        LARGE.resolve("s2st", code)
+    assert str(caught.value) == f"s2st cannot speak {code!r}. This checkpoint has: {', '.join(sorted(VOICES))}"
+
+
+def test_every_language_of_the_checkpoint_has_a_name_and_every_name_means_one():
+    assert set(_CODE_OF_NAME.values()) == set(CODES)
+    for name, code in _CODE_OF_NAME.items():
+        assert code_of_name(" ".join(name)) == code
+
+
+@pytest.mark.parametrize(("code", "reason"), [("kan", "no voice"), ("ta", "no voice"), ("zul", "unit decoder")])
+def test_a_language_that_can_be_written_but_not_spoken_is_told_apart(code, reason):
+    LARGE.resolve("s2tt", code)
+    with pytest.raises(UnknownLanguageError) as caught:
+        LARGE.resolve("s2st", code)
+    message = str(caught.value)
+    assert message.startswith(f"s2st cannot speak '{code}': this checkpoint can write") and reason in message
+    assert message.endswith(", ".join(sorted(VOICES)))
+    with pytest.raises(UnknownLanguageError):
+        LARGE.voice_id(code)
+
+
+def test_an_unknown_source_language_is_refused():
+    with pytest.raises(UnknownLanguageError, match="text encoder does not know 'xxx'"):
+        LARGE.source_id("xxx")
+
+
+def test_an_unknown_task_is_refused():
+    with pytest.raises(UsageError, match="unknown task 'tts': use one of asr, s2tt"):
+        LARGE.codes("tts")
+
+
+@pytest.mark.parametrize("change", [{"vocab_size": 256098}, {"vocoder_num_langs": 35}, {"text_lang_ids": {"eng": -1}}])
+def test_tables_that_do_not_fit_the_sizes_are_refused(change):
+    with pytest.raises(CheckpointError, match="lang_code_to_id|lang_to_code_id"):
+        Languages(dataclasses.replace(CONFIG, **change))

@@ -1,0 +1,249 @@
+"""The decoding state: what a request is given and what it leaves, all of it where it was from the start."""
+
+from __future__ import annotations
+
+import gc
+import random
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seamless_engine import DecodingParams, Engine, EngineConfig, Request
+from seamless_engine.block_manager import BLOCK_SIZE, PROMPT_LENGTH, slots_of
+from seamless_engine.job import Job
+from seamless_engine.search.state import IntParam, Status
+from seamless_engine.search.torch_search import TorchSearch
+from support.driven import all_same, answer
+from support.parity import TEXTS, random_request
+from support.searches import EOS, LANGUAGE, Searches, clone, known, random_params, tensors
+from tolerance import SCORE_ATOL
+
+Checkpoint = Callable[[int], Path]
+BY_SLOT = ("token_pool", "log_prob_pool", "state_pool")
+SLOT_TABLES = ("slot_mapping", "slot_table", "finished_table", "cross_table")
+
+
+def admitted(seed: int) -> tuple[Searches, list[Job]]:
+    """Requests of all kinds that came at once, on state that others have used."""
+    rng = random.Random(seed)
+    world = Searches(vocab=50, num_seqs=30)
+    for _ in range(2):
+        for one in world.jobs:
+            world.blocks.free(one.serial)
+        world.jobs.clear()
+        beams = [rng.choice([1, 1, 2, 3, 5]) for _ in range(12)]
+        jobs = world.admit([random_params(rng, count, 50, ties=False) for count in beams], lambda: rng.choice([1, 9]))
+    return world, jobs
+
+
+def test_a_request_has_the_slots_of_its_blocks_and_nobody_elses() -> None:
+    for seed in range(10):
+        world, jobs = admitted(seed)
+        state = world.state
+        seen: set[int] = set()
+        for one in jobs:
+            mine = set(slots_of(world.blocks._blocks[one.serial]))
+            cross = state.cross_slots(one).tolist()
+            own = state.slot_mapping[one.beam_ids, : one.max_length].flatten().tolist()
+            assert len(cross) == one.encoder_length == state.cross_length[one.beam_ids[0]]
+            assert len(set(cross + own)) == len(cross + own), "a slot twice"
+            assert set(cross + own) <= mine
+            assert not mine & seen
+            seen |= mine
+        assert max(seen) < world.blocks.num_blocks * BLOCK_SIZE <= int(state.slot_mapping[state.inert, 0])
+
+
+def test_a_search_begins_at_the_prompt_which_its_first_row_reads_for_all() -> None:
+    for seed in range(10):
+        world, jobs = admitted(seed)
+        state = world.state
+        for one, draw in ((job, draw) for job in jobs for draw in range(job.params.num_searches)):
+            first, *others = rows = one.search_beams(draw)
+            assert state.rows[first, : len(rows)].tolist() == rows
+            assert (state.rows[first, len(rows) :] == state.inert).all()
+            assert state.search_of[rows].tolist() == [first] * len(rows)
+            prompt = state.slot_mapping[first, :PROMPT_LENGTH]
+            assert (state.slot_table[rows, :PROMPT_LENGTH] == prompt).all()
+            assert (state.token[rows] == LANGUAGE).all() and (state.score[rows] == 0.0).all()
+            assert state.status[first] == Status.SEARCHING and state.position[first] == 0
+            assert not state.finished_occupied[rows].any()
+            assert state.whole[first, IntParam.NUM_BEAMS] == len(rows) == 1 + len(others)
+            assert state.whole[first, IntParam.STREAM] == draw * len(rows)
+
+
+def test_who_is_not_admitted_is_left_alone() -> None:
+    """And the inert row stays what it is."""
+    for seed in range(10):
+        world, jobs = admitted(seed)
+        world.blocks.free(jobs[0].serial)
+        before = clone(world.state)
+        newcomers = world.admit([DecodingParams(num_beams=jobs[0].num_seqs)], lambda: 5)
+        rows = torch.ones(len(before.token), dtype=torch.bool)
+        rows[newcomers[0].beam_ids] = False
+        for name, tensor in tensors(world.state).items():
+            same = rows if name not in BY_SLOT else slice(None)
+            assert torch.equal(tensor[same], getattr(before, name)[same]), name
+
+
+def test_admission_can_be_repeated() -> None:
+    """A pass that fails is tried again in halves."""
+    world, jobs = admitted(3)
+    before = clone(world.state)
+    entries = [(one, world.blocks._blocks[one.serial]) for one in jobs]
+    for part in (entries[: len(entries) // 2], entries[len(entries) // 2 :]):
+        world.state.admit(part)
+    for name, tensor in tensors(world.state).items():
+        assert torch.equal(tensor, getattr(before, name)), name
+
+
+def finished(params: DecodingParams, seed: int, tokens: int, vocab: int = 60) -> tuple[Searches, Job]:
+    """One request, searched to its end among others."""
+    rng = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    world = Searches(vocab, num_seqs=30)
+    one, *_ = world.admit([params, *(random_params(rng, b, vocab, ties=False) for b in (2, 1, 4))], lambda: tokens)
+    search = TorchSearch(world.state)
+    while any(world.state.status[one.search_beams(draw)[0]] == Status.SEARCHING for draw in range(params.num_searches)):
+        layout = world.layout()
+        search.begin(layout, EOS)
+        logits = world.logits(layout, generator)
+        logits[:, EOS] += 3.0
+        search.update_state(layout, known(logits))
+        for job in world.jobs:
+            job.position += PROMPT_LENGTH if job.position == 0 else 1
+    return world, one
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("beams,wanted", [(1, 1), (4, 1), (4, 4), (5, 3)])
+def test_findings_are_the_best_hypotheses_with_their_slots(beams: int, wanted: int, penalty: float) -> None:
+    lengths = set()
+    for seed in range(4):
+        params = DecodingParams(num_beams=beams, num_return_sequences=wanted, length_penalty=penalty)
+        world, one = finished(params, seed, tokens=10)
+        state, found = world.state, world.state.finished(one)
+        assert len(found) == wanted
+        assert [f.score for f in found] == sorted((f.score for f in found), reverse=True)
+        assert len({tuple(f.tokens) for f in found}) == wanted
+        own = set(state.slot_mapping[one.beam_ids, : one.max_length].flatten().tolist())
+        for hypothesis in found:
+            lengths.add(len(hypothesis.tokens))
+            assert len(hypothesis.log_probs) == len(hypothesis.tokens) <= one.max_new_tokens
+            assert hypothesis.tokens[-1] == EOS or len(hypothesis.tokens) == one.max_new_tokens
+            assert set(hypothesis.slots.tolist()) <= own
+            read = state.token_pool[hypothesis.slots].tolist()  # by the model: all but the last token
+            assert read == [EOS, LANGUAGE, *hypothesis.tokens[:-1]]
+            expected = sum(hypothesis.log_probs) / len(hypothesis.tokens) ** penalty
+            assert hypothesis.score == pytest.approx(expected, rel=SCORE_ATOL, abs=SCORE_ATOL)
+    assert len(lengths) > 1
+
+
+def test_each_draw_gives_one_finding() -> None:
+    params = DecodingParams(do_sample=True, num_return_sequences=4, seed=5)
+    world, one = finished(params, 0, tokens=9)
+    found = world.state.finished(one)
+    assert len({tuple(f.tokens) for f in found}) == 4
+    assert [int(f.slots[0]) for f in found] == world.state.slot_mapping[one.beam_ids, 0].tolist()
+
+
+def test_a_search_has_no_more_findings_than_it_could_choose() -> None:
+    for kept, expected in (((), []), ((EOS,), [[EOS]])):
+        banned = tuple(token for token in range(30) if token not in kept)
+        params = DecodingParams(num_beams=3, num_return_sequences=3, suppress_tokens=banned)
+        world, one = finished(params, 0, tokens=5, vocab=30)
+        assert [hypothesis.tokens for hypothesis in world.state.finished(one)] == expected
+
+
+def made(checkpoint: Checkpoint) -> Engine:
+    options = EngineConfig(max_num_seqs=9, num_slots=1600)
+    return Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"], options=options)
+
+
+def texts(engine: Engine, seed: int) -> list[Request]:
+    rng = random.Random(seed)
+    requests = [random_request(rng, engine.languages("t2tt")) for _ in range(60)]
+    return [one for one in requests if one.task == "t2tt"]
+
+
+def held(engine: Engine) -> dict[str, torch.Tensor]:
+    """Every tensor that a decode step may keep."""
+    runner = engine._runner
+    return tensors(runner.state) | {"k": runner.pool.k, "v": runner.pool.v, "layout": runner.layouts._fields}
+
+
+@pytest.mark.parametrize("implementation", ["", "torch"], ids=["preferred", "torch"])
+def test_what_is_free_may_hold_anything(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, implementation: str
+) -> None:
+    """Before every turn all free rows and slots are spoiled: floats are NaN, tables point at slots of NaN."""
+    monkeypatch.setenv("SEAMLESS_BACKEND", implementation)
+    engine = made(checkpoint)
+    requests = texts(engine, 7)
+    expected = answer(engine, requests)
+    runner = engine._runner
+    turns = []
+
+    def spoil(turn: int, jobs: dict[int, Job]) -> None:
+        rows = torch.tensor(runner.blocks._free_rows, dtype=torch.int64)
+        slots = torch.tensor(slots_of(runner.blocks._free_blocks), dtype=torch.int64)
+        if not len(slots) or not len(rows):
+            return
+        turns.append(turn)
+        runner.pool.k[:, slots] = torch.nan
+        runner.pool.v[:, slots] = torch.nan
+        for name, tensor in tensors(runner.state).items():
+            if name in SLOT_TABLES:
+                garbage = int(slots[0])
+            elif name == "status":
+                garbage = int(Status.SEARCHING)
+            else:
+                garbage = torch.nan if tensor.is_floating_point() else True if tensor.dtype == torch.bool else 2**30
+            tensor[slots if name in BY_SLOT else rows] = garbage
+
+    assert all_same(answer(engine, requests, meanwhile=spoil), expected)
+    assert len(turns) > 10
+
+
+def alive(*kinds: type) -> list[Any]:
+    """All objects of exactly these types."""
+    gc.collect()
+    return [one for one in gc.get_objects() if type(one) in kinds]
+
+
+def test_nothing_moves_and_nothing_is_left(checkpoint: Checkpoint) -> None:
+    engine = made(checkpoint)
+    before = {name: (tensor.data_ptr(), tensor.shape) for name, tensor in held(engine).items()}
+    requests = texts(engine, 1)
+    engine.generate(requests)
+    seen = []
+    for _ in range(3):
+        engine.generate(requests)
+        kinds = [type(one) for one in alive(torch.Tensor, Job)]
+        seen.append((kinds.count(torch.Tensor), kinds.count(Job)))
+    assert seen[0] == seen[1] == seen[2]
+    assert seen[0][1] <= engine.options.max_num_seqs  # the last layout is kept, with its company
+    assert {name: (tensor.data_ptr(), tensor.shape) for name, tensor in held(engine).items()} == before
+
+
+def test_a_step_leaves_nothing_behind(checkpoint: Checkpoint) -> None:
+    """While two searches go on there are as many tensors, of as many bytes, and lists and maps are as long."""
+    engine = made(checkpoint)
+    params = DecodingParams(num_beams=3, min_new_tokens=125, max_new_tokens=125)
+    requests = [Request("t2tt", "fra", text=text, src_lang="eng", params=params) for text in TEXTS[:2]]
+    seen: list[tuple[int, ...]] = []
+
+    def look(turn: int, jobs: dict[int, Job]) -> None:
+        if turn in (70, 95, 120):  # tables are as wide at each
+            found = alive(torch.Tensor, list, dict, set, deque)
+            tensor_bytes = [one.nbytes for one in found if type(one) is torch.Tensor]
+            containers = sum(sys.getsizeof(one) for one in found if type(one) is not torch.Tensor)
+            seen.append((len(tensor_bytes), sum(tensor_bytes), containers))
+
+    results = answer(engine, requests, meanwhile=look)
+    assert [len(result.tokens) for result in results] == [125, 125]
+    assert seen[1] == seen[2]  # the first look makes room for the others

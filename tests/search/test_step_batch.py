@@ -1,0 +1,169 @@
+"""The layout of a step: who reads and chooses where, kept while the company stays, with padding that nobody notices."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from seamless_engine import Engine, EngineConfig
+from seamless_engine.block_manager import BLOCK_SIZE
+from seamless_engine.job import Job
+from seamless_engine.search.state import Status
+from seamless_engine.search.step_batch import BatchBuilder, StepBatch
+from support.driven import all_same, answer
+from support.parity import random_request
+from support.schedules import job
+
+Checkpoint = Callable[[int], Path]
+FIELDS = ("line_row", "line_offset", "search_id", "search_line", "search_active", "request_id", "cu_lines")
+
+
+def eights(count: int) -> int:
+    return -(-count // 8) * 8
+
+
+def running(rows: list[int], position: int, num_beams: int = 1, draws: int = 1) -> Job:
+    one = job(num_beams=num_beams, draws=draws, max_new_tokens=200)
+    one.beam_ids, one.position = rows, position
+    return one
+
+
+def fields(layout: StepBatch) -> dict[str, list[int]]:
+    return {name: getattr(layout, name).tolist() for name in FIELDS}
+
+
+def company() -> list[Job]:
+    """Three beams that go on, a single hypothesis that begins, three draws of which one has ended, beams that begin."""
+    jobs = [running([7, 2, 5], 9, num_beams=3), running([0], 0), running([1, 3, 8], 4, draws=3)]
+    jobs[2].searching = [0, 2]
+    return [*jobs, running([4, 6], 0, num_beams=2)]
+
+
+def test_lines_of_a_request_stand_together_and_the_prompt_is_two_of_its_first_row() -> None:
+    layout = BatchBuilder(10, 202, torch.device("cpu")).layout(company())
+    assert fields(layout) == {
+        "line_row": [7, 2, 5, 0, 0, 1, 8, 4, 4],
+        "line_offset": [0, 0, 0, 0, 1, 0, 0, 0, 1],
+        "search_id": [7, 0, 1, 8, 4],
+        "search_line": [0, 4, 5, 6, 8],
+        "search_active": [3, 1, 1, 1, 1],
+        "request_id": [7, 0, 1, 4],
+        "cu_lines": [0, 3, 5, 7, 9],
+    }
+    assert [(one.beam_ids[0], draw) for one, draw in layout.searches] == [(7, 0), (0, 0), (1, 0), (1, 2), (4, 0)]
+    assert layout.traits.beams == 3 and layout.traits.special == (5, 6)
+
+
+def test_padding_is_the_inert_rows_and_chooses_nothing() -> None:
+    jobs = company()
+    plain = fields(BatchBuilder(10, 202, torch.device("cpu")).layout(jobs))
+    builder = BatchBuilder(10, 202, torch.device("cpu"), eights)
+    builder.layout([running([9], 5)])
+    padded = fields(builder.layout(jobs))  # over what was there before
+    inert = {"line_row": 10, "search_id": 10, "request_id": 10, "cu_lines": 9}
+    for name, values in padded.items():
+        assert len(values) == 16 + (name == "cu_lines")
+        assert values[: len(plain[name])] == plain[name]
+        assert set(values[len(plain[name]) :]) == {inert.get(name, 0)}
+
+
+def test_a_layout_is_kept_while_the_same_searches_go_on() -> None:
+    builder = BatchBuilder(10, 202, torch.device("cpu"), width=16)
+    one, other = running([0, 1], 0, num_beams=2), running([2, 3, 4], 5, draws=3)
+    seen: list[StepBatch] = []
+
+    def is_new(*jobs: Job) -> bool:
+        layout = builder.layout(list(jobs))
+        new = not seen or layout is not seen[-1]
+        seen.append(layout)
+        return new
+
+    assert is_new(one)
+    one.position = 2
+    assert is_new(one)  # one line a beam from now on
+    one.position = 3
+    assert not is_new(one)
+    assert is_new(one, other)  # somebody joins
+    one.position, other.position = 4, 6
+    assert not is_new(one, other)
+    other.searching.remove(1)
+    assert is_new(one, other)  # a draw has ended
+    one.position = 15
+    assert is_new(one, other) and seen[-1].traits.width == 32  # the tables are wider
+    assert is_new(one)  # somebody left
+    successor = running([0, 1], 15, num_beams=2)
+    assert is_new(successor)  # the same rows, another request
+
+
+def test_its_tensors_never_move() -> None:
+    """A graph that reads them serves every layout of the same shape."""
+    builder = BatchBuilder(10, 202, torch.device("cpu"), eights)
+    layouts = [builder.layout(jobs) for jobs in (company(), company()[:1], company()[1:], [running([3], 70)])]
+    layouts.append(builder.idle(16, 5))
+    for name in FIELDS:
+        assert len({getattr(layout, name).data_ptr() for layout in layouts}) == 1
+        assert all(getattr(layout, name).dtype == torch.int32 for layout in layouts)
+
+
+def test_every_row_at_its_prompt_fits() -> None:
+    for bucket in (None, eights):
+        layout = BatchBuilder(5, 202, torch.device("cpu"), bucket).layout([running([i], 0) for i in range(5)])
+        assert layout.line_row.tolist()[:10] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+@pytest.fixture(params=["", "torch"], ids=["preferred", "torch"])
+def engine(request: pytest.FixtureRequest, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    monkeypatch.setenv("SEAMLESS_BACKEND", request.param)
+    options = EngineConfig(max_num_seqs=9, num_slots=640)
+    return Engine.from_pretrained(checkpoint(1), device="cpu", tasks=["t2tt"], options=options)
+
+
+def pools(engine: Engine) -> dict[str, torch.Tensor]:
+    """Everything that has a place for each slot, slots first."""
+    runner = engine._runner
+    keys, values = (pool.transpose(0, 1) for pool in (runner.pool.k, runner.pool.v))
+    state = runner.state
+    return {"k": keys, "v": values, "states": state.state_pool, "tokens": state.token_pool} | {
+        "log_probs": state.log_prob_pool
+    }
+
+
+def test_padding_changes_no_result_and_touches_no_slot_of_anybody(engine: Engine) -> None:
+    """The inert row's slots hold NaN before every step; after it, only the slots of the step's lines have changed."""
+    runner, inert = engine._runner, engine.options.max_num_seqs
+    rng = random.Random(4)
+    requests = [random_request(rng, engine.languages("t2tt")) for _ in range(60)]
+    requests = [one for one in requests if one.task == "t2tt"]
+    expected = answer(engine, requests)
+    runner.layouts = BatchBuilder(inert, runner.layouts.max_length, runner.device, eights)
+    inert_slots = torch.arange(runner.blocks.num_blocks * BLOCK_SIZE, len(runner.state.token_pool))
+    assert len(inert_slots) == BLOCK_SIZE
+    padded = 0
+
+    def step(layout: StepBatch) -> torch.Tensor:
+        nonlocal padded
+        rows = layout.line_row.long()
+        padded += int((rows == inert).sum())
+        search = runner.state.search_of[rows].long()
+        position = runner.state.position[search] + layout.line_offset
+        written = runner.state.slot_mapping[rows[rows != inert], position[rows != inert]]
+        assert not set(written.tolist()) & set(inert_slots.tolist())
+        for pool in pools(engine).values():
+            pool[inert_slots] = torch.nan if pool.is_floating_point() else 77
+        before = {name: pool.clone() for name, pool in pools(engine).items()}
+        status = runner._step(layout)
+        mine = torch.cat([written.long(), inert_slots])
+        for name, pool in pools(engine).items():
+            pool, old = (x.reshape(len(x), -1).nan_to_num(nan=1e30) for x in (pool, before[name]))
+            changed = (pool != old).any(1).nonzero()[:, 0]
+            assert set(changed.tolist()) <= set(mine.tolist()), name
+        assert runner.state.status[inert] == Status.OVER and runner.state.search_of[inert] == inert
+        return status
+
+    runner.step = step
+    assert all_same(answer(engine, requests), expected)
+    assert padded > 50

@@ -1,0 +1,128 @@
+"""A recorded step is the step: it finds all it reads where it was, and what it wrote is there, whoever decodes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from seamless_engine import DecodingParams, Engine, EngineConfig, Request
+from seamless_engine.cuda_graphs import CudaGraphCapture, StepGraphs, Work, bucket
+from seamless_engine.search.step_batch import BatchBuilder, GraphKey, StepBatch
+from support.graphs import played_back
+from support.parity import TEXTS, random_request, same
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def recording(engine: Engine, recorded: list[Work]) -> StepGraphs:
+    """Has the engine launch its steps as on a GPU."""
+    runner = engine._runner
+    record = CudaGraphCapture() if runner.device.type == "cuda" else played_back
+    max_length = runner.layouts.max_length
+    runner.layouts = BatchBuilder(engine.options.max_num_seqs, max_length, runner.device, bucket, width=max_length)
+
+    def noted(work: Work) -> Work:
+        graph = record(work)
+        assert graph
+        recorded.append(graph)
+        return graph
+
+    runner.step = StepGraphs(runner._step, noted)
+    return runner.step
+
+
+def test_sizes_are_rounded_up_by_an_eighth_at_most() -> None:
+    sizes = [bucket(count) for count in range(1, 1300)]
+    assert all(count <= size <= max(count * 9 / 8, count) for count, size in enumerate(sizes, 1))
+    assert sizes == sorted(sizes) and all(bucket(size) == size for size in sizes)
+    assert len(set(sizes)) < 80
+
+
+OTHERS = (
+    DecodingParams(num_beams=3, no_repeat_ngram_size=2, max_new_tokens=9),
+    DecodingParams(do_sample=True, seed=4, max_new_tokens=9),
+    DecodingParams(repetition_penalty=1.3, bad_words_ids=((5, 6), (9,)), max_new_tokens=9),
+)
+
+
+def plain(rng: random.Random, languages: list[str]) -> Request:
+    request = random_request(rng, languages)
+    beams = rng.choice([1, 1, 3, 5])
+    request.params = DecodingParams(
+        num_beams=beams, min_new_tokens=rng.choice([0, 0, 4]), max_new_tokens=rng.choice([5, 9, 14])
+    )
+    return request
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_graphs_and_the_host_give_the_same_results(checkpoint: Callable[[int], Path], seed: int) -> None:
+    options = EngineConfig(max_num_seqs=24, cuda_graphs=False)
+    engine = Engine.from_pretrained(checkpoint(seed), device=DEVICE, options=options, dtype="float32")
+    rng = random.Random(seed)
+    requests = [plain(rng, engine.languages("s2st")) for _ in range(20)]
+    launched = [Request("t2tt", "fra", text=TEXTS[0], src_lang="eng", params=params) for params in OTHERS]
+    expected = engine.generate(requests)
+    assert not any(result.error for result in expected)
+    recorded: list[Work] = []
+    graphs = recording(engine, recorded)
+    for beside in ([], [], launched):
+        for tensor in (engine._runner.pool.k, engine._runner.pool.v, engine._runner.state.state_pool):
+            tensor.fill_(torch.nan)
+        order = rng.sample(range(len(requests)), len(requests))
+        results = engine.generate([requests[i] for i in order] + beside)
+        assert all(same(expected[i], result) for i, result in zip(order, results, strict=False))
+    assert len(graphs) == len(recorded) > 5
+
+
+def test_usual_steps_are_recorded_before_the_first_request(checkpoint: Callable[[int], Path]) -> None:
+    options = EngineConfig(max_num_seqs=12, cuda_graphs=False)
+    engine = Engine.from_pretrained(checkpoint(0), device=DEVICE, options=options, tasks=["t2tt"], dtype="float32")
+    usual = [DecodingParams(num_beams=beams, max_new_tokens=8) for beams in (1, 5)]
+    requests = [Request("t2tt", "fra", text=text, src_lang="eng", params=p) for text in TEXTS for p in usual]
+    expected = engine.generate(requests)
+    recorded: list[Work] = []
+    recording(engine, recorded)
+    engine._runner.record_steps(24)
+    before = len(recorded)
+    assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
+    assert len(recorded) == before > 10
+
+
+def test_a_shape_is_recorded_once_and_no_more_than_the_limit() -> None:
+    run: list[str] = []
+    recorded: list[Work] = []
+
+    def step(layout: StepBatch) -> torch.Tensor:
+        run.append("launched")
+        return torch.zeros(1)
+
+    def record(work: Work) -> Work:
+        recorded.append(work)
+        return lambda: torch.full((1,), run.append("replayed") or 1.0)
+
+    def layout(lines: int, special: tuple[int, ...] = ()) -> StepBatch:
+        traits = GraphKey(width=64, beams=1, bans=0, ngram=0, min_new_tokens=False, special=special)
+        return StepBatch([], traits, *[torch.zeros(lines, dtype=torch.int32)] * 7)
+
+    graphs = StepGraphs(step, record, limit=2)
+    for lines in (1, 1, 2, 3, 3, 1):
+        graphs(layout(lines))
+    graphs(layout(1, special=(0,)))
+    assert run == ["launched", "replayed", "launched", "launched", "launched", "replayed", "launched"]
+    assert len(recorded) == len(graphs) == 2
+
+
+def test_a_graph_that_cannot_be_recorded_costs_no_result(checkpoint: Callable[[int], Path]) -> None:
+    engine = Engine.from_pretrained(
+        checkpoint(0), device=DEVICE, options=EngineConfig(max_num_seqs=8, cuda_graphs=False)
+    )
+    requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS]
+    expected = engine.generate(requests)
+    graphs = recording(engine, [])
+    graphs._record = lambda work: None
+    assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
+    assert len(graphs) == 0

@@ -1,0 +1,246 @@
+"""The speech pass: what it makes of a request does not depend on the others, and it seldom waits for the device."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seamless_engine import DecodingParams, Engine, EngineConfig, Request, Result, synthesizer
+from seamless_engine.config import ModelConfig
+from seamless_engine.inputs.characters import CharacterTable
+from support.models import parts
+from support.oracle import load
+from support.packed import bounds, normal
+from support.parity import TEXTS, agreement, same
+from tolerance import MARGIN
+
+Checkpoint = Callable[[int], Path]
+
+
+def spoken_requests(engine: Engine, seed: int, count: int) -> list[Request]:
+    """Text to speech in several languages and voices, with both kinds of durations, some of it drawn."""
+    rng = random.Random(seed)
+    languages = engine.languages("t2st")
+    return [
+        Request(
+            "t2st",
+            rng.choice(languages),
+            text=rng.choice(TEXTS),
+            src_lang="eng",
+            speaker_id=rng.randrange(2),
+            params=DecodingParams(
+                num_beams=3,
+                num_return_sequences=rng.choice([1, 1, 3]),
+                max_new_tokens=rng.choice([1, 4, 12]),
+                vocoder_durations=rng.random() < 0.5,
+                speech_do_sample=rng.random() < 0.5,
+                speech_temperature=0.8,
+                seed=rng.randrange(2**40),
+            ),
+        )
+        for _ in range(count)
+    ]
+
+
+def same_hypotheses(a: Result, b: Result) -> bool:
+    return same(a, b) and all(
+        np.array_equal(x.units, y.units) and np.array_equal(x.audio, y.audio)  # type: ignore[arg-type]
+        for x, y in zip(a.n_best, b.n_best, strict=True)
+    )
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_pass_of_many_says_of_each_what_it_says_alone(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    engine = Engine.from_pretrained(
+        checkpoint(seed), device="cpu", tasks=["t2st"], options=EngineConfig(max_synthesis_tokens=10_000)
+    )
+    requests = spoken_requests(engine, seed, 14)
+    alone = [engine.generate([request])[0] for request in requests]
+    assert sum(len(result.n_best) for result in alone) > len(requests)
+    assert not any(result.error for result in alone)
+    monkeypatch.setattr(synthesizer, "_ROWS", 7)  # the scores of a sentence exist in parts, too
+    together = engine.generate(requests)
+    assert all(same_hypotheses(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_units_and_waveforms_of_a_pass_equal_the_reference(checkpoint: Checkpoint, seed: int) -> None:
+    folder = checkpoint(seed)
+    engine = Engine.from_pretrained(
+        folder, device="cpu", tasks=["t2st"], options=EngineConfig(max_synthesis_tokens=10_000)
+    )
+    languages = engine.languages("t2st")
+    requests = [
+        Request("t2st", languages[i % len(languages)], text=text, src_lang="fra", speaker_id=i % 2)
+        for i, text in enumerate(TEXTS)
+    ]
+    found = [
+        agreement(r, request, load(folder)) for r, request in zip(engine.generate(requests), requests, strict=True)
+    ]
+    assert all(one.holds for one in found), found
+    assert sum(one.waveform is not None for one in found) >= 4
+
+
+def test_drawn_units_follow_the_seed_alone(checkpoint: Checkpoint) -> None:
+    engine = Engine.from_pretrained(checkpoint(1), device="cpu", tasks=["t2st"])
+
+    def units(*seeds: int) -> list[Any]:
+        requests = [
+            Request(
+                "t2st",
+                "fra",
+                text=TEXTS[0],
+                src_lang="eng",
+                params=DecodingParams(speech_do_sample=True, speech_temperature=1.5, seed=seed),
+            )
+            for seed in seeds
+        ]
+        return [result.units for result in engine.generate(requests)]
+
+    first, second, again = units(5, 2**40 + 5, 5)
+    assert np.array_equal(first, again) and len(first) == len(second)
+    assert (first != second).any()
+    greedy = engine.generate([Request("t2st", "fra", text=TEXTS[0], src_lang="eng")])[0].units
+    assert greedy is not None and (first != greedy).any()
+
+
+class Waits(TorchDispatchMode):
+    """What makes the host wait for a device: operations whose result has a size, or a value, that it must know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = func._schema.name.removeprefix("aten::"), kwargs or {}
+        sized = name == "repeat_interleave" and kwargs.get("output_size") is None
+        masks = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if sized or masks or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
+            self.found[name] += 1
+        return func(*args, **kwargs)
+
+
+def test_the_host_waits_for_a_pass_three_times_and_for_the_samples(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine.from_pretrained(
+        checkpoint(0), device="cpu", tasks=["t2st"], options=EngineConfig(max_synthesis_tokens=10_000)
+    )
+    waits = Waits()
+    for name in ("tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__"):
+        monkeypatch.setattr(torch.Tensor, name, counted(name, getattr(torch.Tensor, name), waits.found))
+    runner, inside = engine._runner, engine._runner.speak
+
+    def speak(jobs: Any) -> None:
+        waits.found.clear()
+        with waits:
+            inside(jobs)
+
+    monkeypatch.setattr(runner, "speak", speak)
+    assert runner.vocoder is not None
+    monkeypatch.setattr(runner.vocoder, "pass_frames", 100_000)
+    results = engine.generate([Request("t2st", "fra", text=text, src_lang="eng") for text in TEXTS])
+    assert sum(bool(len(result.audio)) for result in results if result.audio is not None) > 3
+    assert waits.found == {"tolist": 2, "cpu": 2, "numpy": 2}
+
+
+def counted(name: str, call: Callable[..., Any], found: Counter[str]) -> Callable[..., Any]:
+    """`call`, noted when the engine's own code calls it; on a CPU the operations themselves read what they like."""
+
+    def wrapper(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if sys._getframe(1).f_globals.get("__name__", "").startswith("seamless_engine"):
+            found[name] += 1
+        return call(tensor, *args, **kwargs)
+
+    return wrapper
+
+
+def test_characters_of_packed_rows_with_prompts_are_those_of_the_texts(checkpoint: Checkpoint) -> None:
+    config = ModelConfig.from_folder(checkpoint(1))
+    table = CharacterTable(config)
+    rng = random.Random(1)
+    rows = [[rng.randrange(config.vocab_size) for _ in range(rng.choice([0, 1, 2, 9, 30]))] for _ in range(40)]
+    rows[3][:1] = [config.eos_token_id]
+    prompt = [config.eos_token_id, config.vocab_size - 5]
+    tokens = torch.tensor([token for row in rows for token in prompt + row])
+    lengths = [len(row) + 2 for row in rows]
+    total = sum(table.count(row) for row in rows)
+    found = table.expand(tokens, bounds(lengths), prompt=2, total=total)
+    plain = table.expand(torch.tensor([t for row in rows for t in row]), bounds([len(row) for row in rows]))
+    assert len(found.char_ids) == total and torch.equal(found.char_ids, plain.char_ids)
+    counts = [part.tolist() for part in plain.counts.split([len(row) for row in rows])]
+    assert found.counts.tolist() == [count for row in counts for count in [0, 0, *row]]
+
+
+def test_scores_that_are_not_finite_fail_their_request_alone(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine.from_pretrained(
+        checkpoint(0), device="cpu", tasks=["t2st"], options=EngineConfig(max_synthesis_tokens=10_000)
+    )
+    requests = [Request("t2st", "fra", text=text, src_lang="eng") for text in TEXTS[:4]]
+    expected = engine.generate(requests)
+    assert engine._runner.speech is not None
+    units = engine._runner.speech._units
+
+    def poisoned(sentences: Any) -> Any:
+        made = units(sentences)
+        for sentence, states in zip(sentences, made.states.split(made.lengths), strict=True):
+            if sentence.job.request == requests[2]:
+                states[1] = torch.inf
+        return made
+
+    monkeypatch.setattr(engine._runner.speech, "_units", poisoned)
+    results = engine.generate(requests)
+    assert results[2].error is not None and "not finite" in results[2].error and results[2].audio is None
+    assert all(same(results[i], expected[i]) for i in (0, 1, 3))
+
+
+@pytest.mark.parametrize("units", [1, 2, 1500, 3000])
+def test_any_number_of_units_is_spoken(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, units: int) -> None:
+    """From the characters of one token to a minute of speech, as transformers' T2U model has it."""
+    folder = checkpoint(2)
+    t2u = parts(folder).t2u
+    assert t2u is not None
+    states, counts = normal(3, parts(folder).config.hidden_size), torch.tensor([0, min(units, 100), 0])
+    chars = torch.arange(int(counts.sum())) % 40
+    each = units // len(chars)
+    monkeypatch.setattr(t2u, "durations", lambda x, cu: torch.full((len(x),), each))
+    model = load(folder).model.t2u_model
+    predictor = model.model.decoder.duration_predictor
+    monkeypatch.setattr(predictor, "forward", lambda x, **_: torch.full(x.shape[:2], each + 1.0).log())
+    with torch.inference_mode():
+        made = t2u(states, bounds([3]), torch.tensor([3], dtype=torch.int32), chars, counts)
+        logits = model(
+            inputs_embeds=states[None],
+            char_input_ids=chars[None],
+            char_count_per_id=counts[None],
+            attention_mask=torch.ones(1, 3),
+        )[0][0]
+    assert made.lengths == [units] and len(logits) == units
+    best = logits.topk(2).values
+    clear = best[:, 0] - best[:, 1] > MARGIN
+    assert torch.equal(t2u.logits(made.states).argmax(-1)[clear], logits.argmax(-1)[clear])
+    assert clear.float().mean() > 0.99
+
+
+def test_generate_ends_each_clip_with_a_tanh_of_its_own(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A processor may have another tanh for the tail of a tensor, and a clip's place in its pass must not matter."""
+    sizes, tanh = [], torch.tanh
+    monkeypatch.setattr(torch, "tanh", lambda x: (sizes.append(len(x)), tanh(x))[1])
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2st"])
+    results = engine.generate([Request("t2st", "fra", text=text, src_lang="eng") for text in TEXTS[:3]])
+    assert sorted(sizes) == sorted(len(result.audio) for result in results if result.audio is not None)
