@@ -16,8 +16,9 @@ import pytest
 import torch
 import transformers
 
-from seamless_engine import AudioError, SeamlessError, UsageError, tokenizer
+from seamless_engine import AudioError, SeamlessError, UsageError
 from seamless_engine.audio_output import write_audio
+from seamless_engine.inputs import tokenizer
 from support.audio import clip
 from support.hf import ASR, SPOKEN, recognizer
 
