@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_scheduler
 
-Core, scheduler, layouts, flags and buffers are the engine's own. The fake step only counts positions and ends every
+Core, scheduler, batches, flags and buffers are the engine's own. The fake step only counts positions and ends every
 request at the length that the ragged trace forces; its time, and that of the fake encoder, is taken out. A request that
 leaves is followed by a waiting one, so that the rows stay full: the steady state of a server under load. Every run
 takes the same steps, so each step counts with the least time of --repeats runs: what others do on the machine is no
@@ -60,7 +60,7 @@ class FakeRunner(ModelRunner):
             eos=self.config.eos_token_id,
             like=torch.zeros(1, 8),
         )
-        self.layouts, self.flags, self.step = (
+        self.batches, self.flags, self.step = (
             BatchBuilder(rows, MAX_LENGTH, self.device),
             CompletionQueue(0),
             self._step,
@@ -69,17 +69,17 @@ class FakeRunner(ModelRunner):
     def encode(self, admitted: list[tuple[Job, list[int]]]) -> None:
         self.buffers.admit(admitted)
 
-    def _step(self, layout: StepBatch) -> torch.Tensor:
+    def _step(self, batch: StepBatch) -> torch.Tensor:
         """Everybody reads on, and who is at its limit has finished hypotheses."""
         b = self.buffers
-        search, position = layout.search_id.numpy(), b.position.numpy()
+        search, position = batch.search_id.numpy(), b.position.numpy()
         position[search] += np.where(position[search] == 0, PROMPT_LENGTH, 1)
         over = position[search] + 1 >= b.whole.numpy()[search, IntParam.MAX_LENGTH]
         b.status.numpy()[search] = np.where(over, int(Status.OVER), int(Status.SEARCHING))
         rows = b.rows.numpy()[search[over], :BEAMS].ravel()
         b.finished_occupied.numpy()[rows] = True
         b.finished_length.numpy()[rows] = np.repeat(position[search[over]], BEAMS)
-        return b.status[layout.search_id]
+        return b.status[batch.search_id]
 
 
 class _NoTokenizer:
@@ -113,7 +113,7 @@ class Clock:
 
 _PARTS = {
     "scheduler": ("leaving", "admit", "retire", "next_speech", "drop", "submit"),
-    "layout": ("layout",),
+    "batch": ("batch",),
     "flags": ("push", "pop"),
     "admission": ("admit",),
     "results": ("finish",),
@@ -139,7 +139,7 @@ def _run(requests: int, steps: int) -> tuple[dict[str, list[float]], float]:
     runner = FakeRunner(requests * BEAMS, requests * (blocks_needed(30, BEAMS, 48) + 4))
     loop = Core(runner, _NoTokenizer(), EngineConfig())  # pyright: ignore[reportArgumentType]
     clock = Clock()
-    owners = {"scheduler": loop.scheduler, "layout": runner.layouts, "flags": runner.flags, "admission": runner.buffers}
+    owners = {"scheduler": loop.scheduler, "batch": runner.batches, "flags": runner.flags, "admission": runner.state}
     for part, names in _PARTS.items():
         for name in names:
             clock.time(owners.get(part, runner), name, part)

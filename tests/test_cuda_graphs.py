@@ -22,8 +22,8 @@ def recording(engine: Engine, recorded: list[Work]) -> StepGraphs:
     """Has the engine launch its steps as on a GPU."""
     runner = engine._runner
     record = CudaGraphCapture() if runner.device.type == "cuda" else played_back
-    max_length = runner.layouts.max_length
-    runner.layouts = BatchBuilder(engine.options.max_num_seqs, max_length, runner.device, bucket, width=max_length)
+    max_length = runner.batches.max_length
+    runner.batches = BatchBuilder(engine.options.max_num_seqs, max_length, runner.device, bucket, width=max_length)
 
     def noted(work: Work) -> Work:
         graph = record(work)
@@ -96,7 +96,7 @@ def test_a_shape_is_recorded_once_and_no_more_than_the_limit() -> None:
     run: list[str] = []
     recorded: list[Work] = []
 
-    def step(layout: StepBatch) -> torch.Tensor:
+    def step(batch: StepBatch) -> torch.Tensor:
         run.append("launched")
         return torch.zeros(1)
 
@@ -104,14 +104,14 @@ def test_a_shape_is_recorded_once_and_no_more_than_the_limit() -> None:
         recorded.append(work)
         return lambda: torch.full((1,), run.append("replayed") or 1.0)
 
-    def layout(lines: int, special: tuple[int, ...] = ()) -> StepBatch:
-        traits = GraphKey(width=64, beams=1, bans=0, ngram=0, min_new_tokens=False, special=special)
-        return StepBatch([], traits, *[torch.zeros(lines, dtype=torch.int32)] * 7)
+    def batch(lines: int, special: tuple[int, ...] = ()) -> StepBatch:
+        graph_key = GraphKey(width=64, beams=1, bans=0, ngram=0, min_new_tokens=False, special=special)
+        return StepBatch([], graph_key, *[torch.zeros(lines, dtype=torch.int32)] * 7)
 
     graphs = StepGraphs(step, record, limit=2)
     for lines in (1, 1, 2, 3, 3, 1):
-        graphs(layout(lines))
-    graphs(layout(1, special=(0,)))
+        graphs(batch(lines))
+    graphs(batch(1, special=(0,)))
     assert run == ["launched", "replayed", "launched", "launched", "launched", "replayed", "launched"]
     assert len(recorded) == len(graphs) == 2
 

@@ -33,24 +33,24 @@ struct Block {
 };
 
 // The line of beam blockIdx.y of search blockIdx.x; false if it does not choose.
-__device__ bool chooses(const SearchState& s, const StepBatch& layout, int64_t& line, int& read) {
-    const int search = layout.search_id[blockIdx.x];
-    if (!s.live(search) || static_cast<int>(blockIdx.y) >= layout.search_active[blockIdx.x]) return false;
-    line = layout.search_line[blockIdx.x] + blockIdx.y;
-    read = s.position[search] + layout.line_offset[line] + 1;
+__device__ bool chooses(const SearchState& s, const StepBatch& batch, int64_t& line, int& read) {
+    const int search = batch.search_id[blockIdx.x];
+    if (!s.live(search) || static_cast<int>(blockIdx.y) >= batch.search_active[blockIdx.x]) return false;
+    line = batch.search_line[blockIdx.x] + blockIdx.y;
+    read = s.position[search] + batch.line_offset[line] + 1;
     return true;
 }
 
-__global__ void begin_kernel(SearchState s, StepBatch layout, int64_t start_token, LineInputs out) {
+__global__ void begin_kernel(SearchState s, StepBatch batch, int64_t start_token, LineInputs out) {
     const int64_t line = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (line < layout.lines) begin_line(s, layout, line, start_token, out);
+    if (line < batch.lines) begin_line(s, batch, line, start_token, out);
 }
 
-__global__ void bans_kernel(SearchState s, StepBatch layout, int64_t words, int64_t width, int64_t* banned) {
+__global__ void bans_kernel(SearchState s, StepBatch batch, int64_t words, int64_t width, int64_t* banned) {
     int64_t line;
     int read;
-    if (!chooses(s, layout, line, read)) return;
-    const Chooser chooser{s, layout.search_id[blockIdx.x], static_cast<int>(blockIdx.y), read};
+    if (!chooses(s, batch, line, read)) return;
+    const Chooser chooser{s, batch.search_id[blockIdx.x], static_cast<int>(blockIdx.y), read};
     each_ban(Block(), chooser, words, [&](int64_t index, int64_t token) { banned[line * width + index] = token; });
 }
 
@@ -79,13 +79,13 @@ __device__ void normalise(const float* logits, int64_t vocab, float& largest, fl
 }
 
 __global__ void __launch_bounds__(LINE_THREADS)
-    special_kernel(SearchState s, StepBatch layout, const float* logits, int64_t vocab, Candidates candidates) {
+    special_kernel(SearchState s, StepBatch batch, const float* logits, int64_t vocab, Candidates candidates) {
     extern __shared__ uint32_t bits[];
     __shared__ LineWork work;
     int64_t line;
     int read;
-    if (!chooses(s, layout, line, read)) return;
-    const Chooser chooser{s, layout.search_id[blockIdx.x], static_cast<int>(blockIdx.y), read};
+    if (!chooses(s, batch, line, read)) return;
+    const Chooser chooser{s, batch.search_id[blockIdx.x], static_cast<int>(blockIdx.y), read};
     if (!chooser.special()) return;
     const float* row = logits + line * vocab;
     float largest, log_sum;
@@ -97,48 +97,48 @@ __global__ void __launch_bounds__(LINE_THREADS)
 }
 
 __global__ void __launch_bounds__(STEP_THREADS)
-    commit_kernel(SearchState s, StepBatch layout, Candidates candidates) {
+    commit_kernel(SearchState s, StepBatch batch, Candidates candidates) {
     __shared__ BeamStep step;
-    beam_step(Block(), s, layout, candidates, blockIdx.x, step);
+    beam_step(Block(), s, batch, candidates, blockIdx.x, step);
 }
 
-dim3 choosers(const StepBatch& layout, int beams) {
-    return dim3(static_cast<unsigned>(layout.searches), static_cast<unsigned>(beams));
+dim3 choosers(const StepBatch& batch, int beams) {
+    return dim3(static_cast<unsigned>(batch.searches), static_cast<unsigned>(beams));
 }
 
 }  // namespace
 
-void launch_begin(const SearchState& state, const StepBatch& layout, int64_t start_token, const LineInputs& out,
+void launch_begin(const SearchState& state, const StepBatch& batch, int64_t start_token, const LineInputs& out,
                   cudaStream_t stream) {
-    if (layout.lines == 0) return;
-    const auto blocks = static_cast<unsigned>((layout.lines + STEP_THREADS - 1) / STEP_THREADS);
-    begin_kernel<<<blocks, STEP_THREADS, 0, stream>>>(state, layout, start_token, out);
+    if (batch.lines == 0) return;
+    const auto blocks = static_cast<unsigned>((batch.lines + STEP_THREADS - 1) / STEP_THREADS);
+    begin_kernel<<<blocks, STEP_THREADS, 0, stream>>>(state, batch, start_token, out);
     check_launch("begin of a decode step");
 }
 
-void launch_bans(const SearchState& state, const StepBatch& layout, int beams, int64_t words, int64_t width,
+void launch_bans(const SearchState& state, const StepBatch& batch, int beams, int64_t words, int64_t width,
                  int64_t* banned, cudaStream_t stream) {
-    check_cuda(cudaMemsetAsync(banned, 0xff, layout.lines * width * sizeof(int64_t), stream), "banned tokens");
-    if (layout.searches == 0) return;
-    bans_kernel<<<choosers(layout, beams), STEP_THREADS, 0, stream>>>(state, layout, words, width, banned);
+    check_cuda(cudaMemsetAsync(banned, 0xff, batch.lines * width * sizeof(int64_t), stream), "banned tokens");
+    if (batch.searches == 0) return;
+    bans_kernel<<<choosers(batch, beams), STEP_THREADS, 0, stream>>>(state, batch, words, width, banned);
     check_launch("banned tokens");
 }
 
-void launch_special(const SearchState& state, const StepBatch& layout, int beams, const float* logits, int64_t vocab,
+void launch_special(const SearchState& state, const StepBatch& batch, int beams, const float* logits, int64_t vocab,
                     const Candidates& candidates, cudaStream_t stream) {
-    if (layout.searches == 0) return;
+    if (batch.searches == 0) return;
     const auto shared = static_cast<int>(2 * ((vocab + 31) / 32) * sizeof(uint32_t));
     check_cuda(cudaFuncSetAttribute(special_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
                "shared memory for the bits of a vocabulary");
-    special_kernel<<<choosers(layout, beams), LINE_THREADS, shared, stream>>>(state, layout, logits, vocab, candidates);
+    special_kernel<<<choosers(batch, beams), LINE_THREADS, shared, stream>>>(state, batch, logits, vocab, candidates);
     check_launch("candidates of changed scores");
 }
 
-void launch_commit(const SearchState& state, const StepBatch& layout, const Candidates& candidates,
+void launch_commit(const SearchState& state, const StepBatch& batch, const Candidates& candidates,
                    cudaStream_t stream) {
-    if (layout.searches == 0) return;
-    const auto blocks = static_cast<unsigned>(layout.searches);
-    commit_kernel<<<blocks, STEP_THREADS, 0, stream>>>(state, layout, candidates);
+    if (batch.searches == 0) return;
+    const auto blocks = static_cast<unsigned>(batch.searches);
+    commit_kernel<<<blocks, STEP_THREADS, 0, stream>>>(state, batch, candidates);
     check_launch("beam step");
 }
 

@@ -144,17 +144,17 @@ HOST_DEVICE void move_tables(const Team& team, const SearchState& s, const BeamS
     }
 }
 
-// The beam step of search i of the layout. Whoever is not searching is left alone.
+// The beam step of search i of the batch. Whoever is not searching is left alone.
 template <class Team>
-HOST_DEVICE void beam_step(const Team& team, const SearchState& s, const StepBatch& layout, const Candidates& c,
+HOST_DEVICE void beam_step(const Team& team, const SearchState& s, const StepBatch& batch, const Candidates& c,
                            int64_t i, BeamStep& step) {
-    const int search = layout.search_id[i];
+    const int search = batch.search_id[i];
     if (!s.live(search)) return;
-    const int64_t line = layout.search_line[i];
-    const int read = s.position[search] + layout.line_offset[line] + 1;
+    const int64_t line = batch.search_line[i];
+    const int read = s.position[search] + batch.line_offset[line] + 1;
     const int beams = static_cast<int>(s.whole_of(search, NUM_BEAMS)), width = 2 * beams;
     const int32_t* rows = s.rows_of(search);
-    const Contest contest{s, c, step, rows, line, beams, layout.search_active[i]};
+    const Contest contest{s, c, step, rows, line, beams, batch.search_active[i]};
 
     if (team.lane() == 0) step.broken = 0;
     team.sync();

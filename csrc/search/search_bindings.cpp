@@ -24,16 +24,16 @@ struct Views {
     }
 };
 
-void check_layout(const SearchState& s, const StepBatch& layout) {
-    for (int64_t i = 0; i < layout.lines; ++i)
-        require(layout.line_row[i] >= 0 && layout.line_row[i] < s.num_seqs, "line_row names a row that does not exist");
-    for (int64_t i = 0; i < layout.searches; ++i) {
-        const int64_t id = layout.search_id[i], line = layout.search_line[i], active = layout.search_active[i];
+void check_layout(const SearchState& s, const StepBatch& batch) {
+    for (int64_t i = 0; i < batch.lines; ++i)
+        require(batch.line_row[i] >= 0 && batch.line_row[i] < s.num_seqs, "line_row names a row that does not exist");
+    for (int64_t i = 0; i < batch.searches; ++i) {
+        const int64_t id = batch.search_id[i], line = batch.search_line[i], active = batch.search_active[i];
         require(id >= 0 && id < s.num_seqs, "search_id names a search that does not exist");
-        if (id == s.inert) continue;
+        if (id == s.dummy_beam) continue;
         require(active >= 1 && active <= s.whole_of(static_cast<int>(id), NUM_BEAMS),
                 "search_active must be 1 … the beams of the search");
-        require(line >= 0 && line + active <= layout.lines, "search_line names a line that the step does not have");
+        require(line >= 0 && line + active <= batch.lines, "search_line names a line that the step does not have");
     }
 }
 
@@ -44,28 +44,28 @@ class BoundSearch {
         : arrays_(std::move(arrays)), state_(read_state<Views>(arrays_, eos)), search_(state_) {}
 
     void begin(const py::tuple& fields, int64_t start_token, const py::tuple& out) {
-        const StepBatch layout = read_layout<Views>(fields);
-        check_layout(state_, layout);
-        search_.begin(layout, start_token, read_inputs<Views>(out, layout.lines));
+        const StepBatch batch = read_layout<Views>(fields);
+        check_layout(state_, batch);
+        search_.begin(batch, start_token, read_inputs<Views>(out, batch.lines));
     }
 
     void update_state(const py::tuple& fields, const py::array& logits, int threads) {
-        const StepBatch layout = read_layout<Views>(fields);
-        check_layout(state_, layout);
-        const auto* values = elements<float>(logits, {layout.lines, -1}, "logits");
+        const StepBatch batch = read_layout<Views>(fields);
+        check_layout(state_, batch);
+        const auto* values = elements<float>(logits, {batch.lines, -1}, "logits");
         require(logits.shape(1) >= 1, "logits has no columns");
         require(threads >= 1, "threads must be at least 1");
         py::gil_scoped_release release;
-        search_.update_state(layout, values, logits.shape(1), threads);
+        search_.update_state(batch, values, logits.shape(1), threads);
     }
 
     void commit(const py::tuple& fields, const py::tuple& candidates, int threads) {
-        const StepBatch layout = read_layout<Views>(fields);
-        check_layout(state_, layout);
+        const StepBatch batch = read_layout<Views>(fields);
+        check_layout(state_, batch);
         require(threads >= 1, "threads must be at least 1");
-        const Candidates given = read_candidates<Views>(candidates, layout.lines);
+        const Candidates given = read_candidates<Views>(candidates, batch.lines);
         py::gil_scoped_release release;
-        search_.commit(layout, given, threads);
+        search_.commit(batch, given, threads);
     }
 
    private:
@@ -80,9 +80,9 @@ void bind_search(py::module_& m) {
     name_columns(m);
     py::class_<BoundSearch>(m, "Search", "The beam step on a SearchState; see engine/seamless_engine/search/native_search.py.")
         .def(py::init<py::dict, int32_t>(), "arrays by the names of SearchState, eos")
-        .def("begin", &BoundSearch::begin, "layout, start token, inputs to write to")
-        .def("update_state", &BoundSearch::update_state, "layout, logits, threads")
-        .def("commit", &BoundSearch::commit, "layout, candidates, threads");
+        .def("begin", &BoundSearch::begin, "batch, start token, inputs to write to")
+        .def("update_state", &BoundSearch::update_state, "batch, logits, threads")
+        .def("commit", &BoundSearch::commit, "batch, candidates, threads");
 }
 
 }  // namespace seamless

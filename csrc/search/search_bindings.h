@@ -1,5 +1,5 @@
 // What both modules check of the arrays that a search is given. `Memory` finds the elements of an array where it lies:
-// Memory::of<T>(array, shape, name), a ValueError unless dtype, shape and layout are as expected.
+// Memory::of<T>(array, shape, name), a ValueError unless dtype, shape and batch are as expected.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -22,7 +22,7 @@ SearchState read_state(const py::dict& arrays, int32_t eos) {
     const int64_t rows = tables[0], length = tables[1], slots = pool[0];
     require(rows >= 1 && rows <= INT32_MAX, "slot_mapping has no rows, or too many");
     s.num_seqs = rows, s.max_length = length, s.max_bans = bans[1];
-    s.inert = static_cast<int32_t>(rows - 1), s.eos = eos;
+    s.dummy_beam = static_cast<int32_t>(rows - 1), s.eos = eos;
     const auto set = [&](auto*& field, const char* name, Shape shape) {
         using T = std::remove_const_t<std::remove_reference_t<decltype(*field)>>;
         field = Memory::template of<T>(arrays[name], shape, name);
@@ -57,16 +57,16 @@ SearchState read_state(const py::dict& arrays, int32_t eos) {
 // fields: line_row, line_offset, search_id, search_line, search_active.
 template <class Memory>
 StepBatch read_layout(const py::tuple& fields) {
-    require(fields.size() == 5, "a layout has five arrays");
-    StepBatch layout{};
-    layout.line_row = Memory::template of<int32_t>(fields[0], {-1}, "line_row");
-    layout.lines = Memory::shape(fields[0])[0];
-    layout.line_offset = Memory::template of<int32_t>(fields[1], {layout.lines}, "line_offset");
-    layout.search_id = Memory::template of<int32_t>(fields[2], {-1}, "search_id");
-    layout.searches = Memory::shape(fields[2])[0];
-    layout.search_line = Memory::template of<int32_t>(fields[3], {layout.searches}, "search_line");
-    layout.search_active = Memory::template of<int32_t>(fields[4], {layout.searches}, "search_active");
-    return layout;
+    require(fields.size() == 5, "a batch has five arrays");
+    StepBatch batch{};
+    batch.line_row = Memory::template of<int32_t>(fields[0], {-1}, "line_row");
+    batch.lines = Memory::shape(fields[0])[0];
+    batch.line_offset = Memory::template of<int32_t>(fields[1], {batch.lines}, "line_offset");
+    batch.search_id = Memory::template of<int32_t>(fields[2], {-1}, "search_id");
+    batch.searches = Memory::shape(fields[2])[0];
+    batch.search_line = Memory::template of<int32_t>(fields[3], {batch.searches}, "search_line");
+    batch.search_active = Memory::template of<int32_t>(fields[4], {batch.searches}, "search_active");
+    return batch;
 }
 
 // fields: tokens, positions, slots, rows, lengths.

@@ -57,35 +57,35 @@ class BoundSearch {
         : tensors_(std::move(tensors)), state_(read_state<Device>(tensors_, eos)) {}
 
     void begin(const py::tuple& fields, int64_t start_token, const py::tuple& out, uintptr_t stream) const {
-        const StepBatch layout = read_layout<Device>(fields);
-        launch_begin(state_, layout, start_token, read_inputs<Device>(out, layout.lines), stream_of(stream));
+        const StepBatch batch = read_layout<Device>(fields);
+        launch_begin(state_, batch, start_token, read_inputs<Device>(out, batch.lines), stream_of(stream));
     }
 
     void ban(const py::tuple& fields, int beams, int64_t words, const py::object& banned, uintptr_t stream) const {
-        const StepBatch layout = read_layout<Device>(fields);
+        const StepBatch batch = read_layout<Device>(fields);
         require_beams(beams);
         require(words >= 0 && words <= state_.max_bans, "words must be 0 … the width of bad_word_token");
-        auto* const list = Device::of<int64_t>(banned, {layout.lines, -1}, "banned");
+        auto* const list = Device::of<int64_t>(banned, {batch.lines, -1}, "banned");
         const int64_t width = Device::shape(banned)[1];
         require(width >= 1 + words, "banned has too few columns");
-        launch_bans(state_, layout, beams, words, width, list, stream_of(stream));
+        launch_bans(state_, batch, beams, words, width, list, stream_of(stream));
     }
 
     void choose_special(const py::tuple& fields, int beams, const py::object& logits, const py::tuple& candidates,
                         uintptr_t stream) const {
-        const StepBatch layout = read_layout<Device>(fields);
+        const StepBatch batch = read_layout<Device>(fields);
         require_beams(beams);
-        const float* const values = Device::of<float>(logits, {layout.lines, -1}, "logits");
+        const float* const values = Device::of<float>(logits, {batch.lines, -1}, "logits");
         const int64_t vocab = Device::shape(logits)[1];
         require(vocab >= 1 && vocab <= MAX_VOCAB, "the vocabulary is empty, or too large for shared memory");
-        const Candidates out = read_candidates<Device>(candidates, layout.lines);
+        const Candidates out = read_candidates<Device>(candidates, batch.lines);
         require(out.stride >= std::min<int64_t>(2 * beams, vocab), "there must be 2 · beams candidates of each line");
-        launch_special(state_, layout, beams, values, vocab, out, stream_of(stream));
+        launch_special(state_, batch, beams, values, vocab, out, stream_of(stream));
     }
 
     void commit(const py::tuple& fields, const py::tuple& candidates, uintptr_t stream) const {
-        const StepBatch layout = read_layout<Device>(fields);
-        launch_commit(state_, layout, read_candidates<Device>(candidates, layout.lines), stream_of(stream));
+        const StepBatch batch = read_layout<Device>(fields);
+        launch_commit(state_, batch, read_candidates<Device>(candidates, batch.lines), stream_of(stream));
     }
 
    private:
@@ -99,10 +99,10 @@ void bind_search(py::module_& m) {
     name_columns(m);
     py::class_<BoundSearch>(m, "Search", "The beam step on a SearchState; see engine/seamless_engine/search/native_search.py.")
         .def(py::init<py::dict, int32_t>(), "tensors by the names of SearchState, eos")
-        .def("begin", &BoundSearch::begin, "layout, start token, inputs to write to, stream")
-        .def("ban", &BoundSearch::ban, "layout, beams, words, list to write to, stream")
-        .def("choose_special", &BoundSearch::choose_special, "layout, beams, logits, candidates to change, stream")
-        .def("commit", &BoundSearch::commit, "layout, candidates, stream");
+        .def("begin", &BoundSearch::begin, "batch, start token, inputs to write to, stream")
+        .def("ban", &BoundSearch::ban, "batch, beams, words, list to write to, stream")
+        .def("choose_special", &BoundSearch::choose_special, "batch, beams, logits, candidates to change, stream")
+        .def("commit", &BoundSearch::commit, "batch, candidates, stream");
 }
 
 }  // namespace seamless

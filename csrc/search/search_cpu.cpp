@@ -40,8 +40,8 @@ CpuSearch::CpuSearch(const SearchState& state) : state_(state) {
     special_.reserve(state.num_seqs);
 }
 
-void CpuSearch::begin(const StepBatch& layout, int64_t start_token, const LineInputs& out) const {
-    for (int64_t line = 0; line < layout.lines; ++line) begin_line(state_, layout, line, start_token, out);
+void CpuSearch::begin(const StepBatch& batch, int64_t start_token, const LineInputs& out) const {
+    for (int64_t line = 0; line < batch.lines; ++line) begin_line(state_, batch, line, start_token, out);
 }
 
 void CpuSearch::make_room(int64_t lines, int64_t stride, int64_t vocab, int threads, bool special) {
@@ -80,22 +80,22 @@ void CpuSearch::choose_special(const Task& task, const float* logits, int64_t vo
     special_line(Alone(), scores, scratch.work, task.number * candidates_.stride, candidates_);
 }
 
-void CpuSearch::update_state(const StepBatch& layout, const float* logits, int64_t vocab, int threads) {
+void CpuSearch::update_state(const StepBatch& batch, const float* logits, int64_t vocab, int threads) {
     plain_.clear();
     special_.clear();
     int64_t widest = 1;
-    for (int64_t i = 0; i < layout.searches; ++i) {
-        const int search = layout.search_id[i];
+    for (int64_t i = 0; i < batch.searches; ++i) {
+        const int search = batch.search_id[i];
         if (!state_.live(search)) continue;
-        const int64_t first = layout.search_line[i];
-        const int read = state_.position[search] + layout.line_offset[first] + 1;
-        for (int beam = 0; beam < layout.search_active[i]; ++beam) {
+        const int64_t first = batch.search_line[i];
+        const int read = state_.position[search] + batch.line_offset[first] + 1;
+        for (int beam = 0; beam < batch.search_active[i]; ++beam) {
             const Chooser line{state_, search, beam, read};
             (line.special() ? special_ : plain_).push_back({line, first + beam});
             widest = std::max<int64_t>(widest, 2 * line.beams());
         }
     }
-    make_room(layout.lines, std::min(widest, vocab), vocab, threads, !special_.empty());
+    make_room(batch.lines, std::min(widest, vocab), vocab, threads, !special_.empty());
     const auto plain = static_cast<int64_t>(plain_.size()), special = static_cast<int64_t>(special_.size());
     // Few lines are taken one after another, by all threads.
     const bool few = plain < 4 * threads;
@@ -110,15 +110,15 @@ void CpuSearch::update_state(const StepBatch& layout, const float* logits, int64
         else
             choose_special(special_[i - plain], logits, vocab, scratch);
     }
-    commit(layout, candidates_, threads);
+    commit(batch, candidates_, threads);
 }
 
-void CpuSearch::commit(const StepBatch& layout, const Candidates& candidates, int threads) {
-    threads = static_cast<int>(std::clamp<int64_t>(layout.searches / SEARCHES_A_THREAD, 1, threads));
+void CpuSearch::commit(const StepBatch& batch, const Candidates& candidates, int threads) {
+    threads = static_cast<int>(std::clamp<int64_t>(batch.searches / SEARCHES_A_THREAD, 1, threads));
     at_least(scratch_, threads);
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-    for (int64_t i = 0; i < layout.searches; ++i)
-        beam_step(Alone(), state_, layout, candidates, i, scratch_[omp_get_thread_num()].step);
+    for (int64_t i = 0; i < batch.searches; ++i)
+        beam_step(Alone(), state_, batch, candidates, i, scratch_[omp_get_thread_num()].step);
 }
 
 }  // namespace seamless

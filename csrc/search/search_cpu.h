@@ -12,13 +12,13 @@ class CpuSearch {
    public:
     explicit CpuSearch(const SearchState& state);
 
-    void begin(const StepBatch& layout, int64_t start_token, const LineInputs& out) const;
+    void begin(const StepBatch& batch, int64_t start_token, const LineInputs& out) const;
 
     // logits [lines, vocab]
-    void update_state(const StepBatch& layout, const float* logits, int64_t vocab, int threads);
+    void update_state(const StepBatch& batch, const float* logits, int64_t vocab, int threads);
 
     // The second half, for candidates that are known.
-    void commit(const StepBatch& layout, const Candidates& candidates, int threads);
+    void commit(const StepBatch& batch, const Candidates& candidates, int threads);
 
    private:
     struct Task {

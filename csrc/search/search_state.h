@@ -38,8 +38,8 @@ enum FloatParam { REPETITION_PENALTY, TEMPERATURE, TAIL, REALS };
 
 // The tensors of engine/seamless_engine/search/state.py, by the same names.
 struct SearchState {
-    int64_t num_seqs, max_length, max_bans;  // num_seqs: with the inert one, which is the last
-    int32_t inert, eos;
+    int64_t num_seqs, max_length, max_bans;  // num_seqs: with the dummy one, which is the last
+    int32_t dummy_beam, eos;
     // By row.
     const int32_t* search_of;
     int64_t* token;
@@ -99,12 +99,12 @@ struct Candidates {
     float* log_prob;
 };
 
-HOST_DEVICE inline void begin_line(const SearchState& s, const StepBatch& layout, int64_t line, int64_t start_token,
+HOST_DEVICE inline void begin_line(const SearchState& s, const StepBatch& batch, int64_t line, int64_t start_token,
                                    const LineInputs& out) {
-    const int search = s.search_of[layout.line_row[line]];
+    const int search = s.search_of[batch.line_row[line]];
     const bool live = s.live(search);
-    const int row = live ? layout.line_row[line] : s.inert;
-    const int position = live ? s.position[search] + layout.line_offset[line] : 0;
+    const int row = live ? batch.line_row[line] : s.dummy_beam;
+    const int position = live ? s.position[search] + batch.line_offset[line] : 0;
     const int slot = s.slot_mapping[row * s.max_length + position];
     const int64_t token = position == 0 ? start_token : s.token[row];
     s.slot_table[row * s.max_length + position] = slot;

@@ -1,6 +1,6 @@
 """A decode step as one CUDA graph for each shape that occurs: recorded once, then launched without the host.
 
-A step reads and writes only tensors that never move (`SearchState`, the pools, the fields of a layout), so a graph
+A step reads and writes only tensors that never move (`SearchState`, the pools, the fields of a batch), so a graph
 that was recorded with one company of requests serves every other of the same shape.
 """
 
@@ -93,16 +93,16 @@ class StepGraphs:
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def __call__(self, layout: StepBatch) -> torch.Tensor:
-        traits = layout.traits
-        if traits.special or traits.bans or traits.ngram:
-            return self._step(layout)
-        key = len(layout.line_row), len(layout.search_id), len(layout.request_id), traits
+    def __call__(self, batch: StepBatch) -> torch.Tensor:
+        graph_key = batch.graph_key
+        if graph_key.special or graph_key.bans or graph_key.ngram:
+            return self._step(batch)
+        key = len(batch.line_row), len(batch.search_id), len(batch.request_id), graph_key
         if key in self._graphs:
             return self._graphs[key]()
-        result = self._step(layout)  # whatever is compiled or cached on first use, is so before the recording
+        result = self._step(batch)  # whatever is compiled or cached on first use, is so before the recording
         if len(self._graphs) < self._limit:
-            graph = self._record(lambda: self._step(layout))
+            graph = self._record(lambda: self._step(batch))
             if graph:
                 self._graphs[key] = graph
         return result

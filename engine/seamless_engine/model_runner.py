@@ -96,7 +96,7 @@ class ModelRunner:
             like=embedding,
         )
         self.search = native_search(self.state) or TorchSearch(self.state)
-        self.layouts, self.step = BatchBuilder(options.max_num_seqs, max_length, device), self._step
+        self.batches, self.step = BatchBuilder(options.max_num_seqs, max_length, device), self._step
         self.max_encoder_tokens: Network = self._encode_rows
         self.encode_tokens: Network | None = self.text_encoder
         self.pass_graphs: list[PassGraphs] = []
@@ -106,7 +106,7 @@ class ModelRunner:
         if device.type == "cuda" and options.cuda_graphs and by_kernels:
             self.recorder = record = CudaGraphCapture()
             # One width of the tables: attention looks at lengths, not at what a row could hold.
-            self.layouts = BatchBuilder(options.max_num_seqs, max_length, device, bucket, width=max_length)
+            self.batches = BatchBuilder(options.max_num_seqs, max_length, device, bucket, width=max_length)
             self.step = StepGraphs(self._step, record)
             if not options.overlap:  # torch records one graph at a time, and passes would beside the steps
                 self.graph_passes(record)
@@ -180,7 +180,7 @@ class ModelRunner:
         # The largest first: what it needs in between is room for the others.
         for lines in sorted({bucket(count) for count in range(1, most + 1)}, reverse=True):
             for beams in BEAMS:
-                self.step(self.layouts.idle(lines, beams))
+                self.step(self.batches.dummy(lines, beams))
 
     @torch.inference_mode()
     def decode(self, jobs: list[Job]) -> list[tuple[Job, Status | Exception]]:
@@ -193,9 +193,9 @@ class ModelRunner:
         return [*ended, *failed.items()]
 
     def _decode(self, jobs: list[Job]) -> None:
-        layout = self.layouts.layout(jobs)
+        batch = self.batches.batch(jobs)
         try:
-            status = self.step(layout)
+            status = self.step(batch)
         except torch.AcceleratorError:
             raise
         except Exception as error:
@@ -204,15 +204,15 @@ class ModelRunner:
             raise
         for job in jobs:
             job.position += PROMPT_LENGTH if job.position == 0 else 1
-        self.flags.push(layout.searches, status)
+        self.flags.push(batch.searches, status)
 
-    def _step(self, layout: StepBatch) -> torch.Tensor:
+    def _step(self, batch: StepBatch) -> torch.Tensor:
         """Nothing here waits for the device. Returns int32 [searches]: the status of each as the step leaves it."""
-        inputs = self.search.begin(layout, self.config.decoder_start_token_id)
+        inputs = self.search.begin(batch, self.config.decoder_start_token_id)
         hidden = self.decoder.step(inputs, self.pool)
         self.state.state_pool.index_copy_(0, inputs.slots, hidden)
-        self.search.update_state(layout, self.decoder.next_tokens(hidden))
-        return self.state.status[layout.search_id]
+        self.search.update_state(batch, self.decoder.next_tokens(hidden))
+        return self.state.status[batch.search_id]
 
     def finish(self, job: Job) -> None:
         """Take the hypotheses of a finished search out of the pools."""

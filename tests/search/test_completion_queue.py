@@ -142,14 +142,14 @@ def test_what_is_over_stays_as_it_is() -> None:
         world.admit([random_params(rng, beams, 60, ties=False) for beams in (1, 3, 5, 2, 1, 4)], lambda: 14)
         left: dict[tuple[Job, int], dict[str, torch.Tensor]] = {}
         for _ in range(12):
-            layout = world.layout()
-            search.begin(layout, EOS)
-            logits = world.logits(layout, generator)
+            batch = world.batch()
+            search.begin(batch, EOS)
+            logits = world.logits(batch, generator)
             logits[:, EOS] += rng.choice([0.0, 4.0, 20.0])
-            search.update_state(layout, known(logits))
+            search.update_state(batch, known(logits))
             for one in world.jobs:
                 one.position += PROMPT_LENGTH if one.position == 0 else 1
-            for one, draw in layout.searches:
+            for one, draw in batch.searches:
                 rows = one.search_beams(draw)
                 now = {name: x[rows].clone() for name, x in tensors(world.state).items() if len(x) == 31}
                 if world.state.status[rows[0]] == Status.OVER:

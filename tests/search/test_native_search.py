@@ -41,17 +41,17 @@ def searching(state: SearchState) -> CpuSearch:
     return search
 
 
-def run_both(world: Searches, search: CpuSearch, logits: torch.Tensor, layout: StepBatch) -> None:
+def run_both(world: Searches, search: CpuSearch, logits: torch.Tensor, batch: StepBatch) -> None:
     """The twin's step on the world's own state, the compiled one on its copy, which then becomes the twin's."""
     before, copied = clone(world.state), search.state
     twin = TorchSearch(world.state)
-    inputs = twin.begin(layout, EOS)
-    compiled = search.begin(layout, EOS)
+    inputs = twin.begin(batch, EOS)
+    compiled = search.begin(batch, EOS)
     for name in ("tokens", "positions", "slots", "rows", "lengths", "slot_table", "requests", "cross_lengths"):
         assert torch.equal(getattr(compiled, name), getattr(inputs, name)), name
-    twin.update_state(layout, known(logits))
-    search.update_state(layout, known(logits))
-    assert_same(copied, world.state, before, layout, SCORE_ATOL)
+    twin.update_state(batch, known(logits))
+    search.update_state(batch, known(logits))
+    assert_same(copied, world.state, before, batch, SCORE_ATOL)
     overwrite(copied, world.state)
 
 
@@ -72,8 +72,8 @@ def test_a_step_of_mixed_searches_is_the_twins(levels: int | None, seed: int) ->
                 world.admit(params, lambda: rng.choice([1, 2, 5, 14]))
                 overwrite(search.state, world.state)
             if world.jobs:
-                layout = world.layout()
-                run_both(world, search, world.logits(layout, generator, levels), layout)
+                batch = world.batch()
+                run_both(world, search, world.logits(batch, generator, levels), batch)
                 running = len(world.jobs)
                 world.went_on(rng, late=0.6)
                 ended += running - len(world.jobs)
@@ -135,24 +135,24 @@ def test_equal_candidates_give_equal_bits(levels: int | None, scale: int, monkey
         scrambled(world, rng, generator, levels)
         world.state.score *= scale
         before, copied = clone(world.state), clone(world.state)
-        layout = world.layout()
-        widest = layout.traits.beams
-        given = given_candidates(len(layout.line_row), 2 * widest, generator, levels)
-        lines = layout.search_line[:, None] + torch.arange(widest)
-        whole = world.state.whole[layout.search_id, IntParam.NUM_BEAMS]
-        lines = lines.clamp(max=len(layout.line_row) - 1)
-        inert = torch.arange(widest) >= layout.search_active[:, None]
+        batch = world.batch()
+        widest = batch.graph_key.beams
+        given = given_candidates(len(batch.line_row), 2 * widest, generator, levels)
+        lines = batch.search_line[:, None] + torch.arange(widest)
+        whole = world.state.whole[batch.search_id, IntParam.NUM_BEAMS]
+        lines = lines.clamp(max=len(batch.line_row) - 1)
+        dummy = torch.arange(widest) >= batch.search_active[:, None]
         beyond = torch.arange(2 * widest) >= 2 * whole[:, None, None]  # a search has twice as many as it has beams
-        out = inert[:, :, None] | beyond
+        out = dummy[:, :, None] | beyond
         parts = [given[0][lines], *(part[lines].masked_fill(out, -torch.inf) for part in given[1:])]
         monkeypatch.setattr(torch_search, "choose_candidates", lambda *_, parts=parts: Candidates(*parts))
         twin = TorchSearch(world.state)
-        twin.begin(layout, EOS)
-        twin.update_state(layout, known(torch.empty(0, world.vocab)))
+        twin.begin(batch, EOS)
+        twin.update_state(batch, known(torch.empty(0, world.vocab)))
         search = searching(copied)
-        search.begin(layout, EOS)
-        search.commit(layout, given)
-        assert_same(copied, world.state, before, layout, atol=0.0)
+        search.begin(batch, EOS)
+        search.commit(batch, given)
+        assert_same(copied, world.state, before, batch, atol=0.0)
 
 
 def test_sixty_four_beams_and_a_vocabulary_smaller_than_the_candidates() -> None:
@@ -164,8 +164,8 @@ def test_sixty_four_beams_and_a_vocabulary_smaller_than_the_candidates() -> None
         overwrite(search.state, world.state)
         for _ in range(6):
             if world.jobs:
-                layout = world.layout()
-                run_both(world, search, world.logits(layout, generator), layout)
+                batch = world.batch()
+                run_both(world, search, world.logits(batch, generator), batch)
                 world.went_on(random.Random(0), late=0.0)
 
 
@@ -177,9 +177,9 @@ def mixed_world(seed: int, times: int = 1) -> tuple[Searches, torch.Generator]:
     world.admit([random_params(rng, b, 700, False) for b in (1, 4, 1, 5, 2, 8, 3, 1) * times], lambda: 14)
     search = searching(world.state)
     for _ in range(4):
-        layout = world.layout()
-        search.begin(layout, EOS)
-        search.update_state(layout, known(world.logits(layout, generator)))
+        batch = world.batch()
+        search.begin(batch, EOS)
+        search.update_state(batch, known(world.logits(batch, generator)))
         world.went_on(rng, late=1.0)
     return world, generator
 
@@ -187,24 +187,24 @@ def mixed_world(seed: int, times: int = 1) -> tuple[Searches, torch.Generator]:
 def test_neither_threads_nor_company_change_a_bit(threads: Callable[[int], None]) -> None:
     for seed in range(3):
         world, generator = mixed_world(seed, times=10)
-        layout = world.layout()
-        logits = world.logits(layout, generator)
+        batch = world.batch()
+        logits = world.logits(batch, generator)
         results = []
         for count in (1, 2, 5):
             threads(count)
             search = searching(clone(world.state))
-            search.begin(layout, EOS)
-            search.update_state(layout, known(logits))
+            search.begin(batch, EOS)
+            search.update_state(batch, known(logits))
             results.append(search.state)
         for other in results[1:]:
             for name, tensor in tensors(results[0]).items():
                 assert torch.equal(tensor, getattr(other, name)), name
-        jobs, ids, active = world.jobs, layout.search_id.tolist(), layout.search_active.tolist()
-        first_line = dict(zip(ids, layout.search_line.tolist(), strict=True))
+        jobs, ids, active = world.jobs, batch.search_id.tolist(), batch.search_active.tolist()
+        first_line = dict(zip(ids, batch.search_line.tolist(), strict=True))
         width = dict(zip(ids, active, strict=True))
         for job in jobs:
             world.jobs = [job]
-            alone = world.layout()
+            alone = world.batch()
             mine = alone.search_id.tolist()
             search = searching(clone(world.state))
             search.begin(alone, EOS)
@@ -219,19 +219,19 @@ def test_neither_threads_nor_company_change_a_bit(threads: Callable[[int], None]
 def test_a_nan_breaks_its_own_search_alone() -> None:
     for poison in (torch.nan, torch.inf):
         world, generator = mixed_world(7)
-        layout = world.layout()
-        logits = world.logits(layout, generator)
+        batch = world.batch()
+        logits = world.logits(batch, generator)
         sound, ill = searching(clone(world.state)), searching(clone(world.state))
-        running = live(world.state, layout)
-        lines = dict(zip(layout.search_id.tolist(), layout.search_line.tolist(), strict=True))
+        running = live(world.state, batch)
+        lines = dict(zip(batch.search_id.tolist(), batch.search_line.tolist(), strict=True))
         broken = running[::2]
         assert any(world.state.whole[i, IntParam.SAMPLE] for i in broken)
         poisoned = logits.clone()
         for i in broken:
             poisoned[lines[i], 123] = poison
         for search, values in ((sound, logits), (ill, poisoned)):
-            search.begin(layout, EOS)
-            search.update_state(layout, known(values))
+            search.begin(batch, EOS)
+            search.update_state(batch, known(values))
         for i in running:
             rows = world.state.rows[i, : int(world.state.whole[i, IntParam.NUM_BEAMS])].long()
             if i in broken:
@@ -271,25 +271,25 @@ def test_tensors_of_another_dtype_or_shape_are_refused(name: str) -> None:
 
 def test_a_layout_that_names_what_is_not_there_is_refused() -> None:
     world, generator = mixed_world(0)
-    layout = world.layout()
-    logits = world.logits(layout, generator)
+    batch = world.batch()
+    logits = world.logits(batch, generator)
     for name, wrong, message in (
         ("line_row", 41, "line_row"),
         ("line_row", -1, "line_row"),
         ("search_id", 1000, "search_id"),
-        ("search_line", len(layout.line_row), "search_line"),
+        ("search_line", len(batch.line_row), "search_line"),
         ("search_active", 9, "search_active"),
     ):
-        field = getattr(layout, name)
+        field = getattr(batch, name)
         right = int(field[0])
         field[0] = wrong
         with pytest.raises(ValueError, match=message):
-            searching(world.state).update_state(layout, known(logits))
+            searching(world.state).update_state(batch, known(logits))
         field[0] = right
     with pytest.raises(ValueError, match="logits has shape"):
-        searching(world.state).update_state(layout, known(logits[1:]))
+        searching(world.state).update_state(batch, known(logits[1:]))
     with pytest.raises(ValueError, match="logits has dtype"):
-        searching(world.state).update_state(layout, known(logits.double()))
+        searching(world.state).update_state(batch, known(logits.double()))
 
 
 class OnGpu:

@@ -55,7 +55,7 @@ def test_a_request_has_the_slots_of_its_blocks_and_nobody_elses() -> None:
             assert set(cross + own) <= mine
             assert not mine & seen
             seen |= mine
-        assert max(seen) < world.blocks.num_blocks * BLOCK_SIZE <= int(state.slot_mapping[state.inert, 0])
+        assert max(seen) < world.blocks.num_blocks * BLOCK_SIZE <= int(state.slot_mapping[state.dummy_beam, 0])
 
 
 def test_a_search_begins_at_the_prompt_which_its_first_row_reads_for_all() -> None:
@@ -65,7 +65,7 @@ def test_a_search_begins_at_the_prompt_which_its_first_row_reads_for_all() -> No
         for one, draw in ((job, draw) for job in jobs for draw in range(job.params.num_searches)):
             first, *others = rows = one.search_beams(draw)
             assert state.rows[first, : len(rows)].tolist() == rows
-            assert (state.rows[first, len(rows) :] == state.inert).all()
+            assert (state.rows[first, len(rows) :] == state.dummy_beam).all()
             assert state.search_of[rows].tolist() == [first] * len(rows)
             prompt = state.slot_mapping[first, :PROMPT_LENGTH]
             assert (state.slot_table[rows, :PROMPT_LENGTH] == prompt).all()
@@ -77,7 +77,7 @@ def test_a_search_begins_at_the_prompt_which_its_first_row_reads_for_all() -> No
 
 
 def test_who_is_not_admitted_is_left_alone() -> None:
-    """And the inert row stays what it is."""
+    """And the dummy row stays what it is."""
     for seed in range(10):
         world, jobs = admitted(seed)
         world.blocks.free(jobs[0].serial)
@@ -109,11 +109,11 @@ def finished(params: DecodingParams, seed: int, tokens: int, vocab: int = 60) ->
     one, *_ = world.admit([params, *(random_params(rng, b, vocab, ties=False) for b in (2, 1, 4))], lambda: tokens)
     search = TorchSearch(world.state)
     while any(world.state.status[one.search_beams(draw)[0]] == Status.SEARCHING for draw in range(params.num_searches)):
-        layout = world.layout()
-        search.begin(layout, EOS)
-        logits = world.logits(layout, generator)
+        batch = world.batch()
+        search.begin(batch, EOS)
+        logits = world.logits(batch, generator)
         logits[:, EOS] += 3.0
-        search.update_state(layout, known(logits))
+        search.update_state(batch, known(logits))
         for job in world.jobs:
             job.position += PROMPT_LENGTH if job.position == 0 else 1
     return world, one
@@ -173,7 +173,7 @@ def texts(engine: Engine, seed: int) -> list[Request]:
 def held(engine: Engine) -> dict[str, torch.Tensor]:
     """Every tensor that a decode step may keep."""
     runner = engine._runner
-    return tensors(runner.state) | {"k": runner.pool.k, "v": runner.pool.v, "layout": runner.layouts._fields}
+    return tensors(runner.state) | {"k": runner.pool.k, "v": runner.pool.v, "batch": runner.batches._fields}
 
 
 @pytest.mark.parametrize("implementation", ["", "torch"], ids=["preferred", "torch"])
@@ -226,7 +226,7 @@ def test_nothing_moves_and_nothing_is_left(checkpoint: Checkpoint) -> None:
         kinds = [type(one) for one in alive(torch.Tensor, Job)]
         seen.append((kinds.count(torch.Tensor), kinds.count(Job)))
     assert seen[0] == seen[1] == seen[2]
-    assert seen[0][1] <= engine.options.max_num_seqs  # the last layout is kept, with its company
+    assert seen[0][1] <= engine.options.max_num_seqs  # the last batch is kept, with its company
     assert {name: (tensor.data_ptr(), tensor.shape) for name, tensor in held(engine).items()} == before
 
 

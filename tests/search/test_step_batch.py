@@ -1,4 +1,4 @@
-"""The layout of a step: who reads and chooses where, kept while the company stays, with padding that nobody notices."""
+"""The batch of a step: who reads and chooses where, kept while the company stays, with padding that nobody notices."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def running(rows: list[int], position: int, num_beams: int = 1, draws: int = 1) 
     return one
 
 
-def fields(layout: StepBatch) -> dict[str, list[int]]:
-    return {name: getattr(layout, name).tolist() for name in FIELDS}
+def fields(batch: StepBatch) -> dict[str, list[int]]:
+    return {name: getattr(batch, name).tolist() for name in FIELDS}
 
 
 def company() -> list[Job]:
@@ -44,8 +44,8 @@ def company() -> list[Job]:
 
 
 def test_lines_of_a_request_stand_together_and_the_prompt_is_two_of_its_first_row() -> None:
-    layout = BatchBuilder(10, 202, torch.device("cpu")).layout(company())
-    assert fields(layout) == {
+    batch = BatchBuilder(10, 202, torch.device("cpu")).batch(company())
+    assert fields(batch) == {
         "line_row": [7, 2, 5, 0, 0, 1, 8, 4, 4],
         "line_offset": [0, 0, 0, 0, 1, 0, 0, 0, 1],
         "search_id": [7, 0, 1, 8, 4],
@@ -54,21 +54,21 @@ def test_lines_of_a_request_stand_together_and_the_prompt_is_two_of_its_first_ro
         "request_id": [7, 0, 1, 4],
         "cu_lines": [0, 3, 5, 7, 9],
     }
-    assert [(one.beam_ids[0], draw) for one, draw in layout.searches] == [(7, 0), (0, 0), (1, 0), (1, 2), (4, 0)]
-    assert layout.traits.beams == 3 and layout.traits.special == (5, 6)
+    assert [(one.beam_ids[0], draw) for one, draw in batch.searches] == [(7, 0), (0, 0), (1, 0), (1, 2), (4, 0)]
+    assert batch.graph_key.beams == 3 and batch.graph_key.special == (5, 6)
 
 
 def test_padding_is_the_inert_rows_and_chooses_nothing() -> None:
     jobs = company()
-    plain = fields(BatchBuilder(10, 202, torch.device("cpu")).layout(jobs))
+    plain = fields(BatchBuilder(10, 202, torch.device("cpu")).batch(jobs))
     builder = BatchBuilder(10, 202, torch.device("cpu"), eights)
-    builder.layout([running([9], 5)])
-    padded = fields(builder.layout(jobs))  # over what was there before
-    inert = {"line_row": 10, "search_id": 10, "request_id": 10, "cu_lines": 9}
+    builder.batch([running([9], 5)])
+    padded = fields(builder.batch(jobs))  # over what was there before
+    dummy = {"line_row": 10, "search_id": 10, "request_id": 10, "cu_lines": 9}
     for name, values in padded.items():
         assert len(values) == 16 + (name == "cu_lines")
         assert values[: len(plain[name])] == plain[name]
-        assert set(values[len(plain[name]) :]) == {inert.get(name, 0)}
+        assert set(values[len(plain[name]) :]) == {dummy.get(name, 0)}
 
 
 def test_a_layout_is_kept_while_the_same_searches_go_on() -> None:
@@ -77,9 +77,9 @@ def test_a_layout_is_kept_while_the_same_searches_go_on() -> None:
     seen: list[StepBatch] = []
 
     def is_new(*jobs: Job) -> bool:
-        layout = builder.layout(list(jobs))
-        new = not seen or layout is not seen[-1]
-        seen.append(layout)
+        batch = builder.batch(list(jobs))
+        new = not seen or batch is not seen[-1]
+        seen.append(batch)
         return new
 
     assert is_new(one)
@@ -93,26 +93,26 @@ def test_a_layout_is_kept_while_the_same_searches_go_on() -> None:
     other.searching.remove(1)
     assert is_new(one, other)  # a draw has ended
     one.position = 15
-    assert is_new(one, other) and seen[-1].traits.width == 32  # the tables are wider
+    assert is_new(one, other) and seen[-1].graph_key.width == 32  # the tables are wider
     assert is_new(one)  # somebody left
     successor = running([0, 1], 15, num_beams=2)
     assert is_new(successor)  # the same rows, another request
 
 
 def test_its_tensors_never_move() -> None:
-    """A graph that reads them serves every layout of the same shape."""
+    """A graph that reads them serves every batch of the same shape."""
     builder = BatchBuilder(10, 202, torch.device("cpu"), eights)
-    layouts = [builder.layout(jobs) for jobs in (company(), company()[:1], company()[1:], [running([3], 70)])]
-    layouts.append(builder.idle(16, 5))
+    batches = [builder.batch(jobs) for jobs in (company(), company()[:1], company()[1:], [running([3], 70)])]
+    batches.append(builder.dummy(16, 5))
     for name in FIELDS:
-        assert len({getattr(layout, name).data_ptr() for layout in layouts}) == 1
-        assert all(getattr(layout, name).dtype == torch.int32 for layout in layouts)
+        assert len({getattr(batch, name).data_ptr() for batch in batches}) == 1
+        assert all(getattr(batch, name).dtype == torch.int32 for batch in batches)
 
 
 def test_every_row_at_its_prompt_fits() -> None:
     for bucket in (None, eights):
-        layout = BatchBuilder(5, 202, torch.device("cpu"), bucket).layout([running([i], 0) for i in range(5)])
-        assert layout.line_row.tolist()[:10] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+        batch = BatchBuilder(5, 202, torch.device("cpu"), bucket).batch([running([i], 0) for i in range(5)])
+        assert batch.line_row.tolist()[:10] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
 @pytest.fixture(params=["", "torch"], ids=["preferred", "torch"])
@@ -133,35 +133,35 @@ def pools(engine: Engine) -> dict[str, torch.Tensor]:
 
 
 def test_padding_changes_no_result_and_touches_no_slot_of_anybody(engine: Engine) -> None:
-    """The inert row's slots hold NaN before every step; after it, only the slots of the step's lines have changed."""
-    runner, inert = engine._runner, engine.options.max_num_seqs
+    """The dummy row's slots hold NaN before every step; after it, only the slots of the step's lines have changed."""
+    runner, dummy = engine._runner, engine.options.max_num_seqs
     rng = random.Random(4)
     requests = [random_request(rng, engine.languages("t2tt")) for _ in range(60)]
     requests = [one for one in requests if one.task == "t2tt"]
     expected = answer(engine, requests)
-    runner.layouts = BatchBuilder(inert, runner.layouts.max_length, runner.device, eights)
+    runner.batches = BatchBuilder(dummy, runner.batches.max_length, runner.device, eights)
     inert_slots = torch.arange(runner.blocks.num_blocks * BLOCK_SIZE, len(runner.state.token_pool))
     assert len(inert_slots) == BLOCK_SIZE
     padded = 0
 
-    def step(layout: StepBatch) -> torch.Tensor:
+    def step(batch: StepBatch) -> torch.Tensor:
         nonlocal padded
-        rows = layout.line_row.long()
-        padded += int((rows == inert).sum())
+        rows = batch.line_row.long()
+        padded += int((rows == dummy).sum())
         search = runner.state.search_of[rows].long()
-        position = runner.state.position[search] + layout.line_offset
-        written = runner.state.slot_mapping[rows[rows != inert], position[rows != inert]]
+        position = runner.state.position[search] + batch.line_offset
+        written = runner.state.slot_mapping[rows[rows != dummy], position[rows != dummy]]
         assert not set(written.tolist()) & set(inert_slots.tolist())
         for pool in pools(engine).values():
             pool[inert_slots] = torch.nan if pool.is_floating_point() else 77
         before = {name: pool.clone() for name, pool in pools(engine).items()}
-        status = runner._step(layout)
+        status = runner._step(batch)
         mine = torch.cat([written.long(), inert_slots])
         for name, pool in pools(engine).items():
             pool, old = (x.reshape(len(x), -1).nan_to_num(nan=1e30) for x in (pool, before[name]))
             changed = (pool != old).any(1).nonzero()[:, 0]
             assert set(changed.tolist()) <= set(mine.tolist()), name
-        assert runner.state.status[inert] == Status.OVER and runner.state.search_of[inert] == inert
+        assert runner.state.status[dummy] == Status.OVER and runner.state.search_of[dummy] == dummy
         return status
 
     runner.step = step

@@ -67,7 +67,7 @@ def random_params(rng: random.Random, beams: int, vocab: int, ties: bool) -> Dec
 
 
 class Searches:
-    """`state` hold what runs; the caller makes the steps. `bucket` pads the layout."""
+    """`state` hold what runs; the caller makes the steps. `bucket` pads the batch."""
 
     def __init__(
         self, vocab: int, num_seqs: int = 24, bucket: int = 1, max_new_tokens: int = MAX_NEW_TOKENS, blocks: int = 200
@@ -110,8 +110,8 @@ class Searches:
         self.jobs += jobs
         return jobs
 
-    def layout(self) -> StepBatch:
-        return self._layouts.layout(self.jobs)
+    def batch(self) -> StepBatch:
+        return self._layouts.batch(self.jobs)
 
     def went_on(self, rng: random.Random, late: float) -> None:
         """After a step: whoever is seen to be over leaves; with the chance `late` it is not seen yet."""
@@ -125,28 +125,28 @@ class Searches:
                 self.jobs.remove(job)
                 self.blocks.free(job.serial)
 
-    def logits(self, layout: StepBatch, generator: torch.Generator, levels: int | None = None) -> torch.Tensor:
+    def logits(self, batch: StepBatch, generator: torch.Generator, levels: int | None = None) -> torch.Tensor:
         """float32 [m, vocab]. With `levels` few values, so that words tie; each line has its own scale of them, because
         what ties between lines would hang on the last bit of a logarithm."""
-        shape = len(layout.line_row), self.vocab
+        shape = len(batch.line_row), self.vocab
         if levels is None:
             return torch.randn(shape, generator=generator) * 2
         scale = 0.5 + torch.rand(shape[0], 1, generator=generator)
         return torch.randint(levels, shape, generator=generator).float() * scale
 
 
-def live(state: SearchState, layout: StepBatch) -> list[int]:
-    return [i for i in layout.search_id.tolist() if state.status[i] == Status.SEARCHING]
+def live(state: SearchState, batch: StepBatch) -> list[int]:
+    return [i for i in batch.search_id.tolist() if state.status[i] == Status.SEARCHING]
 
 
-def assert_same(mine: SearchState, other: SearchState, before: SearchState, layout: StepBatch, atol: float) -> None:
+def assert_same(mine: SearchState, other: SearchState, before: SearchState, batch: StepBatch, atol: float) -> None:
     """Two results of one step from `before`. What counts of the state of a live search is equal; nobody else's changed.
 
     atol: of scores; 0 for equal bits.
     """
-    assert mine.status[mine.inert] == Status.OVER
+    assert mine.status[mine.dummy_beam] == Status.OVER
     assert torch.equal(mine.token_pool, other.token_pool) and torch.equal(mine.log_prob_pool, other.log_prob_pool)
-    steps = live(before, layout)
+    steps = live(before, batch)
     beams = {i: before.rows[i, : int(before.whole[i, IntParam.NUM_BEAMS])].tolist() for i in steps}
     untouched = torch.ones(len(mine.token) - 1, dtype=torch.bool)
     untouched[[row for rows in beams.values() for row in rows]] = False

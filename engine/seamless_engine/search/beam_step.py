@@ -1,7 +1,7 @@
 """One step of the search for every request at once: candidates → next beams and finished hypotheses.
 
 Semantics are those of transformers' `_beam_search` at batch size 1 (greedy is one beam that stops at its first eos).
-Pure functions of tensors, static in shape, no host reads; padded beams are inert. Order is total on ties:
+Pure functions of tensors, static in shape, no host reads; padded beams are dummy. Order is total on ties:
 (score, parent, token).
 """
 
@@ -28,7 +28,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The best next tokens of every beam, all [n, beams, 2·beams]; −inf keys where a beam is inert.
+    """The best next tokens of every beam, all [n, beams, 2·beams]; −inf keys where a beam is dummy.
 
     key: what candidates are ranked by (with noise, when drawing). value: what the hypothesis is scored by.
     log_prob: the model's own.
@@ -68,7 +68,7 @@ class Outcome:
 
 
 def advance(running_score: torch.Tensor, candidates: Candidates, finished: Finished, rules: Rules) -> Outcome:
-    """running_score float32 [n, beams]. Beam b of request i is inert from num_beams[i] on, and all but the first are
+    """running_score float32 [n, beams]. Beam b of request i is dummy from num_beams[i] on, and all but the first are
     before the first choice."""
     beams = running_score.shape[1]
     device = running_score.device

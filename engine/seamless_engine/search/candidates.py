@@ -13,12 +13,12 @@ from seamless_engine.search.step_batch import StepBatch
 from seamless_kernels.top_candidates import ban, top_candidates
 
 
-def choose_candidates(state: SearchState, layout: StepBatch, inputs: StepInputs, expected: NextTokens) -> Candidates:
-    """The next tokens of m lines → [n, beams, 2·beams] for each search of the layout."""
-    beams, device = layout.traits.beams, expected.hidden.device
+def choose_candidates(state: SearchState, batch: StepBatch, inputs: StepInputs, expected: NextTokens) -> Candidates:
+    """The next tokens of m lines → [n, beams, 2·beams] for each search of the batch."""
+    beams, device = batch.graph_key.beams, expected.hidden.device
     count = min(2 * beams, len(expected.head))
-    banned = _banned(state, layout, inputs)
-    special = torch.tensor(layout.traits.special, device=device)
+    banned = _banned(state, batch, inputs)
+    special = torch.tensor(batch.graph_key.special, device=device)
     logits = expected.logits if len(special) else None
     log_prob, tokens = expected.best(count, banned)
     key = value = log_prob
@@ -28,21 +28,21 @@ def choose_candidates(state: SearchState, layout: StepBatch, inputs: StepInputs,
         for whole, part in zip((tokens, key, value, log_prob), changed, strict=True):
             whole[special] = part
     beam = torch.arange(beams, device=device)
-    choosing = beam < layout.search_active[:, None]
-    lines = torch.where(choosing, layout.search_line[:, None] + beam, len(log_prob))  # [n, beams]
+    choosing = beam < batch.search_active[:, None]
+    lines = torch.where(choosing, batch.search_line[:, None] + beam, len(log_prob))  # [n, beams]
     # Too small a vocabulary, and beams that do not search, give candidates that cannot be chosen.
     padding = (0, 2 * beams - count, 0, 1)
     padded = [torch.nn.functional.pad(x, padding, value=-torch.inf)[lines] for x in (key, value, log_prob)]
     # A search has as many candidates as it would have alone, whoever else is wider.
-    own = 2 * state.whole[layout.search_id, IntParam.NUM_BEAMS][:, None, None]
+    own = 2 * state.whole[batch.search_id, IntParam.NUM_BEAMS][:, None, None]
     beyond = torch.arange(2 * beams, device=device) >= own
     key, value, log_prob = (x.masked_fill(beyond, -torch.inf) for x in padded)
     return Candidates(torch.nn.functional.pad(tokens, padding)[lines], key, value, log_prob)
 
 
-def rows_of(state: SearchState, layout: StepBatch, ids: torch.Tensor) -> torch.Tensor:
-    """int64 [n, beams]: the rows of searches, inert ones where a search has fewer beams than the widest."""
-    return state.rows[ids, : layout.traits.beams].long()
+def rows_of(state: SearchState, batch: StepBatch, ids: torch.Tensor) -> torch.Tensor:
+    """int64 [n, beams]: the rows of searches, dummy ones where a search has fewer beams than the widest."""
+    return state.rows[ids, : batch.graph_key.beams].long()
 
 
 def _history(state: SearchState, inputs: StepInputs) -> torch.Tensor:
@@ -52,21 +52,21 @@ def _history(state: SearchState, inputs: StepInputs) -> torch.Tensor:
     return state.token_pool[slots.masked_fill(unread, 0)]
 
 
-def _banned(state: SearchState, layout: StepBatch, inputs: StepInputs) -> torch.Tensor | None:
+def _banned(state: SearchState, batch: StepBatch, inputs: StepInputs) -> torch.Tensor | None:
     """int64 [m, width]: tokens that a line may not choose, −1 for none."""
-    traits = layout.traits
-    if not (traits.bans or traits.ngram or traits.min_new_tokens):
+    graph_key = batch.graph_key
+    if not (graph_key.bans or graph_key.ngram or graph_key.min_new_tokens):
         return None
     search = state.search_of[inputs.rows].long()
     whole = state.whole[search]
-    words = state.bad_word_token[search, : traits.bans], state.bad_word_offset[search, : traits.bans]
+    words = state.bad_word_token[search, : graph_key.bans], state.bad_word_offset[search, : graph_key.bans]
     return ban_list(
         history=_history(state, inputs),
         lengths=inputs.lengths.long(),
         words=words,
         bans=whole[:, IntParam.BANS],
         ngram=whole[:, IntParam.NGRAM],
-        longest_ngram=traits.ngram,
+        longest_ngram=graph_key.ngram,
         early=inputs.lengths - PROMPT_LENGTH < whole[:, IntParam.MIN_NEW_TOKENS],
         eos=state.eos,
     )

@@ -22,7 +22,7 @@ _ARRAYS = (
     *("finished_table", "status", "position", "rows", "whole", "real", "norm", "bad_word_token", "bad_word_offset"),
     *("token_pool", "log_prob_pool"),
 )
-_LAYOUT = ("line_row", "line_offset", "search_id", "search_line", "search_active")
+_BATCH = ("line_row", "line_offset", "search_id", "search_line", "search_active")
 _INPUTS = {
     "tokens": torch.int64,
     "positions": torch.int64,
@@ -56,7 +56,7 @@ class _Search:
     def __init__(self, state: SearchState) -> None:
         self.state = state
         self.committing = False  # as the twin's
-        self._layout: StepBatch | None = None
+        self._batch: StepBatch | None = None
         self._fields: tuple[Any, ...] = ()
 
     def _view(self, tensor: torch.Tensor) -> Any:
@@ -66,25 +66,25 @@ class _Search:
     def _begin(self, start_token: int, inputs: tuple[Any, ...]) -> None:
         raise NotImplementedError
 
-    def begin(self, layout: StepBatch, start_token: int) -> StepInputs:
+    def begin(self, batch: StepBatch, start_token: int) -> StepInputs:
         """What the model reads at this step; its slots and tokens are entered into the state."""
         self.committing = False
-        self._see(layout)
-        lines = len(layout.line_row)
-        read = {name: layout.line_row.new_empty(lines, dtype=dtype) for name, dtype in _INPUTS.items()}
+        self._see(batch)
+        lines = len(batch.line_row)
+        read = {name: batch.line_row.new_empty(lines, dtype=dtype) for name, dtype in _INPUTS.items()}
         self._begin(start_token, tuple(self._view(part) for part in read.values()))
         return StepInputs(
-            slot_table=self.state.slot_table[:, : layout.traits.width],
+            slot_table=self.state.slot_table[:, : batch.graph_key.width],
             cross_table=self.state.cross_table,
-            requests=layout.request_id,
-            cross_lengths=self.state.cross_length[layout.request_id],
-            cu_rows=layout.cu_lines,
+            requests=batch.request_id,
+            cross_lengths=self.state.cross_length[batch.request_id],
+            cu_rows=batch.cu_lines,
             **read,
         )
 
-    def _see(self, layout: StepBatch) -> None:
-        if layout is not self._layout:
-            self._layout, self._fields = layout, tuple(self._view(getattr(layout, name)) for name in _LAYOUT)
+    def _see(self, batch: StepBatch) -> None:
+        if batch is not self._batch:
+            self._batch, self._fields = batch, tuple(self._view(getattr(batch, name)) for name in _BATCH)
 
 
 class CpuSearch(_Search):
@@ -99,16 +99,16 @@ class CpuSearch(_Search):
     def _begin(self, start_token: int, inputs: tuple[Any, ...]) -> None:
         self._core.begin(self._fields, start_token, inputs)
 
-    def update_state(self, layout: StepBatch, expected: NextTokens) -> None:
+    def update_state(self, batch: StepBatch, expected: NextTokens) -> None:
         """The search: candidates of every beam, next beams and finished hypotheses."""
-        self._see(layout)
+        self._see(batch)
         logits = expected.logits.numpy()
         self.committing = True
         self._core.update_state(self._fields, logits, torch.get_num_threads())
 
-    def commit(self, layout: StepBatch, candidates: Found) -> None:
+    def commit(self, batch: StepBatch, candidates: Found) -> None:
         """The second half of it, for candidates of every line that are known."""
-        self._see(layout)
+        self._see(batch)
         self.committing = True
         self._core.commit(self._fields, tuple(part.numpy() for part in candidates), torch.get_num_threads())
 
@@ -128,31 +128,31 @@ class CudaSearch(_Search):
     def _begin(self, start_token: int, inputs: tuple[Any, ...]) -> None:
         self._core.begin(self._fields, start_token, inputs, self._stream())
 
-    def update_state(self, layout: StepBatch, expected: NextTokens) -> None:
+    def update_state(self, batch: StepBatch, expected: NextTokens) -> None:
         """The search: candidates of every beam, next beams and finished hypotheses."""
-        self._see(layout)
-        beams = layout.traits.beams
-        logits = expected.logits if layout.traits.special else None
-        log_prob, tokens = expected.best(min(2 * beams, len(expected.head)), self._banned(layout))
+        self._see(batch)
+        beams = batch.graph_key.beams
+        logits = expected.logits if batch.graph_key.special else None
+        log_prob, tokens = expected.best(min(2 * beams, len(expected.head)), self._banned(batch))
         key = value = log_prob
         if logits is not None:
             key, value = log_prob.clone(), log_prob.clone()
             found = tokens, key, value, log_prob
             self._core.choose_special(self._fields, beams, logits, found, self._stream())
-        self.commit(layout, (tokens, key, value, log_prob))
+        self.commit(batch, (tokens, key, value, log_prob))
 
-    def commit(self, layout: StepBatch, candidates: Found) -> None:
+    def commit(self, batch: StepBatch, candidates: Found) -> None:
         """The second half of it, for candidates of every line that are known."""
-        self._see(layout)
+        self._see(batch)
         self.committing = True
         self._core.commit(self._fields, candidates, self._stream())
 
-    def _banned(self, layout: StepBatch) -> torch.Tensor | None:
+    def _banned(self, batch: StepBatch) -> torch.Tensor | None:
         """int64 [m, width]: tokens that a line may not choose, −1 for none."""
-        traits = layout.traits
-        if not (traits.bans or traits.ngram or traits.min_new_tokens):
+        graph_key = batch.graph_key
+        if not (graph_key.bans or graph_key.ngram or graph_key.min_new_tokens):
             return None
-        width = 1 + traits.bans + (traits.width if traits.ngram else 0)
-        banned = layout.line_row.new_empty(len(layout.line_row), width, dtype=torch.int64)
-        self._core.ban(self._fields, traits.beams, traits.bans, banned, self._stream())
+        width = 1 + graph_key.bans + (graph_key.width if graph_key.ngram else 0)
+        banned = batch.line_row.new_empty(len(batch.line_row), width, dtype=torch.int64)
+        self._core.ban(self._fields, graph_key.beams, graph_key.bans, banned, self._stream())
         return banned

@@ -1,7 +1,7 @@
 """All that a decode step reads and writes, allocated once: tables by row, by search and by request.
 
 A *row* is one beam. A *search* is one beam search: a request, or one of the draws of a request that draws several
-sequences. A search, and a request, is known by its first row, so that nothing else has to be handed out. Row `inert` is
+sequences. A search, and a request, is known by its first row, so that nothing else has to be handed out. Row `dummy` is
 nobody's: padding reads and writes it, and its slots are a block of their own.
 """
 
@@ -67,7 +67,7 @@ class SearchState:
         """num_seqs, num_slots: those that are handed out; there is one row and one block of slots more.
         like: a weight of the model, [any, dim]."""
         rows, slots = num_seqs + 1, num_slots + BLOCK_SIZE
-        self.inert = num_seqs
+        self.dummy_beam = num_seqs
         self.eos = eos
 
         def zeros(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -106,16 +106,16 @@ class SearchState:
         self.log_prob_pool = zeros(slots, dtype=real)
         self.state_pool = zeros(slots, like.shape[-1], dtype=like.dtype)
 
-        self.search_of[self.inert] = self.inert
-        self.rows.fill_(self.inert)
-        self.slot_mapping[self.inert] = num_slots
-        self.slot_table[self.inert] = num_slots
-        self.cross_table[self.inert] = num_slots
-        self.cross_length[self.inert] = 1
-        self.whole[self.inert, IntParam.NUM_BEAMS] = 1
-        self.whole[self.inert, IntParam.MAX_LENGTH] = max_length
-        self.real[self.inert, FloatParam.TEMPERATURE] = 1.0
-        self.real[self.inert, FloatParam.REPETITION_PENALTY] = 1.0
+        self.search_of[self.dummy_beam] = self.dummy_beam
+        self.rows.fill_(self.dummy_beam)
+        self.slot_mapping[self.dummy_beam] = num_slots
+        self.slot_table[self.dummy_beam] = num_slots
+        self.cross_table[self.dummy_beam] = num_slots
+        self.cross_length[self.dummy_beam] = 1
+        self.whole[self.dummy_beam, IntParam.NUM_BEAMS] = 1
+        self.whole[self.dummy_beam, IntParam.MAX_LENGTH] = max_length
+        self.real[self.dummy_beam, FloatParam.TEMPERATURE] = 1.0
+        self.real[self.dummy_beam, FloatParam.REPETITION_PENALTY] = 1.0
         self.norm.fill_(1.0)
 
     def admit(self, admitted: list[tuple[Job, list[int]]]) -> None:
@@ -153,7 +153,7 @@ class SearchState:
     def _admit_searches(self, jobs: list[Job], length: int) -> None:
         searches = [(job, draw) for job in jobs for draw in range(job.params.num_searches)]
         ids = self._index([job.search_beams(draw)[0] for job, draw in searches])
-        table = np.full((len(searches), MAX_BEAMS), self.inert, dtype=np.int32)
+        table = np.full((len(searches), MAX_BEAMS), self.dummy_beam, dtype=np.int32)
         whole = np.zeros((len(searches), len(IntParam)), dtype=np.int64)
         real = np.zeros((len(searches), len(FloatParam)), dtype=np.float32)
         norm = np.ones((len(searches), length), dtype=np.float32)
@@ -169,7 +169,7 @@ class SearchState:
                 self.bad_word_offset[ids[i], : len(token)] = distance
         rows = self._put(table)
         self.search_of[rows.long()] = ids[:, None].to(self.search_of.dtype)
-        self.search_of[self.inert] = self.inert
+        self.search_of[self.dummy_beam] = self.dummy_beam
         self.rows[ids] = rows
         self.whole[ids] = self._put(whole)
         self.real[ids] = self._put(real)

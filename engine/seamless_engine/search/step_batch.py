@@ -34,11 +34,11 @@ class StepBatch:
     """A line is a row at a position; tensors are int32 and stay where they are from step to step.
 
     The first step of a search reads both tokens of the prompt, as two lines of its first row, and chooses from the
-    second. Padding has the inert row as its row, search and request, and chooses nothing.
+    second. Padding has the dummy row as its row, search and request, and chooses nothing.
     """
 
     searches: list[tuple[Job, int]]  # with the draw
-    traits: GraphKey
+    graph_key: GraphKey
     line_row: torch.Tensor  # [m]
     line_offset: torch.Tensor  # [m], position relative to the search's
     search_id: torch.Tensor  # [n]
@@ -49,7 +49,7 @@ class StepBatch:
 
 
 class BatchBuilder:
-    """Keeps the layout while the same searches go on.
+    """Keeps the batch while the same searches go on.
 
     bucket: rounds up the lines of a step, so that few shapes occur; searches and requests are then as many as lines.
     width: of the tables, rounded up to a multiple of it.
@@ -63,35 +63,35 @@ class BatchBuilder:
         bucket: Callable[[int], int] | None = None,
         width: int = 64,
     ) -> None:
-        self.inert = num_seqs
+        self.dummy_beam = num_seqs
         self.max_length = max_length
         self.bucket = bucket
         self.width = width
         self._key: tuple[object, ...] = ()
-        self._layout: StepBatch | None = None
+        self._batch: StepBatch | None = None
         most = PROMPT_LENGTH * num_seqs
         self._fields = torch.zeros(7, (bucket(most) if bucket else most) + 1, dtype=torch.int32, device=device)
 
-    def layout(self, jobs: list[Job]) -> StepBatch:
+    def batch(self, jobs: list[Job]) -> StepBatch:
         read = max(job.position for job in jobs) + PROMPT_LENGTH
         width = min(-(-read // self.width) * self.width, self.max_length)
         key = width, *((job.serial, job.position == 0, len(job.searching)) for job in jobs)
-        if self._layout is None or self._key != key:
-            self._layout, self._key = self._build(jobs, width), key
-        return self._layout
+        if self._batch is None or self._key != key:
+            self._batch, self._key = self._build(jobs, width), key
+        return self._batch
 
-    def idle(self, lines: int, beams: int) -> StepBatch:
+    def dummy(self, lines: int, beams: int) -> StepBatch:
         """A step of padding alone, in the shape of one with so many lines of searches of so many beams."""
         self._key = ()
         self._fields.zero_()
-        self._fields[[0, 2, 5]] = self.inert
-        traits = GraphKey(self.max_length, beams, bans=0, ngram=0, min_new_tokens=False, special=())
-        return self._views([], traits, lines, lines, lines)
+        self._fields[[0, 2, 5]] = self.dummy_beam
+        graph_key = GraphKey(self.max_length, beams, bans=0, ngram=0, min_new_tokens=False, special=())
+        return self._views([], graph_key, lines, lines, lines)
 
-    def _views(self, searches: list[tuple[Job, int]], traits: GraphKey, m: int, n: int, q: int) -> StepBatch:
+    def _views(self, searches: list[tuple[Job, int]], graph_key: GraphKey, m: int, n: int, q: int) -> StepBatch:
         row, offset, search, line, choosing, request, cu_lines = self._fields
         return StepBatch(
-            searches, traits, row[:m], offset[:m], search[:n], line[:n], choosing[:n], request[:q], cu_lines[: q + 1]
+            searches, graph_key, row[:m], offset[:m], search[:n], line[:n], choosing[:n], request[:q], cu_lines[: q + 1]
         )
 
     def _build(self, jobs: list[Job], width: int) -> StepBatch:
@@ -121,7 +121,7 @@ class BatchBuilder:
                     special += range(lines[-1], len(rows))
             bounds.append(len(rows))
         params = [job.params for job in jobs]
-        traits = GraphKey(
+        graph_key = GraphKey(
             width=width,
             beams=max([p.num_beams for p in params]),
             bans=max([job.num_bad_word_tokens for job in jobs]),
@@ -134,15 +134,15 @@ class BatchBuilder:
             m = n = q = self.bucket(m)
         fields = np.zeros((len(self._fields), max(m, n, q + 1)), dtype=np.int32)
         for field, values, padding in (
-            (0, rows, self.inert),
+            (0, rows, self.dummy_beam),
             (1, offsets, 0),
-            (2, ids, self.inert),
+            (2, ids, self.dummy_beam),
             (3, lines, 0),
             (4, active, 0),
-            (5, [job.beam_ids[0] for job in jobs], self.inert),
+            (5, [job.beam_ids[0] for job in jobs], self.dummy_beam),
             (6, bounds, bounds[-1]),
         ):
             fields[field] = padding
             fields[field, : len(values)] = values
         self._fields[:, : fields.shape[1]] = torch.from_numpy(fields).to(self._fields.device)
-        return self._views(searches, traits, m, n, q)
+        return self._views(searches, graph_key, m, n, q)

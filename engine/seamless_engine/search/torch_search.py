@@ -1,6 +1,6 @@
 """What a decode step does around the model: begin (what every line reads) and commit (what every search chose).
 
-Static in shape and free of host reads. Whoever is over changes nothing: its lines and searches become the inert ones,
+Static in shape and free of host reads. Whoever is over changes nothing: its lines and searches become the dummy ones,
 so the host may learn late that a search has ended.
 """
 
@@ -26,13 +26,13 @@ class TorchSearch:
         self.state = state
         self.committing = False
 
-    def begin(self, layout: StepBatch, start_token: int) -> StepInputs:
+    def begin(self, batch: StepBatch, start_token: int) -> StepInputs:
         """What the model reads at this step; its slots are entered into the table, its tokens into the pool."""
         state, self.committing = self.state, False
-        search = state.search_of[layout.line_row].long()
+        search = state.search_of[batch.line_row].long()
         live = state.status[search] == int(Status.SEARCHING)
-        rows = torch.where(live, layout.line_row, state.inert)
-        positions = torch.where(live, state.position[search] + layout.line_offset, 0)
+        rows = torch.where(live, batch.line_row, state.dummy_beam)
+        positions = torch.where(live, state.position[search] + batch.line_offset, 0)
         slots = state.slot_mapping[rows, positions]
         state.slot_table[rows, positions] = slots
         tokens = torch.where(positions == 0, start_token, state.token[rows])
@@ -43,33 +43,33 @@ class TorchSearch:
             tokens=tokens,
             positions=positions.long(),
             slots=slots,
-            slot_table=state.slot_table[:, : layout.traits.width],
+            slot_table=state.slot_table[:, : batch.graph_key.width],
             rows=rows,
             lengths=positions + 1,
             cross_table=state.cross_table,
-            requests=layout.request_id,
-            cross_lengths=state.cross_length[layout.request_id],
-            cu_rows=layout.cu_lines,
+            requests=batch.request_id,
+            cross_lengths=state.cross_length[batch.request_id],
+            cu_rows=batch.cu_lines,
         )
         return self._inputs
 
-    def update_state(self, layout: StepBatch, expected: NextTokens) -> None:
+    def update_state(self, batch: StepBatch, expected: NextTokens) -> None:
         """The search: candidates of every beam, next beams and finished hypotheses."""
         state = self.state
-        candidates = choose_candidates(state, layout, self._inputs, expected)
-        ids = layout.search_id.long()
+        candidates = choose_candidates(state, batch, self._inputs, expected)
+        ids = batch.search_id.long()
         live = state.status[ids] == int(Status.SEARCHING)
-        ids = torch.where(live, ids, state.inert)
-        rows = rows_of(state, layout, ids)
-        read = self._inputs.lengths[layout.search_line]  # int32 [n], positions read
+        ids = torch.where(live, ids, state.dummy_beam)
+        rows = rows_of(state, batch, ids)
+        read = self._inputs.lengths[batch.search_line]  # int32 [n], positions read
         finished = Finished(state.finished_score[rows], state.finished_occupied[rows])
         outcome = advance(state.score[rows], candidates, finished, _rules(state, ids, read))
         self.committing = True
-        _move(state, rows, layout.traits.width, read, outcome)
+        _move(state, rows, batch.graph_key.width, read, outcome)
         state.position[ids] = read
         over = torch.where(outcome.over, int(Status.OVER), int(Status.SEARCHING))
         state.status[ids] = torch.where(outcome.broken, int(Status.BROKEN), over).int()
-        state.status[state.inert] = int(Status.OVER)
+        state.status[state.dummy_beam] = int(Status.OVER)
 
 
 def _rules(state: SearchState, ids: torch.Tensor, read: torch.Tensor) -> Rules:
