@@ -73,9 +73,13 @@ def text_jobs() -> list[Job]:
     return jobs
 
 
+def _told(result: Result) -> str | None:
+    return None if result.error is None else f"{type(result.error).__name__}: {result.error}"
+
+
 def verdict(job: Job, result: Result) -> str:
-    if result.error:
-        return f"error: {result.error}"
+    if result.error is not None:
+        return f"error: {_told(result)}"
     if job.expected is None:
         return "out of domain"
     return "ok" if result.text == job.expected else f"differs: {job.expected}"
@@ -132,7 +136,7 @@ def main() -> int:
             seconds += counted
             if result.audio is not None and result.sampling_rate:
                 soundfile.write(output / f"{result.id}.wav", result.audio, result.sampling_rate)
-            answer = {"id": result.id, "task": result.task, "text": result.text, "error": result.error}
+            answer = {"id": result.id, "task": result.task, "text": result.text, "error": _told(result)}
             lines.write(json.dumps(answer, ensure_ascii=False) + "\n")
             table.append(
                 [

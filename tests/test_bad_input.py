@@ -18,7 +18,7 @@ import pytest
 import soundfile
 import torch
 
-from seamless_engine import DecodingParams, Engine, EngineConfig, Request, Result, UsageError
+from seamless_engine import AudioError, DecodingParams, Engine, EngineConfig, Request, Result, UsageError
 from seamless_engine.request import SPEECH_IN, TASKS
 from support.audio import clip_of_samples
 from support.checkpoint import write_changed
@@ -201,7 +201,7 @@ def test_an_item_that_fails_says_why_and_its_neighbours_do_not_notice(
     request, message = FAILING[name]
     results = answers(engine, in_the_middle(request))
     bad = results["bad"]
-    assert bad.finish_reason == "error" and bad.error is not None and re.search(message, bad.error), bad.error
+    assert bad.finish_reason == "error" and re.search(message, repr(bad.error)), bad.error
     assert bad.audio is None and bad.units is None
     assert neighbours_are_intact(results, expected)
 
@@ -210,7 +210,7 @@ def test_an_item_that_fails_says_why_and_its_neighbours_do_not_notice(
 def test_a_header_that_asks_for_gigabytes_gets_none(name: str, engine: Engine) -> None:
     with at_most(256 << 20):
         [result] = engine.generate([speech(FORGED[name][0])])
-    assert result.error is not None and result.error.startswith("AudioError")
+    assert isinstance(result.error, AudioError)
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -235,7 +235,7 @@ def test_a_request_for_another_checkpoint_is_refused_before_any_work_and_fails_a
         engine.generate([*GOOD.values(), request])
     requests = in_the_middle(request)
     results = dict(zip(requests, sorted(engine.stream(requests.values()), key=lambda one: one.id), strict=True))
-    assert re.search(message, results["bad"].error or "")
+    assert re.search(message, repr(results["bad"].error))
     assert neighbours_are_intact(results, expected)
 
 
@@ -304,7 +304,7 @@ def test_all_of_them_in_one_batch(seed: int, engine: Engine, expected: dict[str,
         results = {result.id: result for result in run(requests)}
         assert len(results) == len(requests)
         assert {name for name, result in results.items() if result.error} == set(bad)
-        assert all(re.search(message, results[name].error or "") for name, (_, message) in bad.items())
+        assert all(re.search(message, repr(results[name].error)) for name, (_, message) in bad.items())
         assert neighbours_are_intact(results, expected)
         engine._runner.blocks.check_integrity()
         assert engine._runner.blocks.free_blocks == engine._runner.blocks.num_blocks

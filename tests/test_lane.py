@@ -153,7 +153,7 @@ def test_who_fails_in_a_pass_fails_alone(checkpoint: Folder, monkeypatch: pytest
         with monkeypatch.context() as patch:
             patch.setattr(engine._runner, kind, stumble)
             results = engine.generate(requests)
-        assert str(results[at].error).startswith("CapacityError: out of memory for this request alone")
+        assert str(results[at].error).startswith("out of memory for this request alone")
         assert all(same(a, b) for i, (a, b) in enumerate(zip(expected, results, strict=True)) if i != at)
     engine._runner.blocks.check_integrity()
 

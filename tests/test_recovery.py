@@ -79,7 +79,7 @@ def test_an_error_that_nobody_foresaw_fails_one_request_and_is_logged_with_its_t
     monkeypatch.setattr(engine._runner, "_encode_text", stumble)
     with caplog.at_level(logging.ERROR):
         results = engine.generate(requests)
-    assert results.pop(1).error == "IndexError: list index out of range" and "in stumble" in caplog.text
+    assert str(results.pop(1).error) == "IndexError: list index out of range" and "in stumble" in caplog.text
     assert all(same(a, b) for a, b in zip(expected[:1] + expected[2:], results, strict=True))
 
 
@@ -137,7 +137,7 @@ def test_a_decode_step_that_runs_out_of_memory_is_taken_in_parts(
     fill(engine, monkeypatch, lambda inputs: len(inputs.tokens) > room)
     for request, before, after in zip(requests, expected, engine.generate(requests), strict=True):
         if request.params is not None and request.params.num_beams > room:
-            assert after.error is not None and after.error.startswith("CapacityError: out of memory for this request")
+            assert isinstance(after.error, CapacityError) and after.error.out_of_memory
         else:
             assert same(before, after)
     engine._runner.blocks.check_integrity()
@@ -181,7 +181,7 @@ def test_a_step_that_fails_while_it_changes_the_searches_is_not_taken_again(
     with monkeypatch.context() as patch:
         patch.setattr(torch_search, "_move", full)
         for result in engine.generate(requests):
-            assert result.error is not None and result.error.startswith("UnrepeatableError: a decode step failed while")
+            assert str(result.error).startswith("UnrepeatableError: a decode step failed while")
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
 
 
@@ -203,7 +203,7 @@ def test_a_request_that_does_not_fit_alone_fails_alone(
     monkeypatch.setattr(engine._runner, stage, small)
     results = engine.generate(requests)
     large = results.pop(2)
-    assert large.error is not None and large.error.startswith("CapacityError: out of memory for this request alone")
+    assert isinstance(large.error, CapacityError) and "out of memory for this request alone" in str(large.error)
     assert large.audio is None and large.text == (expected[2].text if stage == "speak" else "")
     assert all(same(a, b) for a, b in zip(expected[:2] + expected[3:], results, strict=True))
     engine._runner.blocks.check_integrity()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import time
 from collections import deque
@@ -14,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from seamless_engine.core import Core, draft, failed, raise_failure
+from seamless_engine.core import Core, draft, failed
 from seamless_engine.engine_thread import EngineThread, result_of
 from seamless_engine.errors import CapacityError, EngineClosedError
 from seamless_engine.handed_over import handed_over, runs_foreign_code
@@ -180,7 +181,8 @@ class Calls:
                     raise failure
                 finally:
                     del failure
-            raise_failure(result)
+            if result.error is not None:
+                raise copy.copy(result.error)  # without a cycle: its traceback holds this frame, which holds the result
             assert self.loop.runner.speech is not None
             pieces = self.loop.runner.speech.stream(job)
             while (samples := self._thread.call(partial(self._next_piece, pieces))) is not None:

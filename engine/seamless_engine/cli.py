@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from seamless_engine import cli_parser, console, errors
+from seamless_engine import cli_parser, console
 from seamless_engine.config import EngineConfig, ModelConfig
-from seamless_engine.errors import AudioError, CheckpointError, SeamlessError, UsageError
+from seamless_engine.errors import AudioError, CapacityError, CheckpointError, SeamlessError, UsageError
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Request, Result
 
 OK, SOME_FAILED, USAGE, MODEL_UNAVAILABLE, OUT_OF_MEMORY = 0, console.FAILED, 2, 3, 4
@@ -77,10 +77,7 @@ def translate(args: argparse.Namespace) -> int:
     for warning in result.warnings:
         _log.warning("warning: %s", warning)
     if result.error is not None:
-        too_large = result.error.startswith("CapacityError: out of memory")
-        planned = hasattr(errors, result.error.partition(":")[0])
-        message = result.error if planned else f"{result.error}. {console.PLEASE_REPORT}"
-        return console.fail(OUT_OF_MEMORY if too_large else SOME_FAILED, message)
+        return _fail(result.error)
     if result.finish_reason == "length":
         _log.warning("warning: the text was cut off after %d tokens: raise --max_new_tokens", len(result.tokens))
     lost: console.StdoutError | None = None
@@ -93,6 +90,13 @@ def translate(args: argparse.Namespace) -> int:
     if lost is not None:
         raise lost
     return code
+
+
+def _fail(error: SeamlessError) -> int:
+    if type(error) is SeamlessError:  # a fault of the engine, whose message names the class
+        return console.fail(SOME_FAILED, f"{error}. {console.PLEASE_REPORT}")
+    out_of_memory = isinstance(error, CapacityError) and error.out_of_memory
+    return console.fail(OUT_OF_MEMORY if out_of_memory else SOME_FAILED, f"{type(error).__name__}: {error}")
 
 
 def _check_output(args: argparse.Namespace) -> bool:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seamless_engine import errors
 from seamless_engine.config import EngineConfig
 from seamless_engine.errors import (
     CancelledError,
@@ -270,17 +269,16 @@ def draft(request: Request, index: int) -> Result:
 
 
 def failed(result: Result, error: Exception) -> Result:
-    """The result of a request that met an error."""
+    """The result of a request that met an error, which it keeps without tracebacks: these hold the tensors of frames.
+
+    An exception that the engine does not raise on purpose becomes a plain SeamlessError that names its class.
+    """
     result.finish_reason = "cancelled" if isinstance(error, CancelledError) else "error"
-    result.error = f"{type(error).__name__}: {error}"
+    if not isinstance(error, SeamlessError):
+        error = SeamlessError(f"{type(error).__name__}: {error}")
+    error.__cause__ = error.__context__ = None
+    result.error = error.with_traceback(None)
     return result
-
-
-def raise_failure(result: Result) -> None:
-    """Raises the exception that `result.error` tells of, if there is one."""
-    if result.error is not None:
-        kind, _, message = result.error.partition(": ")
-        raise getattr(errors, kind, SeamlessError)(message)
 
 
 def left(request: Request, cancelled: bool) -> CancelledError:

@@ -26,7 +26,14 @@ class AudioError(InputError):
 
 
 class CapacityError(InputError):
-    """The request can never fit the pools or the memory of this engine; says what to change."""
+    """The request can never fit the pools or the memory of this engine; says what to change.
+
+    out_of_memory: the memory of the device was full when the request ran alone.
+    """
+
+    def __init__(self, message: str, *, out_of_memory: bool = False) -> None:
+        super().__init__(message)
+        self.out_of_memory = out_of_memory
 
 
 class CancelledError(SeamlessError):

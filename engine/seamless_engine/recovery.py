@@ -45,7 +45,8 @@ def bisect_batch(run: Callable[[list[Item]], None], items: list[Item]) -> list[t
 def settled(error: Exception) -> Exception:
     """The error of one request, fit to be kept: without a traceback, which holds the tensors of its frames."""
     if is_out_of_memory(error):
-        return CapacityError(f"out of memory for this request alone: split its input or free memory ({error})")
+        advice = "split its input or free memory"
+        return CapacityError(f"out of memory for this request alone: {advice} ({error})", out_of_memory=True)
     if not isinstance(error, SeamlessError):
         _log.error("a request failed in a way that was not foreseen", exc_info=error)
     return error.with_traceback(None)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from seamless_engine import values
-from seamless_engine.errors import UsageError
+from seamless_engine.errors import SeamlessError, UsageError
 from seamless_engine.model_inputs import Tokens
 
 if TYPE_CHECKING:
@@ -260,7 +260,8 @@ class Result:
     finish_reason: "eos", "length" (the limit was reached), "error" or "cancelled".
     n_best: `num_return_sequences` hypotheses: the best of the beams, best first, or the draws as they were drawn. The
         first one is the result's own.
-    error: what went wrong, None if nothing did.
+    error: what went wrong, as an exception that can be raised; None if nothing did. `str(error)` is the message, its
+        class tells the kind. A plain SeamlessError is a fault of the engine.
     warnings: what the caller should know of an answer that was given all the same.
     timings: seconds by stage: queued, encode, decode, speak, total. Requests share passes, so results overlap in time.
     """
@@ -277,6 +278,6 @@ class Result:
     sampling_rate: int | None = None
     finish_reason: FinishReason = "eos"
     n_best: list[Hypothesis] = field(default_factory=list)
-    error: str | None = None
+    error: SeamlessError | None = None
     warnings: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)

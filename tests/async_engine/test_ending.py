@@ -53,7 +53,7 @@ def test_close_without_draining_cancels_what_was_submitted(engine: Engine, steps
         steps.go()
         await closing
         for result in await asyncio.gather(*tasks):
-            assert (result.finish_reason, result.error) == ("cancelled", "CancelledError: the request was cancelled")
+            assert (result.finish_reason, str(result.error)) == ("cancelled", "the request was cancelled")
         assert steps.count == step + 1
 
     run(main())
@@ -236,6 +236,6 @@ def test_a_file_that_ends_its_reader_fails_its_request_alone(checkpoint: Checkpo
             return await shared.generate(requests)
 
     for results in (engine.generate(requests), run(main())):
-        assert results[0].error == "AudioError: reading the audio file object raised SystemExit()"
+        assert str(results[0].error) == "reading the audio file object raised SystemExit()"
         assert results[1].error is None
     assert_free(engine)

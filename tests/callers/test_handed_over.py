@@ -169,7 +169,7 @@ def released() -> memoryview:
         (lambda: torch.empty(16_000, device="meta"), "NotImplementedError: Cannot copy out of meta tensor"),
         (released, "ValueError: operation forbidden on released memoryview"),
         (lambda: Lazy(array=1), "RuntimeError: the column cannot be decoded"),
-        (lambda: {"bytes": Ends(b"RIFF")}, "AudioError: reading the audio file object raised SystemExit"),
+        (lambda: {"bytes": Ends(b"RIFF")}, "reading the audio file object raised SystemExit"),
     ],
     ids=["meta tensor", "memoryview", "mapping", "file in a mapping"],
 )
@@ -195,7 +195,7 @@ def test_the_timeout_counts_the_reading_of_a_file_object(engine: Engine) -> None
 
     late = Request("asr", "fra", audio=Slow(encoded(clip(1), "WAV")), timeout=0.04)
     [result] = engine.generate([late])
-    assert str(result.error).startswith("DeadlineError") and result.timings["total"] > 0.04
+    assert isinstance(result.error, DeadlineError) and result.timings["total"] > 0.04
     with pytest.raises(DeadlineError):
         list(engine.stream_audio(dataclasses.replace(late, task="s2st")))
 

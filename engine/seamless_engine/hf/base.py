@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from seamless_engine import errors
 from seamless_engine.config import EngineConfig
 from seamless_engine.engine import Engine
-from seamless_engine.errors import SeamlessError, UsageError
+from seamless_engine.errors import UsageError
 from seamless_engine.hf import inputs
 from seamless_engine.hf.arguments import Options, read_options, to_python
 from seamless_engine.hf.config import SeamlessM4Tv2Config
@@ -292,10 +291,9 @@ class Pretrained(ReadOnlyModule):
 
 
 def check_result(result: Result, name: str) -> None:
-    """Raises the exception that `result.error` tells of, if there is one; warns of what it warns of."""
+    """Raises `result.error`, if there is one, with the name of the input before its message; passes on the warnings."""
     if result.error is not None:
-        kind, _, message = result.error.partition(": ")
-        raise getattr(errors, kind, SeamlessError)(f"{name}: {message}")
+        raise type(result.error)(f"{name}: {result.error}")
     for warning in result.warnings:
         warnings.warn(f"{name}: {warning}", stacklevel=5)
 
