@@ -11,20 +11,17 @@ import torch
 from seamless_engine.calls import Calls
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.core import Core
+from seamless_engine.device import on, resolve_device, resolve_dtype
 from seamless_engine.errors import UsageError
 from seamless_engine.forward import encode, forced_logits
 from seamless_engine.inputs.preprocess import Preprocessor, check_requests, params_of
 from seamless_engine.inputs.tokenizer import Tokenizer
-from seamless_engine.lane import on
 from seamless_engine.loading.loader import find_checkpoint
 from seamless_engine.model_inputs import Features, Tokens
 from seamless_engine.model_runner import ModelRunner
 from seamless_engine.neutral import neutral
 from seamless_engine.request import SPEECH_OUT, TASKS, DecodingParams, Request, Result, Task
 from seamless_engine.scheduler import SlowStart
-from seamless_kernels.dispatch import backend_for
-
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Engine:
@@ -220,34 +217,3 @@ def _tasks(names: Iterable[str] | None) -> tuple[Task, ...]:
     if unknown or not wanted:
         raise UsageError(f"unknown task {', '.join(unknown) or '(none given)'}: use {', '.join(TASKS)}")
     return tuple(task for task in TASKS if task in wanted)
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device of "auto", or the one that is named. Raises UsageError if the engine does not run there."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        where = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"device {device!r}: {error}") from None
-    if where.type not in ("cpu", "cuda") or (where.type == "cuda" and not torch.cuda.is_available()):
-        raise UsageError(f"device {str(where)!r} is not available here: use 'cpu' or, with an NVIDIA card, 'cuda'")
-    if where.type == "cuda" and where.index is None:
-        where = torch.device("cuda", torch.cuda.current_device())  # that of later calls may be another
-    if where.type == "cuda" and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
-        raise UsageError("TRITON_INTERPRET=1 runs kernels in an interpreter on the CPU: unset it to use the GPU")
-    try:
-        backend_for(torch.empty(0, device=where), {"torch": None})
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    return where
-
-
-def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype of "auto" on a device, or the one that is named. Raises UsageError for any other."""
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    precision = _DTYPES.get(str(dtype).removeprefix("torch."))
-    if precision is None:
-        raise UsageError(f"dtype {dtype!r}: use one of {', '.join(_DTYPES)}, or 'auto'")
-    return precision

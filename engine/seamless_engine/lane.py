@@ -6,20 +6,16 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
 import torch
 
+from seamless_engine.device import on as on
+
 T = TypeVar("T")
 _Work = Callable[[], None]
-
-
-def on(device: torch.device) -> AbstractContextManager[object]:
-    """The thread's current device is this one inside: Triton and the recording of graphs go by that."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class Lane(Protocol):
