@@ -1,0 +1,19 @@
+"""Lengths of the speech encoder's input and output. Imports no torch."""
+
+from __future__ import annotations
+
+
+def packed_frames(num_samples: int) -> tuple[int, int]:
+    """The frames of a clip in the packed batch, two frames of the filter bank in each, and how many of them are whole.
+
+    They are as many, or the last one is not whole: an odd number of frames of the filter bank leaves half of it empty.
+    """
+    from seamless_kernels.fbank import frame_count  # imports torch
+
+    frames = frame_count(num_samples)
+    return -(-frames // 2), frames // 2
+
+
+def encoder_length(num_whole: int, stride: int) -> int:
+    """The encoder states of a clip with so many whole frames, after an adapter of this stride."""
+    return num_whole // stride + 1
