@@ -231,7 +231,7 @@ def test_a_request_for_another_checkpoint_is_refused_before_any_work_and_fails_a
 ) -> None:
     request, message = REFUSED[name]
     with monkeypatch.context() as patch, pytest.raises(UsageError, match=message):
-        patch.setattr(engine._preprocessor, "prepare", None)
+        patch.setattr(engine.preprocessor, "prepare", None)
         engine.generate([*GOOD.values(), request])
     requests = in_the_middle(request)
     results = dict(zip(requests, sorted(engine.stream(requests.values()), key=lambda one: one.id), strict=True))
@@ -251,20 +251,20 @@ def test_a_long_text_is_read_whole_where_the_engine_has_room(checkpoint: Callabl
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"], options=options)
     long = "ab " * 6_667  # 20,000 characters
     read: list[int] = []
-    encode = engine._runner.encode_tokens
+    encode = engine.core.runner.encode_tokens
     assert encode is not None
 
     def spy(tokens: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
         read.append(len(tokens))
         return encode(tokens, cu_seqlens)
 
-    engine._runner.encode_tokens = spy
+    engine.core.runner.encode_tokens = spy
     [result] = engine.generate([text(long, params=DecodingParams(max_new_tokens=3))])
-    assert result.error is None and read == [len(engine._preprocessor.tokenizer.encode(long, "eng"))]
+    assert result.error is None and read == [len(engine.preprocessor.tokenizer.encode(long, "eng"))]
 
 
 def test_names_of_special_tokens_are_read_as_text(engine: Engine, expected: dict[str, Result]) -> None:
-    tokens = engine._preprocessor.tokenizer.encode("</s> __fra__ <pad>", "eng")
+    tokens = engine.preprocessor.tokenizer.encode("</s> __fra__ <pad>", "eng")
     specials = {0, 2, 3, *engine.config.text_lang_ids.values()}
     assert [at for at, token in enumerate(tokens) if token in specials] == [0, len(tokens) - 1]
     assert expected["names of special tokens"].error is None
@@ -306,5 +306,5 @@ def test_all_of_them_in_one_batch(seed: int, engine: Engine, expected: dict[str,
         assert {name for name, result in results.items() if result.error} == set(bad)
         assert all(re.search(message, repr(results[name].error)) for name, (_, message) in bad.items())
         assert neighbours_are_intact(results, expected)
-        engine._runner.blocks.check_integrity()
-        assert engine._runner.blocks.free_blocks == engine._runner.blocks.num_blocks
+        engine.core.runner.blocks.check_integrity()
+        assert engine.core.runner.blocks.free_blocks == engine.core.runner.blocks.num_blocks

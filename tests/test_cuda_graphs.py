@@ -20,7 +20,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def recording(engine: Engine, recorded: list[Work]) -> StepGraphs:
     """Has the engine launch its steps as on a GPU."""
-    runner = engine._runner
+    runner = engine.core.runner
     record = CudaGraphCapture() if runner.device.type == "cuda" else played_back
     max_length = runner.batches.max_length
     runner.batches = BatchBuilder(engine.options.max_num_seqs, max_length, runner.device, bucket, width=max_length)
@@ -70,7 +70,7 @@ def test_graphs_and_the_host_give_the_same_results(checkpoint: Callable[[int], P
     recorded: list[Work] = []
     graphs = recording(engine, recorded)
     for beside in ([], [], launched):
-        for tensor in (engine._runner.pool.k, engine._runner.pool.v, engine._runner.state.state_pool):
+        for tensor in (engine.core.runner.pool.k, engine.core.runner.pool.v, engine.core.runner.state.state_pool):
             tensor.fill_(torch.nan)
         order = rng.sample(range(len(requests)), len(requests))
         results = engine.generate([requests[i] for i in order] + beside)
@@ -86,7 +86,7 @@ def test_usual_steps_are_recorded_before_the_first_request(checkpoint: Callable[
     expected = engine.generate(requests)
     recorded: list[Work] = []
     recording(engine, recorded)
-    engine._runner.record_steps(24)
+    engine.core.runner.record_steps(24)
     before = len(recorded)
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
     assert len(recorded) == before > 10

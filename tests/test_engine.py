@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from seamless_engine import DecodingParams, Engine, EngineConfig, Request
+from seamless_engine import AsyncEngine, DecodingParams, Engine, EngineConfig, Request, Result, UsageError
 from seamless_engine.models.text_decoder import NextTokens
 from support.audio import clip_of_samples
 from support.oracle import load
@@ -61,19 +64,19 @@ def test_results_do_not_depend_on_batch_order_or_pool(checkpoint: Checkpoint) ->
             order = rng.sample(range(len(requests)), len(requests))
             together = engine.generate([requests[i] for i in order])
             assert all(same(alone[i], result) for i, result in zip(order, together, strict=True))
-            engine._runner.blocks.check_integrity()
-            assert engine._runner.blocks.free_blocks == engine._runner.blocks.num_blocks
+            engine.core.runner.blocks.check_integrity()
+            assert engine.core.runner.blocks.free_blocks == engine.core.runner.blocks.num_blocks
 
 
 def test_stale_memory_is_never_read(checkpoint: Checkpoint) -> None:
     engine = Engine.from_pretrained(checkpoint(3), device="cpu")
     requests = [random_request(random.Random(i), engine.languages("s2st")) for i in range(6)]
     before = engine.generate(requests)
-    engine._runner.pool.k.fill_(torch.nan)
-    engine._runner.pool.v.fill_(torch.nan)
-    engine._runner.state.state_pool.fill_(torch.nan)
-    engine._runner.state.slot_table.fill_(2**30)
-    engine._runner.state.finished_table.fill_(2**30)
+    engine.core.runner.pool.k.fill_(torch.nan)
+    engine.core.runner.pool.v.fill_(torch.nan)
+    engine.core.runner.state.state_pool.fill_(torch.nan)
+    engine.core.runner.state.slot_table.fill_(2**30)
+    engine.core.runner.state.finished_table.fill_(2**30)
     assert all(same(a, b) for a, b in zip(before, engine.generate(requests), strict=True))
 
 
@@ -95,17 +98,17 @@ def test_a_nan_in_one_request_leaves_the_others_alone(checkpoint: Checkpoint) ->
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
     requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS]
     expected = engine.generate(requests)
-    encode = engine._runner.decoder.store_encodings
+    encode = engine.core.runner.decoder.store_encodings
 
     def poisoned(encodings: torch.Tensor, slots: torch.Tensor, pool: object) -> None:
         encodings[:2] = torch.nan  # rows of the first request
         encode(encodings, slots, pool)  # type: ignore[arg-type]
 
-    engine._runner.decoder.store_encodings = poisoned  # type: ignore[method-assign]
+    engine.core.runner.decoder.store_encodings = poisoned  # type: ignore[method-assign]
     results = engine.generate(requests)
     assert "NaN" in str(results[0].error)
     assert all(same(a, b) for a, b in zip(expected[1:], results[1:], strict=True))
-    engine._runner.blocks.check_integrity()
+    engine.core.runner.blocks.check_integrity()
 
 
 def test_stream_draws_no_more_than_it_can_hold(checkpoint: Checkpoint) -> None:
@@ -123,8 +126,8 @@ def test_stream_draws_no_more_than_it_can_hold(checkpoint: Checkpoint) -> None:
         next(results)
         assert drawn <= finished + 8
     results.close()
-    engine._runner.blocks.check_integrity()
-    assert engine._runner.blocks.free_seqs == 2
+    engine.core.runner.blocks.check_integrity()
+    assert engine.core.runner.blocks.free_seqs == 2
 
 
 def test_stream_draws_few_requests_before_its_first_result_and_all_in_the_end(checkpoint: Checkpoint) -> None:
@@ -167,14 +170,66 @@ def test_min_new_tokens_keeps_eos_away(checkpoint: Checkpoint) -> None:
 
 def test_an_immediate_end_is_an_empty_result(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2st"])
-    next_tokens = engine._runner.decoder.next_tokens
+    next_tokens = engine.core.runner.decoder.next_tokens
 
     def ends(hidden: torch.Tensor) -> NextTokens:
         expected = next_tokens(hidden)
         expected.logits[:, 3] = 1e4
         return expected
 
-    monkeypatch.setattr(engine._runner.decoder, "next_tokens", ends)
+    monkeypatch.setattr(engine.core.runner.decoder, "next_tokens", ends)
     result = engine.generate([Request("t2st", "fra", text="hello", src_lang="eng")])[0]
     assert (result.tokens, result.text, result.error) == ([3], "", None)
     assert result.audio is not None and len(result.audio) == 0 and result.units is not None and len(result.units) == 0
+
+
+def test_generate_answers_one_request_as_it_answers_a_list_of_one(checkpoint: Checkpoint) -> None:
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
+    request = Request("t2tt", "fra", text=TEXTS[0], src_lang="eng")
+    [expected] = engine.generate([request])
+    assert same(engine.generate(request), expected)
+
+    async def shared() -> Result:
+        async with AsyncEngine(engine) as many:
+            return await many.generate(request)
+
+    assert same(asyncio.run(shared()), expected)
+    with pytest.raises(UsageError, match="xxx"):
+        engine.generate(Request("t2tt", "xxx", text=TEXTS[0], src_lang="eng"))
+
+
+def test_transcribe_translate_and_synthesize_answer_as_generate_does(checkpoint: Checkpoint) -> None:
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu")
+    params = DecodingParams(num_beams=2, max_new_tokens=5)
+    heard: dict[str, Any] = {"audio": clip_of_samples(1, 9_000), "sampling_rate": 16_000}
+    written: dict[str, Any] = {"text": TEXTS[1], "src_lang": "eng"}
+    answers = {
+        "asr": engine.transcribe(heard["audio"], "eng", params, sampling_rate=16_000),
+        "s2tt": engine.translate(tgt_lang="eng", params=params, **heard),
+        "t2tt": engine.translate(tgt_lang="eng", params=params, **written),
+        "s2st": engine.synthesize(tgt_lang="eng", params=params, **heard),
+        "t2st": engine.synthesize(tgt_lang="eng", params=params, speaker_id=1, **written),
+    }
+    for task, found in answers.items():
+        fields = written if task.startswith("t") else heard
+        speaker: dict[str, Any] = {"speaker_id": 1} if task == "t2st" else {}
+        expected = engine.generate(Request(task, "eng", **fields, **speaker), params)
+        assert found.task == task and found.error is None and same(found, expected)
+    with pytest.raises(UsageError, match="give either audio or text"):
+        engine.translate(tgt_lang="eng", **heard, **written)
+    with pytest.raises(UsageError, match="needs text"):
+        engine.translate(tgt_lang="eng")
+
+
+def test_to_json_gives_plain_values_of_answers_and_failures(checkpoint: Checkpoint) -> None:
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2st"])
+    params = DecodingParams(num_beams=2, num_return_sequences=2, max_new_tokens=5, return_token_logprobs=True)
+    answered, failed = engine.generate(
+        [Request("t2st", "fra", text=text, src_lang="eng", id=text) for text in ("hello", " ")], params
+    )
+    values = json.loads(json.dumps(answered.to_json(), allow_nan=False))
+    assert (values["id"], values["text"], values["error"]) == ("hello", answered.text, None)
+    assert values["units"] == list(answered.units if answered.units is not None else []) and "audio" not in values
+    assert [one["tokens"] for one in values["n_best"]] == [one.tokens for one in answered.n_best]
+    values = json.loads(json.dumps(failed.to_json(), allow_nan=False))
+    assert values["error"] == {"type": "InputError", "message": str(failed.error)} and values["score"] is None

@@ -53,7 +53,7 @@ def test_no_later_pass_is_larger(
         max_synthesis_tokens=30,
     )
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", options=options)
-    runner = engine._runner
+    runner = engine.core.runner
     seen = watch(runner, monkeypatch)
     assert profile_run(runner.speech_encoder, runner.text_encoder, runner.vocoder, options, runner.device) == 0
     largest = {name: max(rows) for name, rows in seen.items()}
@@ -75,7 +75,7 @@ def test_no_later_pass_is_larger(
 def test_a_pass_that_does_not_fit_is_named(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runner = Engine.from_pretrained(checkpoint(0), device="cpu")._runner
+    runner = Engine.from_pretrained(checkpoint(0), device="cpu").core.runner
 
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("no room")
@@ -88,7 +88,7 @@ def test_a_pass_that_does_not_fit_is_named(
 
 
 def test_another_failure_is_not_hidden(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = Engine.from_pretrained(checkpoint(0), device="cpu")._runner
+    runner = Engine.from_pretrained(checkpoint(0), device="cpu").core.runner
 
     def wrong(*_: Any) -> None:
         raise RuntimeError("a kernel is wrong")

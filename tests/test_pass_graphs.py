@@ -65,12 +65,12 @@ def test_graphs_and_the_host_give_the_same_results(checkpoint: Checkpoint, seed:
     expected = engine.generate(requests)
     assert not any(result.error for result in expected)
     played = Played()
-    engine._runner.graph_passes(played)
+    engine.core.runner.graph_passes(played)
     for company in (1, 1, 2, 3, 5, 14):
         for start in range(0, len(requests), company):
             results = engine.generate(requests[start : start + company])
             assert all(same(a, b) for a, b in zip(expected[start:], results, strict=False))
-            poison(engine._runner)
+            poison(engine.core.runner)
     assert played.launched > len(requests)
 
 
@@ -80,7 +80,7 @@ def test_the_kernels_leave_alone_what_no_segment_has(
 ) -> None:
     monkeypatch.setattr(pass_graphs, "bucket", lambda count: count + 3)
     options = EngineConfig(max_num_seqs=8, num_slots=512, cuda_graphs=False)
-    runner = Engine.from_pretrained(checkpoint(0), device=DEVICE, options=options, dtype="float32")._runner
+    runner = Engine.from_pretrained(checkpoint(0), device=DEVICE, options=options, dtype="float32").core.runner
     config, t2u, vocoder = runner.config, runner.t2u, runner.vocoder
     assert t2u is not None and vocoder is not None
     for stage in vocoder.generator.stages:

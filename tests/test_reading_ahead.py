@@ -21,7 +21,7 @@ Folder = Callable[[int], Path]
 
 def load(folder: Path, ahead: bool, **fields: Any) -> Engine:
     engine = Engine.from_pretrained(folder, device=DEVICE, dtype="float32", options=EngineConfig(**fields))
-    engine._calls.reads_ahead = ahead
+    engine.thread.reads_ahead = ahead
     return engine
 
 
@@ -48,13 +48,13 @@ def test_results_are_those_of_reading_in_turn(checkpoint: Folder, seed: int) -> 
 def test_the_model_goes_on_while_a_request_is_read(checkpoint: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load(checkpoint(0), ahead=True, max_encoder_tokens=5)  # a pass is full with one request
     slow, opened = request(TEXTS[1]), threading.Event()
-    prepare = engine._preprocessor.prepare
+    prepare = engine.preprocessor.prepare
 
     def reading(one: Request, *others: Any) -> Any:
         assert one != slow or opened.wait(60)
         return prepare(one, *others)
 
-    monkeypatch.setattr(engine._preprocessor, "prepare", reading)
+    monkeypatch.setattr(engine.preprocessor, "prepare", reading)
     results = engine.stream([request(TEXTS[0], length=40), slow, request(TEXTS[2])])
     assert next(results).id == 0  # the model was not kept waiting for the second one
     opened.set()
@@ -64,13 +64,13 @@ def test_the_model_goes_on_while_a_request_is_read(checkpoint: Folder, monkeypat
 def test_a_whole_pass_is_read_before_an_idle_model_begins(checkpoint: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load(checkpoint(0), ahead=True)
     sizes: list[int] = []
-    encode = engine._runner.encode
+    encode = engine.core.runner.encode
 
     def counted(admitted: list[Any]) -> None:
         sizes.append(len(admitted))
         encode(admitted)
 
-    monkeypatch.setattr(engine._runner, "encode", counted)
+    monkeypatch.setattr(engine.core.runner, "encode", counted)
     engine.generate([request(text) for text in TEXTS * 10])
     assert sizes == [10 * len(TEXTS)]
 
@@ -88,7 +88,7 @@ def test_one_pass_of_requests_is_drawn_ahead_and_no_more(checkpoint: Folder) -> 
     for _ in range(20):
         next(results)
     results.close()
-    rows = min(len(engine._preprocessor.tokenizer.encode(text, "eng")) for text in TEXTS)
+    rows = min(len(engine.preprocessor.tokenizer.encode(text, "eng")) for text in TEXTS)
     assert 20 < len(drawn) <= 20 + 3 * engine.options.max_num_seqs + 40 // rows
     assert_free(engine)
 

@@ -71,12 +71,12 @@ def test_an_error_that_nobody_foresaw_fails_one_request_and_is_logged_with_its_t
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
     requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS]
     expected = engine.generate(requests)
-    whole = engine._runner._encode_text
+    whole = engine.core.runner._encode_text
 
     def stumble(jobs: list) -> torch.Tensor:
         return whole(jobs) if all(job.request != requests[1] for job in jobs) else [][0]
 
-    monkeypatch.setattr(engine._runner, "_encode_text", stumble)
+    monkeypatch.setattr(engine.core.runner, "_encode_text", stumble)
     with caplog.at_level(logging.ERROR):
         results = engine.generate(requests)
     assert str(results.pop(1).error) == "IndexError: list index out of range" and "in stumble" in caplog.text
@@ -90,7 +90,7 @@ def test_a_broken_device_and_an_interruption_are_no_items_fault(error: Exception
         bisect_batch(run, [0, 1])
 
 
-@pytest.mark.parametrize("stage", ["encode", "_encode_speech", "_encode_text", "speak"])
+@pytest.mark.parametrize("stage", ["encode", "_encode_speech", "_encode_text", "synthesize"])
 @pytest.mark.parametrize("room", [1, 2])
 def test_a_batch_that_runs_out_of_memory_has_the_results_of_one_that_does_not(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, stage: str, room: int
@@ -99,21 +99,21 @@ def test_a_batch_that_runs_out_of_memory_has_the_results_of_one_that_does_not(
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", options=options)
     requests = [random_request(random.Random(i), engine.languages("s2st")) for i in range(12)]
     expected = engine.generate(requests)
-    whole = getattr(engine._runner, stage)
+    whole = getattr(engine.core.runner, stage)
 
     def small(jobs: list) -> torch.Tensor | None:
         if len(jobs) > room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return whole(jobs)
 
-    monkeypatch.setattr(engine._runner, stage, small)
+    monkeypatch.setattr(engine.core.runner, stage, small)
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
-    engine._runner.blocks.check_integrity()
+    engine.core.runner.blocks.check_integrity()
 
 
 def fill(engine: Engine, monkeypatch: pytest.MonkeyPatch, full: Callable[[StepInputs], bool]) -> None:
     """Have decode steps run out of memory."""
-    whole = engine._runner.decoder.step
+    whole = engine.core.runner.decoder.step
 
     def step(inputs: StepInputs, pool: KVPool) -> torch.Tensor:
         hidden = whole(inputs, pool)
@@ -121,7 +121,7 @@ def fill(engine: Engine, monkeypatch: pytest.MonkeyPatch, full: Callable[[StepIn
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return hidden
 
-    monkeypatch.setattr(engine._runner.decoder, "step", step)
+    monkeypatch.setattr(engine.core.runner.decoder, "step", step)
 
 
 @pytest.mark.parametrize("backend", ["torch", "native"], indirect=True)
@@ -140,8 +140,8 @@ def test_a_decode_step_that_runs_out_of_memory_is_taken_in_parts(
             assert isinstance(after.error, CapacityError) and after.error.out_of_memory
         else:
             assert same(before, after)
-    engine._runner.blocks.check_integrity()
-    assert engine._runner.blocks.free_blocks == engine._runner.blocks.num_blocks
+    engine.core.runner.blocks.check_integrity()
+    assert engine.core.runner.blocks.free_blocks == engine.core.runner.blocks.num_blocks
 
 
 def test_a_text_that_has_ended_outlives_a_step_that_fails(
@@ -149,19 +149,19 @@ def test_a_text_that_has_ended_outlives_a_step_that_fails(
 ) -> None:
     """Where flags come a step late, as on a GPU, what has ended takes part in one step more."""
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
-    next_tokens = engine._runner.decoder.next_tokens
+    next_tokens = engine.core.runner.decoder.next_tokens
 
     def ends(hidden: torch.Tensor) -> NextTokens:
         expected = next_tokens(hidden)
         expected.logits[:, 3] = 1e4
         return expected
 
-    monkeypatch.setattr(engine._runner.decoder, "next_tokens", ends)
+    monkeypatch.setattr(engine.core.runner.decoder, "next_tokens", ends)
     lengths = [DecodingParams(min_new_tokens=least, max_new_tokens=8) for least in (0, 8)]
     requests = [Request("t2tt", "fra", text=TEXTS[0], src_lang="eng", params=params) for params in lengths]
     expected = engine.generate(requests)
     assert [len(result.tokens) for result in expected] == [1, 8]
-    engine._runner.flags = CompletionQueue(delay=1)
+    engine.core.runner.flags = CompletionQueue(delay=1)
     # Both read the prompt, in four lines. The line of what has ended is at position 0 again.
     fill(engine, monkeypatch, lambda inputs: len(inputs.tokens) < 4 and 0 in inputs.positions)
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
@@ -185,7 +185,7 @@ def test_a_step_that_fails_while_it_changes_the_searches_is_not_taken_again(
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
 
 
-@pytest.mark.parametrize("stage", ["encode", "speak"])
+@pytest.mark.parametrize("stage", ["encode", "synthesize"])
 def test_a_request_that_does_not_fit_alone_fails_alone(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -193,18 +193,18 @@ def test_a_request_that_does_not_fit_alone_fails_alone(
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2st"], options=options)
     requests = [Request("t2st", "fra", text=text, src_lang="eng") for text in TEXTS]
     expected = engine.generate(requests)
-    whole = getattr(engine._runner, stage)
+    whole = getattr(engine.core.runner, stage)
 
     def small(jobs: list) -> None:
         if any((job[0] if stage == "encode" else job).request == requests[2] for job in jobs):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         whole(jobs)
 
-    monkeypatch.setattr(engine._runner, stage, small)
+    monkeypatch.setattr(engine.core.runner, stage, small)
     results = engine.generate(requests)
     large = results.pop(2)
     assert isinstance(large.error, CapacityError) and "out of memory for this request alone" in str(large.error)
-    assert large.audio is None and large.text == (expected[2].text if stage == "speak" else "")
+    assert large.audio is None and large.text == (expected[2].text if stage == "synthesize" else "")
     assert all(same(a, b) for a, b in zip(expected[:2] + expected[3:], results, strict=True))
-    engine._runner.blocks.check_integrity()
-    assert engine._runner.blocks.free_blocks == engine._runner.blocks.num_blocks
+    engine.core.runner.blocks.check_integrity()
+    assert engine.core.runner.blocks.free_blocks == engine.core.runner.blocks.num_blocks

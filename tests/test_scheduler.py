@@ -36,7 +36,7 @@ def test_requests_are_admitted_in_order() -> None:
     assert admitted(plan) == jobs[:2]
     assert admitted(plan) == []
     for one in jobs[1::-1]:
-        plan.retire(one, speaks=False)
+        plan.retire(one, synthesizes=False)
     assert admitted(plan) == jobs[2:3]
     assert [one.stage for one in jobs] == [Stage.FINISHED, Stage.FINISHED, Stage.DECODING, Stage.WAITING]
 
@@ -69,12 +69,12 @@ def test_a_huge_request_does_not_starve(patience: int) -> None:
         submitted(plan, job())
         admitted(plan)
         if plan.decoding != [huge]:
-            plan.retire(plan.decoding[0], speaks=False)
+            plan.retire(plan.decoding[0], synthesizes=False)
         turns += 1
         assert turns < patience + 5
     assert huge.overtaken == patience and plan.decoding == [huge]
     assert len(plan.waiting) == 3  # it waited for two to end
-    plan.retire(huge, speaks=False)
+    plan.retire(huge, synthesizes=False)
     waiting = list(plan.waiting)
     assert admitted(plan) == waiting and plan.waiting == []
 
@@ -90,7 +90,7 @@ def test_huge_requests_do_not_starve_small_ones() -> None:
     for _ in range(6):
         assert larger.stage is Stage.WAITING
         (after,) = submitted(plan, job(num_beams=3))
-        plan.retire(plan.decoding[0], speaks=False)
+        plan.retire(plan.decoding[0], synthesizes=False)
         admitted(plan)
     assert (
         larger.stage is Stage.DECODING
@@ -125,13 +125,13 @@ def test_what_can_never_fit_is_refused_with_the_number_needed() -> None:
     plan = scheduler(blocks=10, rows=4)
     submitted(plan, job(encoder_length=32, num_beams=4, max_new_tokens=14 + 16))  # 2 + 4 · 2 blocks: all there are
     assert len(admitted(plan)) == 1
-    with pytest.raises(CapacityError, match="needs 11 blocks of 16 slots .33 encodings, 4 rows of up to 32 tokens"):
+    with pytest.raises(CapacityError, match="needs 11 blocks of 16 slots .33 encoder states, 4 beams of up to 32"):
         plan.submit(job(encoder_length=33, num_beams=4, max_new_tokens=30))
     with pytest.raises(CapacityError, match="needs 14 blocks"):
         plan.submit(job(encoder_length=32, num_beams=4, max_new_tokens=31))
-    with pytest.raises(CapacityError, match="5 beams or draws"):
+    with pytest.raises(CapacityError, match="5 beams or samples"):
         plan.submit(job(num_beams=5))
-    with pytest.raises(CapacityError, match="6 beams or draws"):
+    with pytest.raises(CapacityError, match="6 beams or samples"):
         plan.submit(job(draws=6))
     assert plan.waiting == [] and len(plan.decoding) == 1
 
@@ -142,7 +142,7 @@ def test_cancelled_and_late_requests_leave_from_every_stage() -> None:
     speaking, decoding = jobs[::2], jobs[1::2]
     assert admitted(plan) == jobs
     for one in speaking:
-        plan.retire(one, speaks=True)
+        plan.retire(one, synthesizes=True)
     waiting = submitted(plan, *[job(deadline=deadline) for deadline in (None, 5.0, 7.0)])
     assert plan.leaving(4.9) == []
     assert set(plan.leaving(5.0)) == {speaking[1], decoding[1], waiting[1]}
@@ -153,7 +153,7 @@ def test_cancelled_and_late_requests_leave_from_every_stage() -> None:
     for one in left:
         plan.drop(one)
     assert plan.leaving(6.9) == []
-    assert (plan.speaking, plan.decoding, plan.waiting) == (speaking[2:], decoding[2:], waiting[2:])
+    assert (plan.synthesizing, plan.decoding, plan.waiting) == (speaking[2:], decoding[2:], waiting[2:])
     assert all(one.stage is Stage.FINISHED for one in left)
     assert plan.blocks.free_seqs == 5 and plan.blocks.free_blocks == plan.blocks.num_blocks - 3
 
@@ -171,27 +171,27 @@ def test_speech_waits_for_a_full_pass_or_for_nothing_else_to_do() -> None:
     first, second, third, other = submitted(plan, job(), job(), job(), job())
     admitted(plan)
     first.position = second.position = third.position = 30
-    plan.retire(first, speaks=True)
-    assert plan.next_speech() == []
-    plan.retire(second, speaks=True)
-    plan.retire(third, speaks=True)
-    assert plan.next_speech() == [first, second]
-    assert plan.next_speech() == []
-    plan.retire(other, speaks=False)
-    assert plan.next_speech() == [third] and not plan.busy
+    plan.retire(first, synthesizes=True)
+    assert plan.next_synthesis() == []
+    plan.retire(second, synthesizes=True)
+    plan.retire(third, synthesizes=True)
+    assert plan.next_synthesis() == [first, second]
+    assert plan.next_synthesis() == []
+    plan.retire(other, synthesizes=False)
+    assert plan.next_synthesis() == [third] and not plan.busy
 
 
 def test_speech_does_not_wait_for_ever() -> None:
     plan = scheduler(max_synthesis_tokens=50, patience=4)
     first, second, _ = submitted(plan, job(), job(), job())
     admitted(plan)
-    plan.retire(first, speaks=True)
+    plan.retire(first, synthesizes=True)
     turns = []
     for _ in range(9):
         admitted(plan)
         if second.stage is Stage.DECODING:
-            plan.retire(second, speaks=True)
-        turns.append(plan.next_speech())
+            plan.retire(second, synthesizes=True)
+        turns.append(plan.next_synthesis())
     assert [len(spoken) for spoken in turns] == [0, 0, 0, 2, 0, 0, 0, 0, 0]
 
 

@@ -235,21 +235,21 @@ def a_pass_waits_until_rows_are_free(patch: Patch) -> None:
 
 
 def speech_waits_until_nothing_decodes(patch: Patch) -> None:
-    def next_speech(old: Any, plan: Scheduler) -> list[Job]:
-        for one in plan.speaking:
+    def next_synthesis(old: Any, plan: Scheduler) -> list[Job]:
+        for one in plan.synthesizing:
             one.since = plan._turn
         return old(plan)
 
-    around(patch, Scheduler, "next_speech", next_speech)
+    around(patch, Scheduler, "next_synthesis", next_synthesis)
 
 
 def what_has_spoken_speaks_again(patch: Patch) -> None:
-    def next_speech(old: Any, plan: Scheduler) -> list[Job]:
+    def next_synthesis(old: Any, plan: Scheduler) -> list[Job]:
         chosen = old(plan)
-        plan.speaking += chosen[1:]
+        plan.synthesizing += chosen[1:]
         return chosen
 
-    around(patch, Scheduler, "next_speech", next_speech)
+    around(patch, Scheduler, "next_synthesis", next_synthesis)
 
 
 BUGS = (

@@ -25,7 +25,7 @@ WINDOW = 30
 def engine_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """One whose vocoder makes small windows, so that a clip of a few words has several."""
     engine = Engine.from_pretrained(folder, device="cpu", options=EngineConfig(max_num_seqs=8))
-    monkeypatch.setattr(engine._runner.vocoder, "window", WINDOW)
+    monkeypatch.setattr(engine.core.runner.vocoder, "window", WINDOW)
     return engine
 
 
@@ -47,7 +47,7 @@ def test_pieces_are_the_whole_to_the_last_bit(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, seed: int, window: int
 ) -> None:
     engine = engine_of(checkpoint(seed), monkeypatch)
-    monkeypatch.setattr(engine._runner.vocoder, "window", window)
+    monkeypatch.setattr(engine.core.runner.vocoder, "window", window)
     drawn = {"speech_do_sample": True, "speech_temperature": 0.7, "seed": 9}
     requests = [
         said(TEXTS[0], max_new_tokens=4 if window == 1 else 20, speaker_per_language=True),
@@ -69,7 +69,7 @@ def test_pieces_are_the_whole_to_the_last_bit(
 
 def test_the_first_piece_comes_before_the_last_is_made(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
-    vocoder = engine._runner.vocoder
+    vocoder = engine.core.runner.vocoder
     assert vocoder is not None
     calls = 0
 
@@ -78,7 +78,7 @@ def test_the_first_piece_comes_before_the_last_is_made(checkpoint: Checkpoint, m
         calls += 1
         return type(vocoder).__call__(vocoder, *args)
 
-    monkeypatch.setattr(engine._runner.speech, "vocoder", Stand(vocoder, counted))
+    monkeypatch.setattr(engine.core.runner.synthesizer, "vocoder", Stand(vocoder, counted))
     for number, _ in enumerate(engine.stream_audio(said(TEXTS[1])), start=1):
         assert calls == number
     assert calls > 2
@@ -120,14 +120,14 @@ def test_streams_and_batches_that_take_turns_do_not_feel_each_other(
 
 def test_a_text_without_characters_has_no_pieces(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
-    next_tokens = engine._runner.decoder.next_tokens
+    next_tokens = engine.core.runner.decoder.next_tokens
 
     def ends(hidden: torch.Tensor) -> NextTokens:
         expected = next_tokens(hidden)
         expected.logits[:, engine.config.eos_token_id] = 1e4
         return expected
 
-    monkeypatch.setattr(engine._runner.decoder, "next_tokens", ends)
+    monkeypatch.setattr(engine.core.runner.decoder, "next_tokens", ends)
     pieces, result = drain(engine.stream_audio(said("hello")))
     assert pieces == [] and result.text == "" and result.units is not None and len(result.units) == 0
     assert_free(engine)
@@ -155,7 +155,7 @@ def test_an_interruption_frees_everything(checkpoint: Checkpoint, monkeypatch: p
     expected = {result.id: result for result in engine.stream([said(text, max_new_tokens=20) for text in TEXTS[:3]])}
     found = [next(others)]
     with monkeypatch.context() as patch:
-        owner = engine._runner if stage == "decode" else engine._runner.speech
+        owner = engine.core.runner if stage == "decode" else engine.core.runner.synthesizer
         patch.setattr(
             owner, stage, failing(KeyboardInterrupt()) if stage == "decode" else stand_in(engine, KeyboardInterrupt())
         )
@@ -174,7 +174,7 @@ def failing(error: BaseException) -> Callable[..., Any]:
 
 
 def stand_in(engine: Engine, error: BaseException) -> Stand:
-    return Stand(engine._runner.vocoder, failing(error))
+    return Stand(engine.core.runner.vocoder, failing(error))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_window_that_fails_raises_what_it_is(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
 ) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
-    monkeypatch.setattr(engine._runner.speech, "vocoder", stand_in(engine, error))
+    monkeypatch.setattr(engine.core.runner.synthesizer, "vocoder", stand_in(engine, error))
     with pytest.raises(kind):
         next(engine.stream_audio(said(TEXTS[0])))
     assert_free(engine)
@@ -193,8 +193,8 @@ def test_a_window_that_fails_raises_what_it_is(
 
 def test_samples_that_are_not_finite_are_an_error(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
-    nan = Stand(engine._runner.vocoder, lambda clips, windows: torch.full((9600,), torch.nan))
-    monkeypatch.setattr(engine._runner.speech, "vocoder", nan)
+    nan = Stand(engine.core.runner.vocoder, lambda clips, windows: torch.full((9600,), torch.nan))
+    monkeypatch.setattr(engine.core.runner.synthesizer, "vocoder", nan)
     with pytest.raises(NumericalError, match="not finite"):
         next(engine.stream_audio(said(TEXTS[0])))
 

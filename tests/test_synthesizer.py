@@ -140,14 +140,14 @@ def test_the_host_waits_for_a_pass_three_times_and_for_the_samples(
     waits = Waits()
     for name in ("tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__"):
         monkeypatch.setattr(torch.Tensor, name, counted(name, getattr(torch.Tensor, name), waits.found))
-    runner, inside = engine._runner, engine._runner.speak
+    runner, inside = engine.core.runner, engine.core.runner.synthesize
 
     def speak(jobs: Any) -> None:
         waits.found.clear()
         with waits:
             inside(jobs)
 
-    monkeypatch.setattr(runner, "speak", speak)
+    monkeypatch.setattr(runner, "synthesize", speak)
     assert runner.vocoder is not None
     monkeypatch.setattr(runner.vocoder, "pass_frames", 100_000)
     results = engine.generate([Request("t2st", "fra", text=text, src_lang="eng") for text in TEXTS])
@@ -191,8 +191,8 @@ def test_scores_that_are_not_finite_fail_their_request_alone(
     )
     requests = [Request("t2st", "fra", text=text, src_lang="eng") for text in TEXTS[:4]]
     expected = engine.generate(requests)
-    assert engine._runner.speech is not None
-    units = engine._runner.speech._units
+    assert engine.core.runner.synthesizer is not None
+    units = engine.core.runner.synthesizer._units
 
     def poisoned(sentences: Any) -> Any:
         made = units(sentences)
@@ -201,7 +201,7 @@ def test_scores_that_are_not_finite_fail_their_request_alone(
                 states[1] = torch.inf
         return made
 
-    monkeypatch.setattr(engine._runner.speech, "_units", poisoned)
+    monkeypatch.setattr(engine.core.runner.synthesizer, "_units", poisoned)
     results = engine.generate(requests)
     assert "not finite" in str(results[2].error) and results[2].audio is None
     assert all(same(results[i], expected[i]) for i in (0, 1, 3))

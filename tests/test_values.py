@@ -41,7 +41,7 @@ NUMBERS = {
 SWITCHES = {
     DecodingParams: "do_sample block_unk return_token_logprobs vocoder_durations speaker_per_language speech_do_sample "
     "early_stopping",
-    EngineConfig: "cuda_graphs overlap",
+    EngineConfig: "cuda_graphs",
 }
 
 

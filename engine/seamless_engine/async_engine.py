@@ -8,17 +8,17 @@ import itertools
 import os
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from functools import partial
 from types import TracebackType
+from typing import overload
 
 import torch
 
 from seamless_engine.config import EngineConfig
 from seamless_engine.core import draft, failed
 from seamless_engine.engine import Engine
-from seamless_engine.errors import UsageError
+from seamless_engine.errors import EngineClosedError, UsageError
 from seamless_engine.inputs.preprocess import check_requests, params_of
-from seamless_engine.owner import AsyncThread, Handle
+from seamless_engine.intake import Handle
 from seamless_engine.request import DecodingParams, Request, Result
 from seamless_engine.scheduler import SlowStart
 from seamless_engine.values import integer
@@ -27,7 +27,7 @@ from seamless_engine.values import integer
 class AsyncEngine:
     """Answers requests from many tasks, event loops and threads at once, in the same batches.
 
-    One thread owns the engine; a few others read audio and text ahead of it. No event loop ever waits for the model.
+    The engine runs in its own thread; a few others read audio and text ahead of it. No event loop waits for the model.
 
     engine: a loaded Engine. Ask it for languages and memory, and send it no requests until this is closed.
     max_queue: requests that are held at a time, from the place in the queue to the result; None is twice
@@ -43,13 +43,10 @@ class AsyncEngine:
         readers = min(os.cpu_count() or 1, 8) if readers is None else readers
         self.engine = engine
         self.max_queue = integer("max_queue", max_queue, low=1)
-        self._preprocessor = engine._preprocessor
         self._count = itertools.count()
         readers = integer("readers", readers, low=1)
-        self._owner = engine._calls.claim(
-            partial(AsyncThread, engine._loop, self._preprocessor, self.max_queue, readers)
-        )
-        weakref.finalize(self, self._owner.close, True).atexit = False
+        self.intake, self._ended = engine.thread.claim(readers=readers, max_in_flight=self.max_queue, refusal=_refusal)
+        weakref.finalize(self, self.intake.close, True).atexit = False
 
     @classmethod
     def from_pretrained(
@@ -98,17 +95,23 @@ class AsyncEngine:
         """
         return await self._submit(request, params_of(request, params), next(self._count))
 
-    async def generate(self, requests: Iterable[Request], params: DecodingParams | None = None) -> list[Result]:
-        """Answer all requests; results in input order, one each. A request that fails has `error` set.
+    @overload
+    async def generate(self, requests: Iterable[Request], params: DecodingParams | None = None) -> list[Result]: ...
+    @overload
+    async def generate(self, requests: Request, params: DecodingParams | None = None) -> Result: ...
+    async def generate(
+        self, requests: Request | Iterable[Request], params: DecodingParams | None = None
+    ) -> Result | list[Result]:
+        """Answer one request, or all of several: one result each, in input order. A request that fails has `error` set.
 
         Raises UsageError before any work if a request is wrong in itself; EngineClosedError.
         """
-        listed = list(check_requests(requests))
+        listed = [requests] if isinstance(requests, Request) else list(check_requests(requests))
         for request in listed:
-            self._preprocessor.check(request, params_of(request, params))
+            self.engine.preprocessor.check(request, params_of(request, params))
         async with contextlib.aclosing(self._run(listed, params, SlowStart(len(listed) + 1))) as found:
             results = {index: result async for index, result in found}
-        return [results[index] for index in range(len(listed))]
+        return results[0] if isinstance(requests, Request) else [results[index] for index in range(len(listed))]
 
     async def stream(
         self, requests: Iterable[Request] | AsyncIterable[Request], params: DecodingParams | None = None
@@ -132,9 +135,9 @@ class AsyncEngine:
         drain: False cancels the requests instead; their results have `finish_reason` "cancelled". A second call may
             do so while the first one waits.
         """
-        self.engine._calls.check_process()
-        self._owner.close(drain)
-        await asyncio.shield(asyncio.wrap_future(self._owner.ended))
+        self.engine.thread.check_process()
+        self.intake.close(drain)
+        await asyncio.shield(asyncio.wrap_future(self._ended))
 
     async def __aenter__(self) -> AsyncEngine:
         return self
@@ -145,10 +148,10 @@ class AsyncEngine:
         await self.close(drain=kind is None)
 
     async def _submit(self, request: Request, params: DecodingParams, index: int) -> asyncio.Future[Result]:
-        self._preprocessor.check(request, params)
-        self.engine._calls.check()
+        self.engine.preprocessor.check(request, params)
+        self.engine.thread.check()
         handle = Handle(request, params, draft(request, index))
-        self._owner.submit(handle)
+        self.intake.submit(handle)
         try:
             await asyncio.wrap_future(handle.taken)
         except BaseException:
@@ -217,3 +220,10 @@ async def _numbered(
     else:
         for index, request in enumerate(requests):
             yield index, request
+
+
+def _refusal(failure: BaseException) -> EngineClosedError:
+    kind = type(failure).__name__
+    error = EngineClosedError(f"the engine failed and takes no more requests: make a new one ({kind}: {failure})")
+    error.__cause__ = failure
+    return error

@@ -198,14 +198,12 @@ class EngineConfig:
     max_encoder_tokens: packed rows (20 ms of audio, or a token) in one encoder pass.
     max_synthesis_tokens: text tokens in one synthesis pass (a token is about 14 units, 0.3 s of speech); None is 512 on
         a GPU and 64 on a CPU, which is then as busy as with more.
-    cuda_graphs: on a GPU, launch a decode step, and without `overlap` an encoder or speech pass of few rows, as
+    cuda_graphs: on a GPU, launch a decode step, and an encoder or speech pass of few rows, as
         recorded graphs; False has the host launch every kernel.
     int8: modules whose matrix products are in 8 bits, of speech_encoder, text_encoder, text_decoder and t2u_model.
         Results change a little: docs/performance.md has what that costs and gains.
     reference: whose networks these are, where two implementations of them differ: "transformers", or "meta", as the
         published weights were trained. docs/as-trained.md has the differences.
-    overlap: run encoder and speech passes beside the decode steps, by a thread and on a GPU a stream of their own,
-        instead of in turn with them. For many requests that come one by one; not yet measured on a GPU.
     """
 
     max_num_seqs: int = 320
@@ -219,7 +217,6 @@ class EngineConfig:
     max_synthesis_tokens: int | None = None
     cuda_graphs: bool = True
     int8: tuple[str, ...] = ()
-    overlap: bool = False
     reference: Reference = "transformers"
 
     def __post_init__(self) -> None:
@@ -242,7 +239,7 @@ class EngineConfig:
                 self._set(name, integer(name, getattr(self, name), low=low))
         for name, high in (("memory_fraction", 1.0), ("max_audio_seconds", 1e9)):
             self._set(name, number(name, getattr(self, name), 1e-9, high))
-        for name in ("cuda_graphs", "overlap"):
+        for name in ("cuda_graphs",):
             self._set(name, switch(name, getattr(self, name)))
 
     def _set(self, name: str, value: Any) -> None:

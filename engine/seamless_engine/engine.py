@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, overload
 
 import numpy as np
 import torch
 
-from seamless_engine.calls import Calls
+from seamless_engine import calls
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.core import Core
 from seamless_engine.device import on, resolve_device, resolve_dtype
+from seamless_engine.engine_thread import EngineThread
 from seamless_engine.errors import UsageError
 from seamless_engine.forward import encode, forced_logits
 from seamless_engine.inputs.preprocess import Preprocessor, check_requests, params_of
 from seamless_engine.inputs.tokenizer import Tokenizer
 from seamless_engine.loading.loader import find_checkpoint
-from seamless_engine.model_inputs import Features, Tokens
+from seamless_engine.model_inputs import ModelInputs
 from seamless_engine.model_runner import ModelRunner
 from seamless_engine.neutral import neutral
 from seamless_engine.request import SPEECH_OUT, TASKS, DecodingParams, Request, Result, Task
@@ -40,10 +42,10 @@ class Engine:
         self.config: ModelConfig = runner.config
         self.options = options
         self.tasks = tasks
-        self._preprocessor = Preprocessor(runner.config, options, tasks, tokenizer)
+        self.preprocessor = Preprocessor(runner.config, options, tasks, tokenizer)
         # While a GPU computes, a thread reads what comes next. On a CPU they would share the cores.
         ahead = runner.device.type == "cuda"
-        self._calls = Calls(Core(runner, tokenizer, options), self._preprocessor, reads_ahead=ahead)
+        self.thread = EngineThread(Core(runner, self.preprocessor, options), reads_ahead=ahead)
 
     @classmethod
     def from_pretrained(
@@ -92,7 +94,7 @@ class Engine:
 
         Raises UsageError while an AsyncEngine has the engine.
         """
-        self._calls.close()
+        self.thread.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -103,34 +105,31 @@ class Engine:
     @property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's: text to the tokens that the text encoder reads, and generated tokens to text."""
-        return self._preprocessor.tokenizer
+        return self.preprocessor.tokenizer
 
     @property
-    def _loop(self) -> Core:
-        return self._calls.loop
-
-    @property
-    def _runner(self) -> ModelRunner:
-        return self._calls.loop.runner
+    def core(self) -> Core:
+        """The scheduler and the model. Only `thread` may step it. Raises EngineClosedError."""
+        return self.thread.core
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self._runner.device
+        return self.core.runner.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return self._runner.decoder.embedding.dtype
+        return self.core.runner.decoder.embedding.dtype
 
     @property
     def weight_bytes(self) -> dict[str, int]:
         """Bytes of weights that were loaded, by module."""
-        return dict(self._runner.weight_bytes)
+        return dict(self.core.runner.weight_bytes)
 
     def languages(self, task: str) -> list[str]:
         """Codes that `tgt_lang` may take for a task, from the checkpoint's own tables."""
-        return self._preprocessor.languages.codes(_tasks([task])[0])
+        return self.preprocessor.languages.codes(_tasks([task])[0])
 
     def memory(self) -> dict[str, int]:
         """Bytes by holder: weights of each module, the key/value pool, the decoding buffers.
@@ -138,40 +137,63 @@ class Engine:
         On a GPU also `passes`, what the largest encoder or speech pass takes while it runs, and `graphs`, what recorded
         graphs read and compute; their nodes, which the driver keeps, are not counted.
         """
-        return self._runner.memory()
+        return self.core.runner.memory()
 
-    def forced_logits(self, source: Features | Tokens, tokens: Sequence[int]) -> torch.Tensor:
+    def forced_logits(self, source: ModelInputs, tokens: Sequence[int]) -> torch.Tensor:
         """float32 [len(tokens), vocab]: what the decoder expects after each of the tokens it is made to read."""
-        return self._work(lambda: forced_logits(self._runner, source, tokens))
+        return self._work(lambda: forced_logits(self.core.runner, source, tokens))
 
-    def encode(self, source: Features | Tokens) -> torch.Tensor:
-        """[length, hidden] in the engine's dtype: what the encoder makes of one input."""
-        return self._work(lambda: encode(self._runner, source))
+    def encode(self, source: ModelInputs) -> torch.Tensor:
+        """[length, hidden] in the engine's dtype: the encoder states of one input."""
+        return self._work(lambda: encode(self.core.runner, source))
 
     def _work(self, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         def work() -> torch.Tensor:
-            self._loop.settle()
             with on(self.device):
                 result = compute()
                 if self.device.type == "cuda":
                     torch.cuda.synchronize()  # the caller's stream is another one
                 return result
 
-        return self._calls.work(work)
+        with self.thread.called():
+            return self.thread.call(work)
 
-    def generate(self, requests: Iterable[Request], params: DecodingParams | None = None) -> list[Result]:
-        """Answer all requests; results in input order, one each. A request that fails has `error` set.
+    @overload
+    def generate(self, requests: Iterable[Request], params: DecodingParams | None = None) -> list[Result]: ...
+    @overload
+    def generate(self, requests: Request, params: DecodingParams | None = None) -> Result: ...
+    def generate(
+        self, requests: Request | Iterable[Request], params: DecodingParams | None = None
+    ) -> Result | list[Result]:
+        """Answer one request, or all of several: one result each, in input order. A request that fails has `error` set.
 
         Raises UsageError before any work if a request is wrong in itself (task, language, voice); EngineClosedError.
         """
-        listed = list(check_requests(requests))
+        listed = [requests] if isinstance(requests, Request) else list(check_requests(requests))
         for request in listed:
-            self._preprocessor.check(request, params_of(request, params))
-        results: dict[int, Result] = {}
-        start = SlowStart(len(listed) + 1)
-        for index, result in self._calls.run(enumerate(listed), params, start, together=True):
-            results[index] = result
-        return [results[i] for i in range(len(listed))]
+            self.preprocessor.check(request, params_of(request, params))
+        found = dict(calls.run(self.thread, iter(listed), params, SlowStart(len(listed) + 1), batch=True))
+        return found[0] if isinstance(requests, Request) else [found[index] for index in range(len(listed))]
+
+    def transcribe(self, audio: Any, lang: str, params: DecodingParams | None = None, **fields: Any) -> Result:
+        """The text of a speech in its own language. fields: others of `Request`, such as sampling_rate."""
+        return self.generate(Request("asr", lang, audio=audio, **fields), params)
+
+    def translate(self, *, tgt_lang: str, params: DecodingParams | None = None, **fields: Any) -> Result:
+        """The text of a speech or a text in another language.
+
+        fields: `audio`, or `text` and `src_lang`, and others of `Request`.
+        """
+        task = "s2tt" if fields.get("audio") is not None else "t2tt"
+        return self.generate(Request(task, tgt_lang, **fields), params)
+
+    def synthesize(self, *, tgt_lang: str, params: DecodingParams | None = None, **fields: Any) -> Result:
+        """The speech of a speech or a text in another language, and its text.
+
+        fields: `audio`, or `text` and `src_lang`, and others of `Request`, such as speaker_id.
+        """
+        task = "s2st" if fields.get("audio") is not None else "t2st"
+        return self.generate(Request(task, tgt_lang, **fields), params)
 
     def stream(
         self, requests: Iterable[Request], params: DecodingParams | None = None
@@ -184,8 +206,8 @@ class Engine:
 
         Raises EngineClosedError, and what the iterable raises.
         """
-        given = enumerate(check_requests(requests))
-        for _, result in self._calls.run(given, params, SlowStart(), together=False):
+        given = iter(check_requests(requests))
+        for _, result in calls.run(self.thread, given, params, SlowStart(), batch=False):
             yield result
 
     def stream_audio(
@@ -203,8 +225,8 @@ class Engine:
         chosen = params_of(request, params)
         if request.task not in SPEECH_OUT:
             raise UsageError(f"{request.task} produces text: stream_audio is for {' and '.join(sorted(SPEECH_OUT))}")
-        self._preprocessor.check(request, chosen)
-        return self._calls.stream_audio(request, chosen)
+        self.preprocessor.check(request, chosen)
+        return calls.stream_audio(self.thread, request, chosen)
 
 
 def _tasks(names: Iterable[str] | None) -> tuple[Task, ...]:

@@ -8,30 +8,49 @@ the caller's do not reach the model. And torch starts one team of CPU threads, n
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import threading
+import time
 import weakref
-from collections.abc import Callable
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
+
+import torch
 
 from seamless_engine.core import Core
 from seamless_engine.errors import EngineClosedError, UsageError
+from seamless_engine.intake import Intake
+from seamless_engine.threads import fulfil, result_of
 
 T = TypeVar("T")
-_NAP = 0.2  # seconds
 _log = logging.getLogger(__name__)
+_Work = Callable[[], object]
 
 
 class _Wait:
-    """A caller that waits until the steps of a loop make `until` true. error: what evaluating that raised."""
+    """An intake whose requests are to be answered until `until` is true. error: what evaluating that raised.
 
-    def __init__(self, loop: Core, until: Callable[[], object], future: Future[None]) -> None:
-        self.loop = loop
+    fills: whether steps wait for what the intake is reading, as long as the core has room for it.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        intake: Intake,
+        until: Callable[[], object],
+        future: Future[None],
+        fills: Callable[[_Wait], bool],
+    ) -> None:
+        self.core = core
+        self.intake = intake
         self.future = future
+        self.fills = fills
         self.error: BaseException | None = None
         self._until = until
 
@@ -45,20 +64,42 @@ class _Wait:
 
 
 class EngineThread:
-    """Runs what it is given, in order; in between it steps the loop as long as a caller waits for that."""
+    """Runs what it is given, in order; in between it steps the core as long as a caller waits for that.
 
-    def __init__(self) -> None:
+    reads_ahead: whether requests are read while the model works.
+    calls: the calls of an Engine that are underway, those that are suspended included.
+    """
+
+    def __init__(self, core: Core, *, reads_ahead: bool) -> None:
+        self.reads_ahead = reads_ahead
+        self.calls: set[object] = set()
+        self._open: Core | None = core
+        self._claimed: Intake | None = None  # of an AsyncEngine
         self._process = os.getpid()
         # Its put() may be interrupted by a finaliser that calls it, too.
-        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._waits: list[_Wait] = []
+        self._queue: SimpleQueue[_Work | None] = SimpleQueue()
+        waits: list[_Wait] = []
         # The target holds no reference to this object, so that the thread ends with it.
         self._thread = threading.Thread(
-            target=_serve, args=(self._queue, self._waits), name="seamless-engine-model", daemon=True
+            target=_serve, args=(self._queue, waits), name="seamless-engine-model", daemon=True
         )
+        self._waits = waits
         self._thread.start()
         weakref.finalize(self, self._queue.put, None).atexit = False
         _THREADS.add(self)
+
+    @property
+    def core(self) -> Core:
+        """Raises EngineClosedError."""
+        core = self._open  # once: another thread may close
+        if core is None:
+            raise _closed()
+        return core
+
+    @property
+    def claimed(self) -> bool:
+        """Whether an AsyncEngine has the engine."""
+        return self._claimed is not None
 
     def check_process(self) -> None:
         """Raises UsageError in a forked child, which has neither this thread nor those of torch."""
@@ -68,35 +109,117 @@ class EngineThread:
                 'load the engine in the child, or start processes with multiprocessing.get_context("spawn")'
             )
 
+    def check(self) -> None:
+        """Raises EngineClosedError, and UsageError in a forked child."""
+        self.check_process()
+        _ = self.core
+
+    @contextmanager
+    def called(self) -> Iterator[None]:
+        """A call is underway. Raises EngineClosedError, and UsageError if an AsyncEngine has the engine."""
+        self.check()
+        call = object()
+        try:
+            self.calls.add(call)  # before the look at the claim: `claim` does it the other way round
+            self._check_unclaimed()
+            yield
+        finally:
+            self.calls.discard(call)
+
+    def intake(self, **options: Any) -> Intake:
+        """Of a call; see `Intake`."""
+        return Intake(self.core.preprocessor, partial(self._queue.put, _nothing), **options)
+
+    def claim(self, **options: Any) -> tuple[Intake, Future[None]]:
+        """The intake of an AsyncEngine, which is served until it is drained; then the future is done.
+
+        Raises UsageError if the engine is in use, EngineClosedError.
+        """
+        self.check()
+        return self.call(partial(self._claim, options))
+
+    def _claim(self, options: dict[str, Any]) -> tuple[Intake, Future[None]]:
+        core, intake = self.core, self.intake(**options)
+        if self._claimed is None:
+            self._claimed = intake  # before the look at the calls: `called` does it the other way round
+            if self.calls or core.busy:
+                self._claimed = None
+        if self._claimed is not intake:
+            raise UsageError("this engine is in use: close its AsyncEngine, and the streams that it has begun, first")
+        ended: Future[None] = Future()
+
+        def released(_: Future[None]) -> None:
+            intake.end(core)
+            self._claimed = None
+            ended.set_result(None)
+
+        served: Future[None] = Future()
+        served.add_done_callback(released)
+        self._waits.append(_Wait(core, intake, lambda: intake.drained, served, lambda _: False))
+        return intake, ended
+
     def call(self, work: Callable[[], T]) -> T:
         """The result of `work`, done between two steps. If the wait is interrupted, it is done all the same."""
         self._check()
         future: Future[T] = Future()
-        self._queue.put(partial(_fulfil, future, work))
+        self._queue.put(partial(fulfil, future, work))
         try:
-            self._await(future)
-            return future.result()
+            return self.result_of(future)
         finally:
             del future  # else an exception, its traceback and this frame hold one another
 
-    def drive(self, loop: Core, until: Callable[[], object]) -> None:
-        """Step the loop until `until` is true after a step, or the loop has nothing to do. Raises what `until` does."""
+    def end(self, intake: Intake) -> None:
+        """Drop what a call's intake still holds. For the engine's thread."""
+        intake.end(self._open)
+
+    def post(self, work: _Work) -> None:
+        """Have `work` done before any later `call`, without waiting for it.
+
+        Also for `finally` blocks: a finaliser may run them in any thread, also in one that this thread waits for.
+        """
+        self._queue.put(partial(_do, work))
+
+    def serve(self, intake: Intake, until: Callable[[], object]) -> None:
+        """Answer the requests of an intake until `until` is true, between two steps. Raises what `until` does."""
         self._check()
-        future: Future[None] = Future()
-        self._queue.put(partial(self._waits.append, _Wait(loop, until, future)))
+        future = Future[None]()
+        self._queue.put(partial(self._waits.append, _Wait(self.core, intake, until, future, self._fills)))
         try:
-            self._await(future)
-            future.result()
+            self.result_of(future)
         finally:
             future.cancel()  # an interrupted caller waits no more
             del future
 
-    def clean_up(self, work: Callable[[], object]) -> None:
-        """Have `work` done before any later `call`, without waiting for it.
+    def result_of(self, future: Future[T]) -> T:
+        """As `threads.result_of`, for what the engine's thread is to give."""
+        try:
+            return result_of(future, self._thread)
+        finally:
+            del future  # else an exception, its traceback and this frame hold one another
 
-        For `finally` blocks: a finaliser may run them in any thread, also in one that this thread waits for.
+    def _fills(self, wait: _Wait) -> bool:
+        reading = wait.intake.unread > 0 and wait.core.wants_more
+        return reading and not (self.reads_ahead and wait.core.running)
+
+    def close(self) -> None:
+        """Free the core, and the model with it. What is underway raises EngineClosedError; a second close does nothing.
+
+        Raises UsageError while an AsyncEngine has the engine.
         """
-        self._queue.put(partial(_clean_up, work))
+        if self._open is None:
+            return
+        self.call(self._close)
+        gc.collect()  # the parts of a model refer to one another
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._check_unclaimed()
+            core, self._open = self._open, None
+            core.fail(_closed())
+            for one in self._waits:
+                one.intake.fail(_closed())
 
     def stop(self) -> None:
         """End the thread after the step that is running."""
@@ -104,26 +227,14 @@ class EngineThread:
             self._queue.put(None)
             self._thread.join()
 
-    def _await(self, future: Future[Any]) -> None:
-        while not future.done():
-            if not self._thread.is_alive() and not future.done():
-                raise EngineClosedError("this engine has ended with its process")
-            wait([future], timeout=_NAP)
+    def _check_unclaimed(self) -> None:
+        if self.claimed:
+            raise UsageError("this engine belongs to an AsyncEngine: give that the request, or close it first")
 
     def _check(self) -> None:
         self.check_process()
         if threading.current_thread() is self._thread:
             raise UsageError("an engine cannot be called from its own thread, as a logging handler would: use another")
-
-
-def result_of(future: Future[T]) -> T:
-    """The future's result. A signal that comes just before a thread falls asleep does not wake it: look up at times."""
-    try:
-        while not future.done():
-            wait([future], timeout=_NAP)
-        return future.result()
-    finally:
-        del future  # else an exception, its traceback and this frame hold one another
 
 
 _THREADS: weakref.WeakSet[EngineThread] = weakref.WeakSet()
@@ -136,53 +247,60 @@ def _stop_all() -> None:
         thread.stop()
 
 
-def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
-    try:
-        result = work()
-    except BaseException as error:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
-    finally:
-        del future, work  # as in `call`
+def _closed() -> EngineClosedError:
+    return EngineClosedError("this engine was closed: load it again with Engine.from_pretrained")
 
 
-def _clean_up(work: Callable[[], object]) -> None:
+def _nothing() -> None:
+    """Makes the thread look at its intakes."""
+
+
+def _do(work: _Work) -> None:
     try:
         work()
     except BaseException as error:  # no caller waits for it
         _log.critical("what a call has left could not be tidied up", exc_info=error)
 
 
-def _serve(queue: SimpleQueue[Callable[[], None] | None], waits: list[_Wait]) -> None:
+def _serve(queue: SimpleQueue[_Work | None], waits: list[_Wait]) -> None:
+    deadline = None  # when a request is late outside of the core
     while True:
-        while not waits or not queue.empty():
-            work = queue.get()
+        idle = not any(one.core.busy and not one.fills(one) for one in waits)
+        patience = max(deadline - time.perf_counter(), 0.0) if deadline is not None else None
+        try:
+            work = queue.get(block=idle, timeout=patience)
             if work is None:
                 return
             work()
             del work  # and what it holds, while there is nothing to do
-            _wake(waits)
-        if waits:
-            _step(waits)
+        except Empty:
+            if not idle:
+                _step(waits)
+        deadline = _wake(waits)
 
 
 def _step(waits: list[_Wait]) -> None:
-    loop = waits[0].loop
-    idle = not loop.busy
+    core = waits[0].core
     try:
         try:
-            loop.step()
+            core.step()
         except BaseException as error:
-            loop.fail(error)
+            core.fail(error)
     except BaseException as error:  # the step left nothing that could be tidied up
-        _wake(waits, all_waits=True, error=error)
-    _wake(waits, all_waits=idle)
+        _wake(waits, error)
 
 
-def _wake(waits: list[_Wait], all_waits: bool = False, error: BaseException | None = None) -> None:
-    """Wake the callers that wait for what is so by now."""
-    for due in [one for one in waits if all_waits or one.future.cancelled() or one.until()]:
+def _wake(waits: list[_Wait], error: BaseException | None = None) -> float | None:
+    """Hand requests and results over, and wake the callers that wait for what is so by now.
+
+    Returns when the next request will be late outside of the core.
+    """
+    deadlines = []
+    for one in waits:
+        one.intake.deliver()
+        deadlines.append(one.intake.expire(time.perf_counter()))
+        one.intake.feed(one.core)
+    for due in [one for one in waits if error or one.future.cancelled() or one.until()]:
         waits.remove(due)
         if not due.future.set_running_or_notify_cancel():
             continue  # its caller was interrupted
@@ -191,3 +309,4 @@ def _wake(waits: list[_Wait], all_waits: bool = False, error: BaseException | No
             due.future.set_result(None)
         else:
             due.future.set_exception(failure)
+    return min((when for when in deadlines if when is not None), default=None)

@@ -48,22 +48,22 @@ class Job:
     max_new_tokens: int
     language_id: int
     voice: Voice | None  # for speech output
-    started: float
+    started: float  # seconds on time.perf_counter's clock
     deadline: float | None = None  # on the same clock
-    bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of tokens that may not be completed
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that may not be completed
     serial: int = field(default_factory=lambda: next(_ids))
     stage: Stage = Stage.WAITING
     cancelled: bool = False
     overtaken: int = 0  # requests that were admitted before this older one
     since: int = 0  # the turn at which its stage began
     position: int = 0  # positions read so far, the same for all beams
-    beam_ids: list[int] = field(default_factory=list)  # num_beams of them for each search
-    searching: list[int] = field(default_factory=list)  # searches that are not known to be over
-    decode_clock: float = 0.0  # of the engine's decoding time, when this request began to decode
+    beam_ids: list[int] = field(default_factory=list)  # rows of the search state, num_beams for each search
+    searching: list[int] = field(default_factory=list)  # indices of the searches that have not ended
+    decode_clock: float = 0.0  # seconds that the engine had decoded when this request began to
     speech: Any = None  # what the synthesis pass needs of the hypotheses
-    streams: bool = False  # its owner wants the speech in pieces, and takes the job before the synthesis pass
-    outbox: deque[Job] = field(default_factory=deque)  # where its owner looks for it when it is finished
-    failure: BaseException | None = None  # what broke the engine meanwhile; then there is no result
+    streams: bool = False  # the caller takes the speech in pieces: no synthesis pass
+    outbox: deque[Job] = field(default_factory=deque)  # takes the job when it is finished
+    failure: BaseException | None = None  # what ended the engine; then there is no result
 
     def __post_init__(self) -> None:
         self.searching = list(range(self.params.num_searches))
@@ -73,20 +73,20 @@ class Job:
         self.blocks_needed = blocks_needed(self.encoder_length, self.num_seqs, self.max_new_tokens)
 
     def count_from(self, started: float) -> None:
-        """Its time and its timeout count from here on, which is before it was read."""
+        """Count its time and its timeout from `started`, which is before its input was read."""
         self.started = started
         self.deadline = None if self.request.timeout is None else started + self.request.timeout
 
     def search_beams(self, search: int) -> list[int]:
-        """The beams of one search. The first one is its name."""
+        """The beams of one search. The first one identifies the search."""
         beams = self.params.num_beams
         return self.beam_ids[search * beams : (search + 1) * beams]
 
 
 @dataclass(frozen=True)
 class FinishedHypothesis:
-    """A finished hypothesis. tokens: generated ids, the last one included. slots: where the states of all but the last
-    token lie. log_probs: of each token."""
+    """What a search found. tokens: generated ids, the last one included. slots: of the decoder states of all tokens but
+    the last. log_probs: of each token."""
 
     tokens: list[int]
     slots: torch.Tensor

@@ -25,3 +25,6 @@ class Tokens:
     """A sentence as `Request.text`: [language, pieces …, eos]; the first id says what `src_lang` would."""
 
     ids: list[int]
+
+
+ModelInputs = Features | Tokens

@@ -13,7 +13,6 @@ from seamless_engine.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManage
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.cuda_graphs import BEAMS, CudaGraphCapture, GraphCapture, StepGraphs, bucket
 from seamless_engine.job import Job
-from seamless_engine.lane import Beside, InTurn, Lane
 from seamless_engine.loading.loader import Checkpoint, modules_for
 from seamless_engine.memory import profile_run
 from seamless_engine.model_inputs import Features
@@ -65,17 +64,18 @@ class ModelRunner:
         )
         self.t2u = TextToUnit(weights.at("t2u_model"), config) if "t2u_model" in modules else None
         self.vocoder = Vocoder(weights.at("vocoder"), config) if "vocoder" in modules else None
-        self.speech = SpeechSynthesizer(self.t2u, self.vocoder, config, device) if self.t2u and self.vocoder else None
+        self.synthesizer = (
+            SpeechSynthesizer(self.t2u, self.vocoder, config, device) if self.t2u and self.vocoder else None
+        )
         checkpoint.require_finite()
         self.weight_bytes = checkpoint.bytes_read
 
         max_length = PROMPT_LENGTH + options.max_new_tokens
         self.decoder.positions.reserve(max_length + self.decoder.positions.first)
-        self.lane: Lane = Beside(device) if options.overlap else InTurn()
         self.pass_bytes = 0
         if device.type == "cuda":
             stages = self.speech_encoder, self.text_encoder, self.vocoder
-            self.pass_bytes = self.lane.start(lambda: profile_run(*stages, options, device)).result()
+            self.pass_bytes = profile_run(*stages, options, device)
         num_slots = options.num_slots or _default_slots(
             config, options, device, embedding.element_size(), self.pass_bytes
         )
@@ -108,8 +108,7 @@ class ModelRunner:
             # One width of the tables: attention looks at lengths, not at what a row could hold.
             self.batches = BatchBuilder(options.max_num_seqs, max_length, device, bucket, width=max_length)
             self.step = StepGraphs(self._step, record)
-            if not options.overlap:  # torch records one graph at a time, and passes would beside the steps
-                self.graph_passes(record)
+            self.graph_passes(record)
         # On a GPU the host does not wait for the step that it has just launched.
         self.flags = CompletionQueue(delay=1 if device.type == "cuda" else 0)
         self.device = device
@@ -226,10 +225,10 @@ class ModelRunner:
             pools = self.state.state_pool, self.state.token_pool
             job.speech = [SynthesisInput(*(pool[hypothesis.slots] for pool in pools)) for hypothesis in finished]
 
-    def speak(self, jobs: list[Job]) -> None:
+    def synthesize(self, jobs: list[Job]) -> None:
         """Units and waveform of every hypothesis of the requests."""
-        assert self.speech is not None
-        self.speech.speak(jobs)
+        assert self.synthesizer is not None
+        self.synthesizer.speak(jobs)
 
     def memory(self) -> dict[str, int]:
         """Bytes by holder, as `Engine.memory` says."""

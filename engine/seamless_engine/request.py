@@ -1,9 +1,10 @@
-"""The nouns that every part of the engine shares: what is asked, how to decode it, what comes back."""
+"""What is asked (Request), how to decode it (DecodingParams), and what comes back (Result)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -38,17 +39,17 @@ class DecodingParams:
     bad_words_ids: token sequences that may not be completed.
     suppress_tokens: tokens that are never chosen.
     block_unk: the unknown token is never chosen.
-    do_sample: draw instead of taking the best; with beams, draw the candidates of each step.
-    temperature: above 1 draws less likely tokens more often, below 1 more rarely.
-    top_k: draw among the k most likely tokens; 0 is off.
-    top_p: draw among the fewest most likely tokens that have this probability together; 1 is off.
-    seed: the same one gives the same draw, in any batch.
-    num_return_sequences: hypotheses to return, in `Result.n_best`: the best of the beams, or independent draws.
+    do_sample: sample tokens instead of taking the best; with beams, sample the candidates of each step.
+    temperature: above 1 samples less likely tokens more often, below 1 more rarely.
+    top_k: sample among the k most likely tokens; 0 is off.
+    top_p: sample among the fewest most likely tokens that have this probability together; 1 is off.
+    seed: the same one gives the same samples, in any batch.
+    num_return_sequences: hypotheses to return, in `Result.n_best`: the best of the beams, or independent samples.
     return_token_logprobs: fill `token_logprobs`, the log-probability of each token under the model itself.
     vocoder_durations: let the vocoder's own predictor stretch the units, as transformers does; the original project
         does not, because the T2U model has given them their durations already.
-    speaker_per_language: where a request names no voice, take the target language's in place of voice 0.
-    speech_do_sample, speech_temperature: draw the units; as in transformers, only at a temperature other than 1.
+    speaker_per_language: a request without a voice takes the target language's in place of voice 0.
+    speech_do_sample, speech_temperature: sample the units; as in transformers, only at a temperature other than 1.
 
     Numbers may be NumPy's or tensors without dimensions, and lists may be arrays: the fields become plain Python.
 
@@ -114,7 +115,7 @@ class DecodingParams:
 
     @property
     def num_searches(self) -> int:
-        """Independent searches of a request: several only when sequences are drawn without beams."""
+        """Independent searches of a request: several only when sequences are sampled without beams."""
         return self.num_return_sequences if self.do_sample and self.num_beams == 1 else 1
 
 
@@ -258,12 +259,13 @@ class Result:
     units: ids 0 to 9,999 of the vocoder's units, before its durations; None for text tasks.
     audio: float32 [samples] at `sampling_rate` (16,000), both None for text tasks.
     finish_reason: "eos", "length" (the limit was reached), "error" or "cancelled".
-    n_best: `num_return_sequences` hypotheses: the best of the beams, best first, or the draws as they were drawn. The
+    n_best: `num_return_sequences` hypotheses: the best of the beams, best first, or the samples in their order. The
         first one is the result's own.
     error: what went wrong, as an exception that can be raised; None if nothing did. `str(error)` is the message, its
         class tells the kind. A plain SeamlessError is a fault of the engine.
     warnings: what the caller should know of an answer that was given all the same.
-    timings: seconds by stage: queued, encode, decode, speak, total. Requests share passes, so results overlap in time.
+    timings: seconds by stage: queued, encode, decode, synthesize, total. Requests share passes, so these seconds
+        overlap.
     """
 
     id: str | int
@@ -281,3 +283,16 @@ class Result:
     error: SeamlessError | None = None
     warnings: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain values: arrays as lists, `error` as its type and message. `audio` is left out."""
+        values = {name: getattr(self, name) for name in (entry.name for entry in fields(self))}
+        values["error"] = self.error and {"type": type(self.error).__name__, "message": str(self.error)}
+        values["units"] = None if self.units is None else self.units.tolist()
+        values["n_best"] = [
+            {"text": one.text, "tokens": one.tokens, "score": one.score, "finish_reason": one.finish_reason}
+            for one in self.n_best
+        ]
+        values["score"] = None if math.isnan(self.score) else self.score
+        del values["audio"]
+        return values

@@ -11,10 +11,10 @@ from seamless_engine.job import Job, Stage
 
 @dataclass(frozen=True)
 class Limits:
-    """max_encoder_tokens: packed rows of an encoder pass. max_synthesis_tokens: text tokens of a speech pass.
+    """max_encoder_tokens: packed tokens of an encoder pass. max_synthesis_tokens: text tokens of a synthesis pass.
 
-    lookahead: how far behind a request that does not fit another one is looked for. patience: how often a request is
-    overtaken, and how many turns one waits for company in a pass, before it goes first.
+    lookahead: how many requests that do not fit are passed over in the search for one that does. patience: how often a
+    request may be overtaken, and how many turns a pass may wait to be filled.
     """
 
     max_encoder_tokens: int
@@ -24,19 +24,19 @@ class Limits:
 
 
 class SlowStart:
-    """How many requests a stream draws in all: few until some are answered, so that the first answers come soon.
+    """How many requests a stream pulls in all: few until some are answered, so that the first answers come soon.
 
-    The number grows eightfold when a quarter is answered: until then the device is badly filled, so strides are large.
+    The number grows eightfold when a quarter is answered. The device is badly filled until then, so it grows fast.
     """
 
     def __init__(self, first: int = 8) -> None:
         self._limit = first
 
-    def allows(self, drawn: int, answered: int) -> bool:
-        """Whether to draw another request after so many, of which so many are answered."""
+    def allows(self, pulled: int, answered: int) -> bool:
+        """Whether to pull another request after `pulled`, of which `answered` are answered."""
         while answered * 4 >= self._limit:
             self._limit *= 8
-        return drawn < self._limit
+        return pulled < self._limit
 
 
 class Scheduler:
@@ -45,28 +45,28 @@ class Scheduler:
         self.limits = limits
         self.waiting: list[Job] = []
         self.decoding: list[Job] = []
-        self.speaking: list[Job] = []
+        self.synthesizing: list[Job] = []
         self._turn = 0
-        self._ready: int | None = None  # since when a pass could have run
+        self._ready: int | None = None  # the turn since which a pass could have run
 
     @property
     def busy(self) -> bool:
-        return bool(self.waiting or self.decoding or self.speaking)
+        return bool(self.waiting or self.decoding or self.synthesizing)
 
     @property
     def wants_more(self) -> bool:
-        """Whether another request should be prepared: a pass worth of them waits at most."""
-        rows = sum(job.num_tokens for job in self.waiting)
-        return rows < self.limits.max_encoder_tokens and len(self.waiting) < self.blocks.num_seqs
+        """Whether another request should be prepared. One pass of requests waits at most."""
+        tokens = sum(job.num_tokens for job in self.waiting)
+        return tokens < self.limits.max_encoder_tokens and len(self.waiting) < self.blocks.num_seqs
 
     def submit(self, job: Job) -> None:
-        """May be called by any thread. Raises CapacityError for a request that would not fit even alone."""
+        """Raises CapacityError for a request that would not fit even alone."""
         if job.num_seqs > self.blocks.num_seqs:
-            raise CapacityError(f"{job.num_seqs} beams or draws need EngineConfig.max_num_seqs of at least that many")
+            raise CapacityError(f"{job.num_seqs} beams or samples need EngineConfig.max_num_seqs of at least that many")
         if job.blocks_needed > self.blocks.num_blocks:
             raise CapacityError(
-                f"the request needs {job.blocks_needed} blocks of 16 slots ({job.encoder_length} encodings, "
-                f"{job.num_seqs} rows of up to {job.max_length} tokens), the pool has {self.blocks.num_blocks}: "
+                f"the request needs {job.blocks_needed} blocks of 16 slots ({job.encoder_length} encoder states, "
+                f"{job.num_seqs} beams of up to {job.max_length} tokens), the pool has {self.blocks.num_blocks}: "
                 "lower num_beams or max_new_tokens, or raise EngineConfig.num_slots"
             )
         job.since = self._turn
@@ -76,7 +76,7 @@ class Scheduler:
         """Requests that were cancelled or whose time is up, wherever they are."""
         return [
             job
-            for stage in (self.waiting, self.decoding, self.speaking)
+            for stage in (self.waiting, self.decoding, self.synthesizing)
             for job in stage
             if job.cancelled or (job.deadline is not None and job.deadline <= now)
         ]
@@ -84,8 +84,8 @@ class Scheduler:
     def admit(self) -> list[tuple[Job, list[int]]]:
         """Requests for the next encoder pass, each with its blocks; they count as decoding from now on.
 
-        First come first served. Where the first does not fit, one of the next few that does goes before it, but only so
-        often: then the pool drains until the first fits.
+        First come first served. Where the first does not fit, one of the next few that fits overtakes it. After
+        `patience` such requests the pool drains until the first fits.
         """
         self._turn += 1
         chosen = self._fitting()
@@ -99,13 +99,9 @@ class Scheduler:
             admitted.append((job, blocks))
         self._note_overtaken(chosen)
         for job in chosen:
-            self.waiting.remove(job)  # in place: another thread may submit meanwhile
+            self.waiting.remove(job)
         self.decoding += chosen
         return admitted
-
-    def skip_turn(self) -> None:
-        """A turn in which no pass can begin, because one is running beside it."""
-        self._turn += 1
 
     def _note_overtaken(self, chosen: list[Job]) -> None:
         passed = len(chosen)
@@ -118,15 +114,15 @@ class Scheduler:
                 job.overtaken += passed
 
     def _fitting(self) -> list[Job]:
-        """The requests that one encoder pass, the free blocks and the free rows have room for."""
-        blocks, rows, encode = self.blocks.free_blocks, self.blocks.free_seqs, self.limits.max_encoder_tokens
+        """The requests that one encoder pass, the free blocks and the free beams have room for."""
+        blocks, seqs, tokens = self.blocks.free_blocks, self.blocks.free_seqs, self.limits.max_encoder_tokens
         chosen: list[Job] = []
         skipped = 0
         for job in self.waiting:
-            if chosen and job.num_tokens > encode:
+            if chosen and job.num_tokens > tokens:
                 break
-            if job.blocks_needed <= blocks and job.num_seqs <= rows:
-                blocks, rows, encode = blocks - job.blocks_needed, rows - job.num_seqs, encode - job.num_tokens
+            if job.blocks_needed <= blocks and job.num_seqs <= seqs:
+                blocks, seqs, tokens = blocks - job.blocks_needed, seqs - job.num_seqs, tokens - job.num_tokens
                 chosen.append(job)
             else:
                 skipped += 1
@@ -135,10 +131,7 @@ class Scheduler:
         return chosen
 
     def _worth_a_pass(self, chosen: list[Job]) -> bool:
-        """A pass stops every decode, or slows it down.
-
-        While most rows are busy it waits until it is well filled, but not for long.
-        """
+        """Whether to stop decoding for a pass. While most beams are in use, a pass waits until it is well filled."""
         if not chosen:
             return False
         if self._ready is None:
@@ -149,25 +142,25 @@ class Scheduler:
             or self._turn - self._ready >= self.limits.patience
         )
 
-    def retire(self, job: Job, speaks: bool) -> None:
-        """The search of `job` is over: its slots are free, and what it still needs was copied out."""
+    def retire(self, job: Job, synthesizes: bool) -> None:
+        """The search of `job` is over, and what its synthesis needs was copied out: its slots are free."""
         self.decoding.remove(job)
         self.blocks.free(job.serial)
-        job.stage, job.since = (Stage.SYNTHESIZING if speaks else Stage.FINISHED), self._turn
-        if speaks:
-            self.speaking.append(job)
+        job.stage, job.since = (Stage.SYNTHESIZING if synthesizes else Stage.FINISHED), self._turn
+        if synthesizes:
+            self.synthesizing.append(job)
 
-    def next_speech(self) -> list[Job]:
-        """The next speech pass: when it is full, when nothing decodes, or when somebody has waited long enough."""
-        if not self.speaking:
+    def next_synthesis(self) -> list[Job]:
+        """The next synthesis pass: when it is full, when nothing decodes, or when a request has waited long enough."""
+        if not self.synthesizing:
             return []
-        tokens = sum(job.position for job in self.speaking)
-        late = self._turn - self.speaking[0].since >= self.limits.patience
+        tokens = sum(job.position for job in self.synthesizing)
+        late = self._turn - self.synthesizing[0].since >= self.limits.patience
         if tokens < self.limits.max_synthesis_tokens and self.decoding and not late:
             return []
         chosen: list[Job] = []
-        while self.speaking and sum(job.position for job in chosen) < self.limits.max_synthesis_tokens:
-            chosen.append(self.speaking.pop(0))
+        while self.synthesizing and sum(job.position for job in chosen) < self.limits.max_synthesis_tokens:
+            chosen.append(self.synthesizing.pop(0))
         for job in chosen:
             job.stage = Stage.FINISHED
         return chosen
@@ -178,7 +171,7 @@ class Scheduler:
             self.decoding.remove(job)
             self.blocks.free(job.serial)
         elif job.stage is Stage.SYNTHESIZING:
-            self.speaking.remove(job)
+            self.synthesizing.remove(job)
         elif job in self.waiting:
             self.waiting.remove(job)
         job.stage = Stage.FINISHED

@@ -14,10 +14,10 @@ import torch
 
 from seamless_engine.block_manager import PROMPT_LENGTH
 from seamless_engine.config import ModelConfig
+from seamless_engine.device import on
 from seamless_engine.errors import NumericalError
 from seamless_engine.inputs.characters import CharacterTable
 from seamless_engine.job import Job
-from seamless_engine.lane import on
 from seamless_engine.models.layers import cumulative, segment_sums
 from seamless_engine.models.t2u import TextToUnit, Units
 from seamless_engine.models.vocoder import Clips, Vocoder

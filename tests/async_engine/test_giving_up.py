@@ -30,7 +30,7 @@ def test_a_task_may_be_cancelled_before_any_step_and_nothing_stays_held(checkpoi
     victim = Request("t2st", "fra", text=TEXTS[0], src_lang="eng", params=DecodingParams(num_beams=3, max_new_tokens=4))
     others = [sentence(i, LONG) for i in range(1, 4)]
     expected = engine.generate(others)
-    scheduler, blocks = engine._loop.scheduler, engine._runner.blocks
+    scheduler, blocks = engine.core.scheduler, engine.core.runner.blocks
     stages = set()
 
     async def cancelled_before(step: int) -> None:
@@ -41,7 +41,7 @@ def test_a_task_may_be_cancelled_before_any_step_and_nothing_stays_held(checkpoi
                 rest = [asyncio.create_task(answered(shared, request)) for request in others]
                 task = asyncio.create_task(answered(shared, victim))
                 await steps.stopped()
-                held = [*scheduler.waiting, *scheduler.decoding, *scheduler.speaking]
+                held = [*scheduler.waiting, *scheduler.decoding, *scheduler.synthesizing]
                 found = [job for job in held if job.request == victim]
                 stages.add(found[0].stage if found else None)
                 task.cancel()
@@ -71,16 +71,16 @@ def test_a_request_that_is_given_up_before_it_reaches_the_loop_never_runs(
     requests = [sentence(i, id=i) for i in range(8)]
     given_up = (5, 0, 2, 7)  # parked, being read, queued, parked
     ran: set[str | int | None] = set()
-    steps.after = lambda step: ran.update(job.request.id for job in engine._loop.scheduler.decoding)
+    steps.after = lambda step: ran.update(job.request.id for job in engine.core.scheduler.decoding)
 
     async def main() -> None:
         async with AsyncEngine(engine, max_queue=4, readers=1) as shared:
             tasks = [asyncio.create_task(answered(shared, request)) for request in requests]
-            await until(lambda: len(reading.begun) == 1 and len(shared._owner._parked) == 4)
+            await until(lambda: len(reading.begun) == 1 and len(shared.intake.backlog) == 4)
             for number in given_up:
                 tasks[number].cancel()
             await asyncio.wait([tasks[number] for number in given_up])
-            assert len(shared._owner._held) == 4 and not shared._owner._parked  # the places went to the next
+            assert len(shared.intake.in_flight) == 4 and not shared.intake.backlog  # the places went to the next
             reading.go()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             assert [isinstance(result, Result) for result in results] == [i not in given_up for i in range(8)]
@@ -101,12 +101,12 @@ def test_a_request_may_be_given_up_when_it_is_read_and_the_loop_wants_no_more(ch
             async with AsyncEngine(engine) as shared:
                 tasks = [asyncio.create_task(answered(shared, sentence(i, LONG))) for i in range(6)]
                 await steps.stopped()
-                await until(lambda: shared._owner._ready)
-                ready = list(shared._owner._ready)[0].request
+                await until(lambda: shared.intake.ready)
+                ready = list(shared.intake.ready)[0].request
                 victim = next(i for i in range(6) if ready.text == TEXTS[i])
                 tasks[victim].cancel()
                 await asyncio.wait([tasks[victim]])
-                assert ready not in [handle.request for handle in shared._owner._held]
+                assert ready not in [handle.request for handle in shared.intake.in_flight]
                 steps.go()
                 results = await asyncio.gather(*tasks, return_exceptions=True)
                 assert [isinstance(result, Result) for result in results] == [i != victim for i in range(6)]
@@ -140,7 +140,7 @@ def test_generate_that_is_cancelled_gives_everything_up(engine: Engine, steps: S
             task.cancel()
             await asyncio.wait([task])
             steps.go()
-            await until(lambda: not shared._owner._held)
+            await until(lambda: not shared.intake.in_flight)
             assert steps.count == 4  # that step was the last one
 
     run(main())
@@ -183,7 +183,7 @@ def test_a_request_that_is_late_while_it_is_read_is_answered_at_once(
 ) -> None:
     late, other = sentence(0, timeout=0.05), sentence(1)
     ran: set[str] = set()
-    steps.after = lambda step: ran.update(str(job.request.text) for job in engine._loop.scheduler.decoding)
+    steps.after = lambda step: ran.update(str(job.request.text) for job in engine.core.scheduler.decoding)
 
     async def main() -> None:
         async with AsyncEngine(engine, readers=1) as shared:
@@ -236,8 +236,8 @@ def test_files_wait_for_a_place_before_they_are_read(checkpoint: Checkpoint) -> 
         async with AsyncEngine(engine, max_queue=2, readers=1) as shared:
             tasks = [asyncio.create_task(answered(shared, Request("asr", "fra", audio=file))) for file in files]
             await until(lambda: files[0].begun)
-            assert len(shared._owner._held) == 2 and len(shared._owner._parked) == 38
-            assert threading.active_count() == before + 2 and not any(file.begun for file in files[1:])
+            assert len(shared.intake.in_flight) == 2 and len(shared.intake.backlog) == 38
+            assert threading.active_count() == before + 1 and not any(file.begun for file in files[1:])
             tasks[0].cancel()  # it is being read
             tasks[1].cancel()  # it has a place
             await asyncio.wait(tasks[:2])
@@ -263,7 +263,7 @@ def test_a_deadline_is_kept_at_every_step(engine: Engine, monkeypatch: pytest.Mo
 
             def overtake(now: int) -> None:
                 if now == step:
-                    scheduler = engine._loop.scheduler
+                    scheduler = engine.core.scheduler
                     late.extend(job for job in (*scheduler.waiting, *scheduler.decoding) if job.deadline)
                     for job in late:
                         job.deadline = 0.0

@@ -53,10 +53,10 @@ def test_a_stream_draws_no_more_than_it_may_hold(engine: Engine, max_queue: int)
                 for finished in range(1, 30):
                     assert (await anext(results)).error is None
                     if finished % 10 == 0:  # a consumer that is slow
-                        await until(lambda: not shared._owner._held)
+                        await until(lambda: not shared.intake.in_flight)
                         assert count == finished - 1 + max_queue or count == finished + max_queue
                     assert count <= finished + max_queue
-            await until(lambda: not shared._owner._held)
+            await until(lambda: not shared.intake.in_flight)
 
     run(main())
 
@@ -82,7 +82,7 @@ def test_a_stream_that_is_closed_early_gives_up_what_it_holds(engine: Engine, st
             await anext(results)
             at = steps.count
             await results.aclose()
-            await until(lambda: not shared._owner._held)
+            await until(lambda: not shared.intake.in_flight)
             assert steps.count <= at + 3 < 24
 
     run(main())
@@ -95,7 +95,7 @@ def test_a_stream_that_is_dropped_gives_up_what_it_holds(engine: Engine) -> None
             await anext(results)
             del results
             gc.collect()
-            await until(lambda: not shared._owner._held)
+            await until(lambda: not shared.intake.in_flight)
 
     run(main())
 
@@ -110,7 +110,7 @@ def test_what_the_iterable_raises_ends_the_stream(engine: Engine) -> None:
             with pytest.raises(OSError, match="no such manifest"):
                 async for _ in shared.stream(broken()):
                     pass
-            await until(lambda: not shared._owner._held)
+            await until(lambda: not shared.intake.in_flight)
 
     run(main())
 

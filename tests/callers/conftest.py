@@ -14,8 +14,8 @@ from support.callers import assert_free
 @pytest.fixture(scope="module")
 def engine(checkpoint: Callable[[int], Path]) -> Engine:
     engine = Engine.from_pretrained(checkpoint(0), device="cpu")
-    assert engine._runner.vocoder is not None
-    engine._runner.vocoder.window = 30  # small, so that speech comes in several pieces
+    assert engine.core.runner.vocoder is not None
+    engine.core.runner.vocoder.window = 30  # small, so that speech comes in several pieces
     return engine
 
 

@@ -23,7 +23,7 @@ Checkpoint = Callable[[int], Path]
 def test_close_frees_the_model_and_refuses_later_calls(checkpoint: Checkpoint) -> None:
     with Engine.from_pretrained(checkpoint(0), device="cpu") as engine:
         assert all(result.error is None for result in engine.generate(mixture(0)))
-        kept = [weakref.ref(engine._runner), weakref.ref(engine._runner.pool.k), weakref.ref(engine._loop)]
+        kept = [weakref.ref(engine.core.runner), weakref.ref(engine.core.runner.pool.k), weakref.ref(engine.core)]
         suspended = engine.stream([sentence(0), sentence(1, length=40)])
         pieces = engine.stream_audio(sentence(0, "t2st"))
         next(suspended)
@@ -52,13 +52,13 @@ def test_close_frees_the_model_and_refuses_later_calls(checkpoint: Checkpoint) -
 
 def test_close_ends_a_call_of_another_thread(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine.from_pretrained(checkpoint(0), device="cpu")
-    decode, begun = engine._runner.decode, threading.Event()
+    decode, begun = engine.core.runner.decode, threading.Event()
 
     def decoding(jobs: list[Any]) -> Any:
         begun.set()
         return decode(jobs)
 
-    monkeypatch.setattr(engine._runner, "decode", decoding)
+    monkeypatch.setattr(engine.core.runner, "decode", decoding)
     call = beside(engine.generate, [sentence(i, length=1000) for i in range(3)])
     assert begun.wait(PATIENCE)
     engine.close()

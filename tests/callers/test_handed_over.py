@@ -46,9 +46,9 @@ def arrays() -> list[Any]:
 
 @pytest.fixture(params=[False, True], ids=["in turn", "ahead"])
 def reads_ahead(request: pytest.FixtureRequest, engine: Engine) -> Iterator[None]:
-    engine._calls.reads_ahead = request.param
+    engine.thread.reads_ahead = request.param
     yield
-    engine._calls.reads_ahead = False
+    engine.thread.reads_ahead = False
 
 
 @pytest.mark.usefixtures("reads_ahead")
@@ -85,7 +85,7 @@ def test_a_file_may_be_closed_when_the_next_request_is_drawn(engine: Engine, tmp
 
 
 def test_tokens_may_be_changed_when_the_next_request_is_drawn(engine: Engine) -> None:
-    ids = engine._preprocessor.tokenizer.encode(TEXTS[0], "eng")
+    ids = engine.preprocessor.tokenizer.encode(TEXTS[0], "eng")
     expected = engine.generate([Request("t2tt", "fra", text=Tokens(list(ids)))] * 2)
 
     def changed() -> Iterator[Request]:

@@ -78,7 +78,7 @@ def test_settings_of_the_caller_change_no_result(
     checkpoint: Checkpoint, engine: Engine, setting: Callable[[], AbstractContextManager[Any]]
 ) -> None:
     requests = mixture(0)
-    expected, tokens = engine.generate(requests), Tokens(engine._preprocessor.tokenizer.encode(TEXTS[0], "eng"))
+    expected, tokens = engine.generate(requests), Tokens(engine.preprocessor.tokenizer.encode(TEXTS[0], "eng"))
     logits = engine.forced_logits(tokens, [3, 5, 9])
     with setting():
         within = state()

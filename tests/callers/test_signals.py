@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from seamless_engine import Engine, Request, hf
+from seamless_engine import Engine, Request, calls, hf
 from support.callers import PATIENCE, beside, drain, heard, mixture, sentence
 from support.hf import text
 from support.parity import TEXTS, same
@@ -65,13 +65,13 @@ def strikes(limit: Limit, whole: Callable[..., Any], at: int = 0) -> Callable[..
 @pytest.mark.parametrize(
     "owner,name,at",
     [
-        ("_runner", "encode", 0),
-        ("_runner", "decode", 0),
-        ("_runner", "decode", 3),
-        ("_runner", "_decode", 2),
-        ("_runner", "speak", 0),
-        ("_runner", "finish", 1),
-        ("_preprocessor", "prepare", 2),
+        ("runner", "encode", 0),
+        ("runner", "decode", 0),
+        ("runner", "decode", 3),
+        ("runner", "_decode", 2),
+        ("runner", "synthesize", 0),
+        ("runner", "finish", 1),
+        ("preprocessor", "prepare", 2),
     ],
 )
 def test_generate_raises_what_a_signal_handler_raises(
@@ -80,7 +80,7 @@ def test_generate_raises_what_a_signal_handler_raises(
     requests = mixture(0)
     expected = engine.generate(requests)
     others = beside(engine.generate, mixture(1))
-    part = getattr(engine, owner)
+    part = getattr(engine.core, owner)
     with monkeypatch.context() as patch:
         patch.setattr(part, name, strikes(limit, getattr(part, name), at))
         with pytest.raises(limit.kind, match="the limit"):
@@ -95,14 +95,14 @@ def test_streams_raise_what_a_signal_handler_raises(
     requests, speech = mixture(0), sentence(0, "t2st")
     expected, whole = engine.generate(requests), engine.generate([speech])[0]
     with monkeypatch.context() as patch:
-        patch.setattr(engine._loop, "step", strikes(limit, engine._loop.step, 2))
+        patch.setattr(engine.core, "step", strikes(limit, engine.core.step, 2))
         with pytest.raises(limit.kind, match="the limit"):
             list(engine.stream(requests))
     limit.heard.clear()
     pieces = engine.stream_audio(speech)
     next(pieces)
     with monkeypatch.context() as patch:
-        patch.setattr(engine._calls, "_next_piece", strikes(limit, engine._calls._next_piece))
+        patch.setattr(calls, "next_piece", strikes(limit, calls.next_piece))
         with pytest.raises(limit.kind, match="the limit"):
             list(pieces)
     assert same(drain(engine.stream_audio(speech)), whole)
@@ -123,7 +123,7 @@ def test_a_drop_in_model_raises_what_a_signal_handler_raises(
 ) -> None:
     model = hf.SeamlessM4Tv2ForTextToText.from_pretrained(checkpoint(0), device="cpu")
     inputs = text(checkpoint(0), *TEXTS[:2])
-    runner = model.engine._runner
+    runner = model.engine.core.runner
     monkeypatch.setattr(runner, "decode", strikes(limit, runner.decode, 2))
     with pytest.raises(limit.kind, match="the limit"):
         model.generate(**inputs, tgt_lang="fra", max_new_tokens=8)

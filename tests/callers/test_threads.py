@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import io
+import logging
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from seamless_engine import AsyncEngine, AudioError, Engine, EngineConfig, Request, Result, UsageError, hf
-from seamless_engine.engine_thread import result_of
-from seamless_engine.inputs.preprocess import params_of
-from seamless_engine.lane import Beside
+from seamless_engine import AsyncEngine, AudioError, Engine, EngineConfig, Request, SeamlessError, UsageError, hf
 from seamless_engine.model_inputs import Tokens
-from seamless_engine.readers import Readers
+from support.async_engine import run
 from support.callers import PATIENCE, assert_free, beside, drain, heard, mixture, sentence
 from support.hf import text
 from support.parity import TEXTS, same
@@ -39,7 +36,7 @@ def ordered(engine: Engine, requests: list[Request]) -> list[Any]:
 def test_threads_that_share_an_engine_get_what_each_gets_alone(engine: Engine) -> None:
     requests = [mixture(seed) for seed in range(3)]
     expected = [engine.generate(few) for few in requests]
-    tokens = Tokens(engine._preprocessor.tokenizer.encode(TEXTS[0], "eng"))
+    tokens = Tokens(engine.preprocessor.tokenizer.encode(TEXTS[0], "eng"))
     logits = engine.forced_logits(tokens, [3, 5, 9])
     together = threading.Barrier(5)
 
@@ -137,39 +134,8 @@ def test_a_stream_may_be_collected_by_the_thread_of_the_engine(engine: Engine) -
     next(holder[0])
     holder.append(holder)
     del holder
-    beside(engine._calls.work, gc.collect).result(PATIENCE)
+    beside(engine.thread.call, gc.collect).result(PATIENCE)
     assert engine.generate(mixture(0))[0].error is None
-
-
-def abandoned(engine: Engine) -> list[Any]:
-    """A stream that has begun, in a cycle that only the garbage collector can free."""
-    holder: list[Any] = [engine.stream(mixture(0) * 2)]
-    next(holder[0])
-    holder.append(holder)
-    return holder
-
-
-def test_a_stream_may_be_collected_by_the_thread_that_runs_passes(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = Engine.from_pretrained(checkpoint(0), device="cpu", options=EngineConfig(overlap=True))
-    encode, collected = engine._runner.encode, threading.Event()
-
-    def collects(items: Any) -> None:
-        gc.collect()
-        collected.set()
-        encode(items)
-
-    holder = abandoned(engine)
-    monkeypatch.setattr(engine._runner, "encode", collects)
-    gc.disable()
-    try:
-        del holder
-        assert beside(engine.generate, [heard(0)]).result(PATIENCE)[0].error is None
-    finally:
-        gc.enable()
-    assert collected.is_set()
-    assert_free(engine)
 
 
 def test_two_engines_may_close_streams_of_each_other_at_once(engine: Engine, checkpoint: Checkpoint) -> None:
@@ -182,9 +148,10 @@ def test_two_engines_may_close_streams_of_each_other_at_once(engine: Engine, che
         both.wait(PATIENCE)
         stream.close()
 
-    calls = [beside(one._calls.work, partial(closes, streams[1 - i])) for i, one in enumerate(engines)]
-    for call, one in zip(calls, engines, strict=True):
+    calls = [beside(one.thread.call, partial(closes, streams[1 - i])) for i, one in enumerate(engines)]
+    for call in calls:
         call.result(PATIENCE)
+    for one in engines:
         assert_free(one)
 
 
@@ -194,60 +161,25 @@ def test_a_condition_that_raises_ends_the_wait_of_its_caller_alone(engine: Engin
 
     others = beside(engine.generate, mixture(0) * 2)
     with pytest.raises(CancelledError):
-        engine._calls._thread.drive(engine._loop, raises)
+        engine.thread.serve(engine.thread.intake(readers=1), raises)
     assert all(result.error is None for result in others.result(PATIENCE))
 
 
-def test_whether_to_pull_another_request_bears_readings_that_were_cancelled(engine: Engine) -> None:
-    given_up: Future[Any] = Future()
-    given_up.cancel()
-    engine._calls.reads_ahead = True
-    try:
-        ahead = deque([(i, Result(i, "t2tt", "fra"), one) for i, one in enumerate((Future(), given_up))])
-        assert engine._calls._pulls(ahead)
-    finally:
-        engine._calls.reads_ahead = False
-
-
-def test_a_job_that_is_submitted_while_the_loop_fails_is_left_in_none_of_its_lists(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    request = sentence(0)
-    params, loop = params_of(request, None), engine._loop
-    job = engine._preprocessor.prepare(request, params, Result(0, "t2tt", "fra"))
-    submit, inside, goes_on = loop.scheduler.submit, threading.Event(), threading.Event()
-
-    def slow(job: Any) -> None:
-        inside.set()
-        assert goes_on.wait(PATIENCE)
-        submit(job)
-
-    monkeypatch.setattr(loop.scheduler, "submit", slow)
-    submitting = beside(loop.submit, job)
-    assert inside.wait(PATIENCE)
-    failing = beside(loop.fail, RuntimeError("broken"))
-    wait([failing], timeout=0.1)  # it would be over if it did not wait for the other
-    goes_on.set()
-    submitting.result(PATIENCE)
-    failing.result(PATIENCE)
-    assert str(job.failure) == "broken" and list(job.outbox) == [job] and not loop.busy
-
-
-def test_readers_that_are_idle_end_but_for_a_few() -> None:
-    readers, before, together = Readers(), threading.active_count(), threading.Barrier(12)
-    for future in [readers.start(partial(together.wait, PATIENCE)) for _ in range(12)]:
-        future.result(PATIENCE)
+def test_the_readers_of_a_call_end_with_it(engine: Engine) -> None:
+    before = threading.active_count()
+    for _ in range(20):
+        engine.generate([heard(0), sentence(0)])
     deadline = time.monotonic() + PATIENCE
-    while threading.active_count() > before + 4:
+    while threading.active_count() > before:
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    for _ in range(20):
-        readers.start(lambda: None).result(PATIENCE)
-    assert threading.active_count() <= before + 4
 
 
-@pytest.mark.parametrize("fails", ["work", "passes", "stream_audio"])
-def test_an_error_is_freed_with_what_its_frames_hold_when_its_caller_drops_it(engine: Engine, fails: str) -> None:
+@pytest.mark.parametrize("fails", ["work", "stream_audio"])
+def test_an_error_is_freed_with_what_its_frames_hold_when_its_caller_drops_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    monkeypatch.setattr(logging.getLogger("seamless_engine.recovery"), "disabled", True)  # pytest keeps log records
     held: list[weakref.ref[Any]] = []
 
     class Decoder:
@@ -260,16 +192,15 @@ def test_an_error_is_freed_with_what_its_frames_hold_when_its_caller_drops_it(en
         raise ValueError
 
     calls: dict[str, Callable[[], object]] = {
-        "work": lambda: engine._calls.work(raises),
-        "passes": lambda: result_of(Beside(torch.device("cpu")).start(raises)),
+        "work": lambda: engine.thread.call(raises),
         "stream_audio": lambda: list(engine.stream_audio(Request("s2st", "fra", audio=Decoder()))),
     }
     gc.collect()
     gc.disable()
     try:
-        with suppress(ValueError):
+        with suppress(ValueError, SeamlessError):
             calls[fails]()
-        engine._calls.work(lambda: None)  # the engine's thread has gone on
+        engine.thread.call(lambda: None)  # the engine's thread has gone on
         deadline = time.monotonic() + PATIENCE
         while held[0]() is not None:  # and a thread that reads goes on soon
             assert time.monotonic() < deadline
@@ -294,7 +225,7 @@ def test_a_source_or_a_file_that_blocks_holds_up_its_own_call_alone(engine: Engi
         assert opened.wait(PATIENCE)
         yield sentence(1)
 
-    engine._calls.reads_ahead = ahead
+    engine.thread.reads_ahead = ahead
     try:
         slow = beside(ordered, engine, source())  # type: ignore[arg-type]
         reads = beside(engine.generate, [Request("asr", "fra", audio=Slow(b"RIFF")), sentence(1)])
@@ -309,7 +240,7 @@ def test_a_source_or_a_file_that_blocks_holds_up_its_own_call_alone(engine: Engi
         refused, answered = reads.result(PATIENCE)
         assert isinstance(refused.error, AudioError) and answered.error is None
     finally:
-        engine._calls.reads_ahead = False
+        engine.thread.reads_ahead = False
 
 
 def test_a_step_that_breaks_ends_every_call_that_is_underway(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,22 +248,22 @@ def test_a_step_that_breaks_ends_every_call_that_is_underway(engine: Engine, mon
     expected = engine.generate(requests)
     suspended = engine.stream(mixture(3) * 2)
     next(suspended)
-    speak, both = engine._runner.speak, threading.Event()
+    speak, both = engine.core.runner.synthesize, threading.Event()
 
     def breaks(jobs: list[Any]) -> None:
         assert both.wait(PATIENCE)
         raise torch.AcceleratorError("an illegal memory access")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._runner, "speak", breaks)
+        patch.setattr(engine.core.runner, "synthesize", breaks)
         calls = [beside(engine.generate, requests) for _ in range(2)]
-        while len(engine._loop.callers) < 3:
+        while len(engine.thread.calls) < 3:
             pass
         both.set()
         for call in calls:
             with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
                 call.result(PATIENCE)
-    assert engine._runner.speak == speak
+    assert engine.core.runner.synthesize == speak
     with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
         list(suspended)
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
@@ -345,7 +276,7 @@ def test_an_async_engine_and_direct_calls_refuse_one_another(engine: Engine) -> 
         AsyncEngine(engine)
     results.close()
     shared = AsyncEngine(engine)
-    tokens = Tokens(engine._preprocessor.tokenizer.encode("a", "eng"))
+    tokens = Tokens(engine.preprocessor.tokenizer.encode("a", "eng"))
     for call in (
         lambda: engine.generate([sentence(0)]),
         lambda: next(engine.stream([sentence(0)])),
@@ -355,6 +286,5 @@ def test_an_async_engine_and_direct_calls_refuse_one_another(engine: Engine) -> 
     ):
         with pytest.raises(UsageError, match="belongs to an AsyncEngine"):
             beside(call).result(PATIENCE)
-    shared._owner.close(drain=True)
-    shared._owner.ended.result(PATIENCE)
+    run(shared.close())
     assert engine.generate([sentence(0)])[0].error is None

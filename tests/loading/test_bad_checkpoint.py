@@ -83,7 +83,7 @@ def test_a_weight_that_makes_nan_ends_the_requests_that_meet_it(
             assert isinstance(result.error, NumericalError) and result.audio is None
         else:
             assert same(result, intact)
-    assert engine._runner.blocks.free_blocks == engine._runner.blocks.num_blocks
+    assert engine.core.runner.blocks.free_blocks == engine.core.runner.blocks.num_blocks
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

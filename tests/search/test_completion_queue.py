@@ -65,11 +65,11 @@ def test_late_flags_change_no_result(checkpoint: Checkpoint, options: EngineConf
     """In the tiny pools rows and blocks go to somebody else in the turn in which they become free."""
     engine = Engine.from_pretrained(checkpoint(2), device="cpu", options=options)
     requests = mixed(engine, 3, 9)
-    prompt = engine._runner.flags = Counted(0)
+    prompt = engine.core.runner.flags = Counted(0)
     expected = answer(engine, requests)
     assert {result.task for result in expected} == {"s2st", "t2tt"}
     for delay in (1, 3):
-        late = engine._runner.flags = Counted(delay)
+        late = engine.core.runner.flags = Counted(delay)
         assert all_same(answer(engine, requests), expected)
         assert late.searches > prompt.searches + delay * len(requests) // 2, "the flags were not late"
 
@@ -78,7 +78,7 @@ def test_cancelling_at_any_step_leaves_the_others_alone(checkpoint: Checkpoint) 
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", options=TINY)
     requests = mixed(engine, 8, 6)
     expected = answer(engine, requests)
-    engine._runner.flags = CompletionQueue(3)
+    engine.core.runner.flags = CompletionQueue(3)
     seen = set()
     for turn in range(14):
         victims = {turn % len(requests), (3 * turn + 1) % len(requests)}
@@ -95,7 +95,7 @@ def test_cancelling_at_any_step_leaves_the_others_alone(checkpoint: Checkpoint) 
 def test_a_nan_is_found_late_and_breaks_its_request_alone(checkpoint: Checkpoint) -> None:
     """The encodings of one request turn into NaN while it decodes; its blocks then go to others as they are."""
     engine = Engine.from_pretrained(checkpoint(1), device="cpu", options=TINY)
-    runner = engine._runner
+    runner = engine.core.runner
     requests = mixed(engine, 5, 8)
     expected = answer(engine, requests)
     runner.flags = CompletionQueue(3)
@@ -122,7 +122,7 @@ def test_rows_given_away_are_not_ended_by_the_flags_of_who_had_them(checkpoint: 
     params = [DecodingParams(num_beams=3, max_new_tokens=tokens) for tokens in (12, 3, 9, 1, 12, 2)]
     requests = [Request("t2tt", "fra", text=TEXTS[i], src_lang="eng", params=p) for i, p in enumerate(params)]
     expected = answer(engine, requests)
-    engine._runner.flags = CompletionQueue(3)
+    engine.core.runner.flags = CompletionQueue(3)
     assert all_same(answer(engine, requests), expected)
     kept = (1, 3, 5)
     for turn in range(1, 10):

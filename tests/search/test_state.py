@@ -172,7 +172,7 @@ def texts(engine: Engine, seed: int) -> list[Request]:
 
 def held(engine: Engine) -> dict[str, torch.Tensor]:
     """Every tensor that a decode step may keep."""
-    runner = engine._runner
+    runner = engine.core.runner
     return tensors(runner.state) | {"k": runner.pool.k, "v": runner.pool.v, "batch": runner.batches._fields}
 
 
@@ -185,7 +185,7 @@ def test_what_is_free_may_hold_anything(
     engine = made(checkpoint)
     requests = texts(engine, 7)
     expected = answer(engine, requests)
-    runner = engine._runner
+    runner = engine.core.runner
     turns = []
 
     def spoil(turn: int, jobs: dict[int, Job]) -> None:

@@ -124,7 +124,7 @@ def engine(request: pytest.FixtureRequest, checkpoint: Checkpoint, monkeypatch: 
 
 def pools(engine: Engine) -> dict[str, torch.Tensor]:
     """Everything that has a place for each slot, slots first."""
-    runner = engine._runner
+    runner = engine.core.runner
     keys, values = (pool.transpose(0, 1) for pool in (runner.pool.k, runner.pool.v))
     state = runner.state
     return {"k": keys, "v": values, "states": state.state_pool, "tokens": state.token_pool} | {
@@ -134,7 +134,7 @@ def pools(engine: Engine) -> dict[str, torch.Tensor]:
 
 def test_padding_changes_no_result_and_touches_no_slot_of_anybody(engine: Engine) -> None:
     """The dummy row's slots hold NaN before every step; after it, only the slots of the step's lines have changed."""
-    runner, dummy = engine._runner, engine.options.max_num_seqs
+    runner, dummy = engine.core.runner, engine.options.max_num_seqs
     rng = random.Random(4)
     requests = [random_request(rng, engine.languages("t2tt")) for _ in range(60)]
     requests = [one for one in requests if one.task == "t2tt"]

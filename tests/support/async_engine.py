@@ -23,10 +23,10 @@ LONG = DecodingParams(max_new_tokens=24, min_new_tokens=24, num_beams=2)  # 24 s
 
 
 def assert_free(engine: Engine) -> None:
-    blocks = engine._runner.blocks
+    blocks = engine.core.runner.blocks
     blocks.check_integrity()
     assert (blocks.free_blocks, blocks.free_seqs) == (blocks.num_blocks, blocks.num_seqs)
-    assert not engine._loop.busy and engine._loop.owner is None
+    assert not engine.core.busy and not engine.thread.claimed
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -53,10 +53,10 @@ class Steps:
         self.count = 0
         self.before: Callable[[int], object] = lambda step: None
         self.after: Callable[[int], object] = lambda step: None
-        self._step = engine._loop.step
+        self._step = engine.core.step
         self._stops: set[int] = set()
         self._stopped, self._go = threading.Event(), threading.Event()
-        monkeypatch.setattr(engine._loop, "step", self._one)
+        monkeypatch.setattr(engine.core, "step", self._one)
 
     def _one(self) -> None:
         self.before(self.count)
@@ -85,14 +85,14 @@ class Reading:
     def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun: list[Request] = []
         self._go = threading.Event()
-        prepare = engine._preprocessor.prepare
+        prepare = engine.preprocessor.prepare
 
         def held_up(request: Request, params: DecodingParams, result: Result) -> Job:
             self.begun.append(request)
             assert self._go.wait(PATIENCE)
             return prepare(request, params, result)
 
-        monkeypatch.setattr(engine._preprocessor, "prepare", held_up)
+        monkeypatch.setattr(engine.preprocessor, "prepare", held_up)
 
     def go(self) -> None:
         self._go.set()

@@ -18,11 +18,11 @@ PATIENCE = 120  # seconds until a test that hangs fails
 
 
 def assert_free(engine: Engine) -> None:
-    engine._calls.work(lambda: None)  # what ended calls have left is dropped before
-    blocks = engine._runner.blocks
+    engine.thread.call(lambda: None)  # what ended calls have left is dropped before
+    blocks = engine.core.runner.blocks
     blocks.check_integrity()
     assert (blocks.free_blocks, blocks.free_seqs) == (blocks.num_blocks, blocks.num_seqs)
-    assert not engine._loop.busy and not engine._loop.callers
+    assert not engine.core.busy and not engine.thread.calls
 
 
 def sentence(number: int, task: str = "t2tt", length: int = 6, beams: int = 1) -> Request:

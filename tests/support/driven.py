@@ -36,24 +36,24 @@ def answer(
             i = coming.pop(0)
             request = requests[i]
             result = Result(i, request.task, request.tgt_lang)
-            jobs[i] = engine._preprocessor.prepare(request, request.params or DecodingParams(), result)
+            jobs[i] = engine.preprocessor.prepare(request, request.params or DecodingParams(), result)
             jobs[i].outbox = outbox
             index[jobs[i]] = i
-            engine._loop.submit(jobs[i])
+            engine.core.submit(jobs[i])
         for i, when in (cancelled or {}).items():
             if when == turn and i in jobs:
                 jobs[i].cancelled = True
         if meanwhile is not None:
             meanwhile(turn, jobs)
-        engine._loop.step()
+        engine.core.step()
         while outbox:
             job = outbox.popleft()
             assert index[job] not in results, "a request was answered twice"
             results[index[job]] = job.result
         turn += 1
         assert turn < 10_000, f"{len(requests) - len(results)} requests are not answered"
-    assert not engine._loop.busy
-    blocks = engine._runner.blocks
+    assert not engine.core.busy
+    blocks = engine.core.runner.blocks
     blocks.check_integrity()
     assert blocks.free_blocks == blocks.num_blocks and blocks.free_seqs == blocks.num_seqs
     return [results[i] for i in range(len(requests))]

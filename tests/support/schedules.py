@@ -83,7 +83,7 @@ class World:
         self.scheduler = Scheduler(BlockManager(num_blocks, num_seqs), limits)
         self.waiting: list[Job] = []
         self.decoding: list[Job] = []
-        self.speaking: list[Job] = []
+        self.synthesizing: list[Job] = []
         self.books: dict[Job, Books] = {}
         self.ended: list[Job] = []
         self.now = 0.0
@@ -92,7 +92,7 @@ class World:
 
     @property
     def live(self) -> list[Job]:
-        return [*self.waiting, *self.decoding, *self.speaking]
+        return [*self.waiting, *self.decoding, *self.synthesizing]
 
     def arrive(self, one: Job, steps: int, speaks: bool) -> None:
         """It would end after `steps` tokens, or at its limit."""
@@ -148,11 +148,13 @@ class World:
         """Everybody is where the books have them, and holds what is theirs alone."""
         plan = self.scheduler
         plan.blocks.check_integrity()
-        assert plan.waiting == self.waiting and plan.decoding == self.decoding and plan.speaking == self.speaking
+        assert (
+            plan.waiting == self.waiting and plan.decoding == self.decoding and plan.synthesizing == self.synthesizing
+        )
         for stage, jobs in (
             (Stage.WAITING, self.waiting),
             (Stage.DECODING, self.decoding),
-            (Stage.SYNTHESIZING, self.speaking),
+            (Stage.SYNTHESIZING, self.synthesizing),
         ):
             assert all(one.stage is stage for one in jobs)
         blocks = [index for one in self.decoding for index in self.books[one].blocks]
@@ -166,7 +168,7 @@ class World:
     def _end(self, one: Job) -> None:
         assert one not in self.ended, "a request ended twice"
         assert one.stage is Stage.FINISHED
-        for jobs in (self.waiting, self.decoding, self.speaking):
+        for jobs in (self.waiting, self.decoding, self.synthesizing):
             if one in jobs:
                 jobs.remove(one)
         self.ended.append(one)
@@ -224,15 +226,17 @@ class World:
             return
         books.since = self.turns
         self.decoding.remove(one)
-        self.speaking.append(one)
+        self.synthesizing.append(one)
 
     def _speak(self) -> None:
-        tokens = sum(one.position for one in self.speaking)
-        overdue = bool(self.speaking) and self.turns - self.books[self.speaking[0]].since >= self.limits.patience
-        due = bool(self.speaking) and (tokens >= self.limits.max_synthesis_tokens or not self.decoding or overdue)
-        spoken = self.scheduler.next_speech()
+        tokens = sum(one.position for one in self.synthesizing)
+        overdue = (
+            bool(self.synthesizing) and self.turns - self.books[self.synthesizing[0]].since >= self.limits.patience
+        )
+        due = bool(self.synthesizing) and (tokens >= self.limits.max_synthesis_tokens or not self.decoding or overdue)
+        spoken = self.scheduler.next_synthesis()
         assert bool(spoken) == due
-        assert spoken == self.speaking[: len(spoken)]
+        assert spoken == self.synthesizing[: len(spoken)]
         assert sum(one.position for one in spoken[:-1]) < self.limits.max_synthesis_tokens
         for one in spoken:
             self._end(one)

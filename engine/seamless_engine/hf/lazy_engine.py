@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from seamless_engine.config import ModelConfig
-from seamless_engine.engine import Engine, resolve_device, resolve_dtype
+from seamless_engine.device import resolve_device, resolve_dtype
+from seamless_engine.engine import Engine
 from seamless_engine.hf.stored_weight import StoredWeight, stored_weights
 from seamless_engine.loading.loader import modules_for
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from seamless_engine.engine import resolve_dtype
+from seamless_engine.device import resolve_dtype
 from seamless_engine.errors import UsageError
 from seamless_engine.hf import loading
 from seamless_engine.hf.base import Pretrained

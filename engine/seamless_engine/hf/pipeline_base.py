@@ -13,12 +13,11 @@ from typing import Any, ClassVar
 import torch
 
 from seamless_engine.core import failed
-from seamless_engine.engine_thread import result_of
 from seamless_engine.errors import UsageError
 from seamless_engine.hf.base import Pretrained, check_result
-from seamless_engine.readers import Readers, attempt
 from seamless_engine.recovery import settled
 from seamless_engine.request import Request, Result
+from seamless_engine.threads import attempt, beside, result_of
 
 
 @dataclass
@@ -51,7 +50,6 @@ class Pipeline(abc.ABC):
             raise UsageError(f"{type(model).__name__} does not do {self.task}: use {self.model_class.__name__}")
         self.model = model
         self._arguments = self.named(arguments)
-        self._readers = Readers()
         self._parts = {name: part for name, part in parts.items() if part is not None and not isinstance(part, str)}
 
     @abc.abstractmethod
@@ -114,7 +112,7 @@ class Pipeline(abc.ABC):
         def requests() -> Iterator[Request]:
             nonlocal failure
             for index, element in enumerate(inputs):
-                made = result_of(self._readers.start(partial(attempt, partial(item, element))))
+                made = result_of(beside(partial(attempt, partial(item, element))))
                 if isinstance(made, Exception):
                     failure = made
                     return
