@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
-_NOT_CODE = ("", "{toctree}", "{eval-rst}")  # drawings, and what Sphinx reads
+_NOT_CODE = ("", "{toctree}", "{eval-rst}")  # pictures, and what Sphinx reads
 _INSTALLATION = ("make", "pip", "git")
 
 
