@@ -102,7 +102,7 @@ def log_mel(samples: torch.Tensor) -> np.ndarray:
     return (torch.from_numpy(mel_filters()).float().T @ power + 1e-6).log10().numpy()
 
 
-def draw(job: Job, result: Result, path: Path) -> None:
+def plot(job: Job, result: Result, path: Path) -> None:
     """Mel spectrograms of a clip and of its translation."""
     assert result.audio is not None
     heard, spoken = log_mel(load_audio(job.request.audio)), log_mel(torch.from_numpy(result.audio))
@@ -156,7 +156,7 @@ def main() -> int:
     speaking = [(job, result) for job, result in zip(jobs, results, strict=True) if result.audio is not None]
     pictured = next(((job, result) for job, result in speaking if job.seconds_in), None)
     if pictured is not None:
-        draw(*pictured, output / f"{pictured[1].id}.png")
+        plot(*pictured, output / f"{pictured[1].id}.png")
     known = [(job, result) for job, result in zip(jobs, results, strict=True) if job.expected is not None]
     right = sum(verdict(job, result) == "ok" for job, result in known)
     failed = sum(result.error is not None for result in results)

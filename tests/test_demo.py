@@ -1,4 +1,4 @@
-"""The demo runs, and its checkpoint knows what it says it knows."""
+"""The demo runs, and its checkpoint answers as its card says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from support.snippets import ROOT
 
 
-def test_demo_knows_the_numbers_and_fails_nowhere(
+def test_run_answers_most_requests_as_expected_and_none_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(sys, "argv", ["run.py", "--output_dir", str(tmp_path / "output")])

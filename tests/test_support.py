@@ -1,4 +1,4 @@
-"""The random checkpoints are checkpoints to transformers, and behave enough like a model to test one with."""
+"""transformers loads the random checkpoints, and their results vary enough to test an engine with."""
 
 from __future__ import annotations
 
@@ -109,10 +109,10 @@ def test_shards_hold_the_same_tensors(checkpoint: Build) -> None:
     files = sorted(set(index["weight_map"].values()))
     assert files == [f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)]
     sharded = {name: t for file in files for name, t in load_file(checkpoint(0, shards=3) / file).items()}
-    whole = load_file(checkpoint(0) / "model.safetensors")
-    assert sharded.keys() == whole.keys() == index["weight_map"].keys()
-    assert all(torch.equal(sharded[name], tensor) for name, tensor in whole.items())
-    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in whole.values())
+    single = load_file(checkpoint(0) / "model.safetensors")
+    assert sharded.keys() == single.keys() == index["weight_map"].keys()
+    assert all(torch.equal(sharded[name], tensor) for name, tensor in single.items())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in single.values())
 
 
 @pytest.mark.parametrize(

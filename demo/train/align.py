@@ -33,8 +33,8 @@ def translator(work: Path, tokens: Tokens, hidden: int, device: str = "cpu") -> 
     return net.to(device).eval()
 
 
-def rows(sentence: Sentence) -> np.ndarray:
-    """Features [units, 160]: a row centred in every unit, at the level and with the trace of noise of a recording."""
+def unit_features(sentence: Sentence) -> np.ndarray:
+    """Features [units, 160], one frame centred in every unit, at the level and with the noise of a recording."""
     samples = np.pad(sentence.samples, (120, 280))
     return features(samples + 1e-4 * np.random.default_rng(0).standard_normal(len(samples)).astype(np.float32))
 
@@ -42,11 +42,11 @@ def rows(sentence: Sentence) -> np.ndarray:
 @torch.no_grad()
 def aligned(net: Translator, sentences: list[Sentence]) -> list[np.ndarray]:
     """Durations of each sentence's characters, the word boundary in front included."""
-    made = [rows(s) for s in sentences]
+    made = [unit_features(s) for s in sentences]
     x = torch.zeros(len(made), max(map(len, made)), 160)
     mask = torch.zeros(x.shape[:2], dtype=torch.long)
-    for i, row in enumerate(made):
-        x[i, : len(row)], mask[i, : len(row)] = torch.from_numpy(row), 1
+    for i, frames in enumerate(made):
+        x[i, : len(frames)], mask[i, : len(frames)] = torch.from_numpy(frames), 1
     net.hear(x, mask)
     scores = net.ctc(net.frames).log_softmax(-1).numpy()
     return [

@@ -2,8 +2,9 @@
 
     python -m demo.train.clips --work DIR [--hours 9] [--processes 2] [--minutes 8]
 
-writes DIR/clips/{split}-{shard}.npz, 500 clips each: features float16 [rows, 160] of the engine's front end, bounds
-int64 [501] of the clips' rows, and a digest. Sentence, language and voice are not stored: `clip` derives them again.
+writes DIR/clips/{split}-{shard}.npz, 500 clips each: features float16 [frames, 160] of the engine's filter bank (20 ms
+a frame), bounds int64 [501] of the clips in frames, and a digest. Sentence, language and voice are not stored: `clip`
+derives them again.
 Shards that are there are kept. espeak-ng carries its noise and phase from one sentence to the next, so a fresh process
 makes a shard, in order: the same seed gives the same samples.
 """
@@ -22,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from demo.train.domain import Concept, draw, text
+from demo.train.domain import Concept, sample_concept, text
 from demo.train.voices import ACCENTS, RATE, VARIANTS, Espeak
 from demo.train.words import LANGUAGES
 from seamless_kernels.fbank import fbank
@@ -50,7 +51,7 @@ class Clip(NamedTuple):
 def clip(split: str, index: int, seed: int = 0) -> Clip:
     number = zlib.crc32(f"{seed}/{split}/{index}".encode())
     rng = random.Random(number)
-    concept = draw(rng, SPLITS[split])
+    concept = sample_concept(rng, SPLITS[split])
     lang = rng.choice(LANGUAGES)
     voice = rng.choice(ACCENTS[lang]) + rng.choice(VARIANTS)
     return Clip(concept, lang, voice, rng.randint(110, 165), rng.randint(30, 75), number)
@@ -83,7 +84,7 @@ def silence(rng: np.random.Generator) -> float:
 
 
 def features(samples: np.ndarray) -> np.ndarray:
-    """float32 [rows, 160], the odd frame at the end left out."""
+    """float32 [frames, 160], 20 ms a frame; half a frame at the end is left out."""
     output = fbank(torch.from_numpy(samples), [0, len(samples)])
     return output.features[: int(output.valid)].numpy()
 
@@ -107,7 +108,7 @@ class Store:
             if digest(clips) != made_of:
                 raise ValueError(f"{path} says other sentences than this seed and this domain: delete {work}/clips")
             self.clips += clips
-        self.rows = np.array([len(f) for f in self.features])
+        self.lengths = np.array([len(f) for f in self.features])
 
     def __len__(self) -> int:
         return len(self.clips)

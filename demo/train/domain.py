@@ -57,13 +57,13 @@ def held_out(concept: Concept) -> bool:
     return zlib.crc32(repr(concept).encode()) % 20 == 0
 
 
-def draw(rng: random.Random, held: bool) -> Concept:
+def sample_concept(rng: random.Random, held: bool) -> Concept:
     """A random concept of the training set, or of the held-out set: first a template by weight, then its values."""
     names = list(TEMPLATES)
     while True:
         name = rng.choices(names, [TEMPLATES[n].weight for n in names])[0]
         fields = _fields(name)
-        values = [SLOTS[_kind(f)].draw(rng) for f in fields]
+        values = [SLOTS[_kind(f)].sample(rng) for f in fields]
         distinct = {(_kind(f), value) for f, value in zip(fields, values, strict=True)}
         concept = (name, *values)
         if len(distinct) == len(fields) and held_out(concept) == held:
@@ -74,7 +74,7 @@ def distinct(rng: random.Random, held: bool, count: int) -> Iterator[Concept]:
     """`count` different concepts."""
     seen: set[Concept] = set()
     while len(seen) < count:
-        concept = draw(rng, held)
+        concept = sample_concept(rng, held)
         if concept not in seen:
             seen.add(concept)
             yield concept

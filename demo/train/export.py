@@ -76,7 +76,7 @@ PREPROCESSOR = {
 
 
 def assembled(work: Path, tokens: Tokens, hidden: int) -> SeamlessM4Tv2Model:
-    """The whole model with what `work` has of trained parts."""
+    """The model, with the trained parts that `work` has."""
     model = build(tokens, hidden)
     parts = {"speech_text": Translator(model, tokens), "t2u": model.t2u_model, "vocoder": model.vocoder}
     keys = {"speech_text": "net", "t2u": "units", "vocoder": "vocoder"}

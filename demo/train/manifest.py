@@ -17,7 +17,7 @@ import numpy as np
 from demo.train.clips import audio, clip
 from demo.train.domain import text
 from demo.train.network import FIRST_UNIT
-from demo.train.units import log_mel, speak
+from demo.train.units import log_mel, synthesize
 from demo.train.voices import RATE, Espeak
 from demo.train.words import LANGUAGES
 from seamless_engine.audio_output import write_audio
@@ -46,7 +46,7 @@ def main() -> None:
         translation = text(one.concept, target)
         name = f"{index:04d}-{one.lang}.wav"
         write_audio(folder / name, audio(espeak, one), RATE)
-        units = nearest(log_mel(speak(espeak, translation, target, 0).samples), centres) + FIRST_UNIT
+        units = nearest(log_mel(synthesize(espeak, translation, target, 0).samples), centres) + FIRST_UNIT
         item = {"audio": name, "src_lang": one.lang, "text": one.text, "tgt_lang": target, "translation": translation}
         lines.append(json.dumps({**item, "speaker_id": index % 2, "units": units.tolist()}, ensure_ascii=False))
         sentences.append(json.dumps({key: item[key] for key in item if key != "audio"}, ensure_ascii=False))

@@ -1,7 +1,7 @@
 """The model of the recipe: transformers' SeamlessM4T-v2 in small, with weights that train from nothing.
 
-speech  log-mel [B, T, 160] ─ conformer ─ CTC head: characters, 50 rows a second (training only)
-                                  └─ adapter ─ CTC head: pieces, 6 rows a second (training only)
+speech  log-mel [B, T, 160] ─ conformer ─ CTC head: characters, 50 frames a second (training only)
+                                  └─ adapter ─ CTC head: pieces, 6 states a second (training only)
                                         └─────┐
 text    ids [B, S] ─ text encoder ────────────┴─ text decoder ─ logits [B, L, vocabulary]
 """
@@ -113,7 +113,7 @@ class Translator(nn.Module):
         self.ctc = nn.Linear(model.config.hidden_size, 1 + len(tokens.sounds))
         self.pieces = nn.Linear(model.config.hidden_size, tokens.vocab_size)
         self.tokens = tokens
-        self.frames, self._real = torch.empty(0), torch.empty(0)
+        self.frames, self._unpadded = torch.empty(0), torch.empty(0)
         self.speech_encoder.encoder.register_forward_hook(self._keep)
         for norm in ("residual_layer_norm", "self_attn_layer_norm"):
             module = self.speech_encoder.get_submodule(f"adapter.layers.0.{norm}")
@@ -124,7 +124,7 @@ class Translator(nn.Module):
 
     def _without_padding(self, module: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
         """transformers lets the adapter's convolutions read the padding of a batch; a clip alone has none."""
-        return output * self._real
+        return output * self._unpadded
 
     @property
     def device(self) -> torch.device:
@@ -133,11 +133,11 @@ class Translator(nn.Module):
     def hear(self, features: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """features [B, T, 160], mask int64 [B, T] → states [B, ⌊T/8⌋ + 1, hidden] and their mask.
 
-        A clip with an odd number of frames ends in one padded row even when it is alone: training has that too.
+        A clip with an odd number of frames ends in one padded frame pair even when it is alone: training has that too.
         """
         extra = torch.randint(2, (len(mask), 1), device=mask.device) if self.training else 0
-        rows = torch.arange(mask.shape[1], device=mask.device)
-        self._real = (rows < mask.sum(1, keepdim=True) + extra)[..., None].to(features.dtype)
+        frames = torch.arange(mask.shape[1], device=mask.device)
+        self._unpadded = (frames < mask.sum(1, keepdim=True) + extra)[..., None].to(features.dtype)
         states = self.speech_encoder(input_features=features, attention_mask=mask).last_hidden_state
         positions = torch.arange(states.shape[1], device=mask.device)
         return states, (positions < self.lengths(mask).to(mask.device)[:, None]).long()
@@ -170,8 +170,8 @@ class Translator(nn.Module):
     def ctc_losses(
         self, texts: list[str], mask: torch.Tensor, memory: torch.Tensor, memory_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of the characters and of the pieces of the clips that `hear` heard last. Too long a text for the 6 rows a
-        second that the adapter leaves counts nothing."""
+        """Of the characters and of the pieces of the clips that `hear` heard last. A text that is too long
+        for the 6 states a second behind the adapter counts nothing."""
         characters = self._ctc(self.ctc(self.frames), mask, [self.tokens.heard(t) for t in texts])
         return characters, self._ctc(self.pieces(memory), memory_mask, [self.tokens.encode(t) for t in texts])
 

@@ -1,6 +1,6 @@
 """A training that stops and goes on: its state on disk, its curve in a CSV file, its limits.
 
-State: {work}/{name}.pt, written whole once a minute and at the end. Curve: {work}/{name}.csv. {work}/{name}.done
+State: {work}/{name}.pt, replaced once a minute and at the end. Curve: {work}/{name}.csv. {work}/{name}.done
 appears when the training has reached its end.
 """
 

@@ -13,9 +13,9 @@ from demo.train.words import LANGUAGES, Noun, number, ordinal
 
 
 class Slot(NamedTuple):
-    """draw: a value from a random generator. read: (value, language, form) → words."""
+    """sample: a value from a random generator. read: (value, language, form) → words."""
 
-    draw: Callable[[random.Random], Any]
+    sample: Callable[[random.Random], Any]
     read: Callable[[Any, str, str], str]
 
 

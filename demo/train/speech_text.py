@@ -5,7 +5,7 @@
 Each step hears some 20 s of clips and reads 24 sentences. Of a clip it wants the words in its own language with
 probability 1/2, in the last third of the hours 1/4, else in any of the four:
 
-    loss = CE(speech) + 0.5 · CE(text) + 0.7 · CTC(characters, 50 rows a second) + 0.3 · CTC(pieces, 6 rows a second)
+    loss = CE(speech) + 0.5 · CE(text) + 0.7 · CTC(characters, 50 a second) + 0.3 · CTC(pieces, 6 a second)
 
 both CTCs of what is said. Without the second one the adapter learns to say nothing: to a decoder that cannot follow the
 speech yet, its states are noise.
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from demo.train.clips import Clip, Store
-from demo.train.domain import draw, text
+from demo.train.domain import sample_concept, text
 from demo.train.network import Translator, build
 from demo.train.optimisers import Optimisers
 from demo.train.progress import Progress, arguments, seeded
@@ -36,10 +36,10 @@ PEAK, WARM_UP, LAST = 1.5e-3, 200, 0.55
 LETTERS = 3.0  # hours before the decoder hears: while the encoder says nothing it would learn to shut the adapter
 RISE = 0.5  # hours for a second rise of the learning rate then
 UNMASKED = 6.0  # hours: nothing repeats yet, and letters are found sooner without masks
-OWN, OWN_AT_LAST = 0.5, 0.25  # share of clips to write down, beside those whose language is drawn
-ROWS, TEXTS = 1000, 24  # of a step: padded rows (20 ms) of speech, sentences
+OWN, OWN_AT_LAST = 0.5, 0.25  # share of clips to write down, beside those whose language is sampled
+FRAMES, TEXTS = 1000, 24  # of a step: padded frames (20 ms) of speech, sentences
 DEV = 64
-EVERY = 250  # steps between rows of the curve
+EVERY = 250  # steps between points of the curve
 
 
 class Batch(NamedTuple):
@@ -50,26 +50,26 @@ class Batch(NamedTuple):
     clips: list[Clip]
 
 
-def batch(store: Store, rows: list[int], device: torch.device | str) -> Batch:
-    longest = max(store.rows[i] for i in rows)
-    features = np.zeros((len(rows), longest, 160), np.float32)
-    mask = np.zeros((len(rows), longest), np.int64)
-    for place, i in enumerate(rows):
-        features[place, : store.rows[i]] = store.features[i]
-        mask[place, : store.rows[i]] = 1
-    clips = [store.clips[i] for i in rows]
+def batch(store: Store, indices: list[int], device: torch.device | str) -> Batch:
+    longest = max(store.lengths[i] for i in indices)
+    features = np.zeros((len(indices), longest, 160), np.float32)
+    mask = np.zeros((len(indices), longest), np.int64)
+    for place, i in enumerate(indices):
+        features[place, : store.lengths[i]] = store.features[i]
+        mask[place, : store.lengths[i]] = 1
+    clips = [store.clips[i] for i in indices]
     return Batch(torch.from_numpy(features).to(device), torch.from_numpy(mask).to(device), clips)
 
 
-def batches(store: Store, rows: int, seed: int, step: int) -> Iterator[list[int]]:
-    """Clips of like length, at most `rows` padded rows together, from the `step`-th batch on, without end."""
+def batches(store: Store, frames: int, seed: int, step: int) -> Iterator[list[int]]:
+    """Clips of like length, at most `frames` padded frames together, from the `step`-th batch on, without end."""
     epoch = 0
     while True:
         rng = np.random.default_rng((seed, epoch))
         groups: list[list[int]] = [[]]
-        for i in np.argsort(store.rows * rng.uniform(0.9, 1.1, len(store))):
-            longest = max([store.rows[j] for j in groups[-1]] + [store.rows[i]])
-            if longest * (len(groups[-1]) + 1) > rows:
+        for i in np.argsort(store.lengths * rng.uniform(0.9, 1.1, len(store))):
+            longest = max([store.lengths[j] for j in groups[-1]] + [store.lengths[i]])
+            if longest * (len(groups[-1]) + 1) > frames:
                 groups.append([])
             groups[-1].append(int(i))
         rng.shuffle(groups)
@@ -81,7 +81,7 @@ def batches(store: Store, rows: int, seed: int, step: int) -> Iterator[list[int]
 
 def masked(features: torch.Tensor) -> torch.Tensor:
     """SpecAugment in place: per clip two bands of up to 15 mel bins and two stretches of up to a twelfth of the batch's
-    length become the mean, 0. A row holds two frames of 80 bins."""
+    length become the mean, 0. A frame of 20 ms holds two of 80 bins."""
     for clip in features:
         bins = clip.view(-1, 80)
         for _ in range(2):
@@ -114,7 +114,7 @@ def losses(
     if hours >= LETTERS:
         wanted = [text(clip.concept, lang) for clip, lang in zip(part.clips, langs, strict=True)]
         speech = net.loss(wanted, langs, *memory)
-    concepts = [draw(random.Random(random.random()), False) for _ in range(sentences)]
+    concepts = [sample_concept(random.Random(random.random()), False) for _ in range(sentences)]
     source, target = ([random.choice(LANGUAGES) for _ in concepts] for _ in range(2))
     memory = net.read([text(c, lang) for c, lang in zip(concepts, source, strict=True)], source)
     written = net.loss([text(c, lang) for c, lang in zip(concepts, target, strict=True)], target, *memory)
@@ -156,12 +156,12 @@ def main() -> None:
     optimisers = Optimisers(net.named_parameters())
     progress = Progress(args.work, "speech_text", args.minutes, net=net, optimisers=optimisers)
     train, dev = Store(args.work, "train", args.seed), Store(args.work, "dev", args.seed)
-    for rows in batches(train, ROWS * args.scale, args.seed, progress.step):
+    for indices in batches(train, FRAMES * args.scale, args.seed, progress.step):
         if progress.hours >= args.hours or progress.out_of_time:
             break
         seeded(args.seed, progress.step)
         lr = learning_rate(progress.step, progress.hours, args.hours)
-        part = batch(train, rows, args.device)
+        part = batch(train, indices, args.device)
         ctc, pieces, speech, written = losses(net, part, progress.hours, args.hours, TEXTS * args.scale)
         optimisers.zero_grad()
         (speech + 0.5 * written + 0.7 * ctc + 0.3 * pieces).backward()

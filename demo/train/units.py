@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from sklearn.cluster import MiniBatchKMeans
 
-from demo.train.domain import Concept, draw, text
+from demo.train.domain import Concept, sample_concept, text
 from demo.train.network import UNITS
 from demo.train.voices import ACCENTS, RATE, SPEAKERS, Espeak, Spoken
 from demo.train.words import LANGUAGES
@@ -50,17 +50,17 @@ class Sentence(NamedTuple):
 def planned(index: int, seed: int) -> tuple[Concept, str]:
     """Sentence `index`; the last HELD_OUT ones are of held-out concepts."""
     rng = random.Random(zlib.crc32(f"{seed}/units/{index}".encode()))
-    return draw(rng, index >= SENTENCES), rng.choice(LANGUAGES)
+    return sample_concept(rng, index >= SENTENCES), rng.choice(LANGUAGES)
 
 
-def speak(espeak: Espeak, words: str, lang: str, speaker: int) -> Spoken:
-    """A whole number of frames."""
+def synthesize(espeak: Espeak, words: str, lang: str, speaker: int) -> Spoken:
+    """Speech of a sentence, cut to full frames of 320 samples."""
     spoken = espeak.say(words, ACCENTS[lang][0] + SPEAKERS[speaker], WORDS_PER_MINUTE)
     return Spoken(spoken.samples[: len(spoken.samples) // FRAME * FRAME], spoken.phonemes)
 
 
 def log_mel(samples: np.ndarray) -> np.ndarray:
-    """float32 [n, 80]: the n-th row is centred in the n-th frame of 320 samples."""
+    """float32 [n, 80]: entry n is centred in frame n of 320 samples."""
     side = (512 - FRAME) // 2
     padded = torch.nn.functional.pad(torch.from_numpy(samples), (side, side))
     power = torch.stft(padded, 512, FRAME, window=torch.hann_window(512), center=False, return_complex=True).abs() ** 2
@@ -104,7 +104,7 @@ def main() -> None:
     for index in range(SENTENCES + HELD_OUT):
         concept, lang = planned(index, args.seed)
         paired = index < PAIRS or index >= SENTENCES
-        spoken += [(index, s, speak(espeak, text(concept, lang), lang, s)) for s in range(1 + paired)]
+        spoken += [(index, s, synthesize(espeak, text(concept, lang), lang, s)) for s in range(1 + paired)]
     frames = {index: log_mel(first.samples) for index, speaker, first in spoken if speaker == 0}
     training = np.concatenate([frame for index, frame in frames.items() if index < PAIRS])
     means = MiniBatchKMeans(UNITS, batch_size=4096, n_init="auto", max_iter=60, random_state=args.seed).fit(training)

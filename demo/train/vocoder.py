@@ -50,7 +50,7 @@ class Discriminator(nn.Module):
         return [*maps[1:], self.last(maps[-1])]
 
 
-def speak(model: SeamlessM4Tv2Model, units: torch.Tensor, speakers: torch.Tensor, langs: torch.Tensor) -> torch.Tensor:
+def vocode(model: SeamlessM4Tv2Model, units: torch.Tensor, speakers: torch.Tensor, langs: torch.Tensor) -> torch.Tensor:
     """[B, n] clusters → [B, n · 320] samples; what the vocoder does when every unit lasts one frame."""
     vocoder = model.vocoder
     length = units.shape[1]
@@ -94,12 +94,12 @@ def stretches(
 
 @torch.no_grad()
 def distance(model: SeamlessM4Tv2Model, sentences: list[Sentence], device: str) -> float:
-    """Mean log-mel L1 of whole held-out sentences."""
+    """Mean log-mel L1 of held-out sentences, complete."""
     total = 0.0
     for s in sentences:
         units = torch.from_numpy(s.units)[None].to(device)
         speaker, lang = torch.tensor([s.speaker], device=device), torch.tensor([LANGUAGES.index(s.lang)], device=device)
-        made = speak(model, units, speaker, lang)
+        made = vocode(model, units, speaker, lang)
         total += float(F.l1_loss(log_mel(made), log_mel(torch.from_numpy(s.samples)[None].to(device))))
     return total / len(sentences)
 
@@ -132,7 +132,7 @@ def main() -> None:
         for group in optimiser.param_groups:
             group["lr"] = PEAK * min(1.0, (progress.step + 1) / WARM_UP) * (1 - 0.95 * progress.step / args.steps)
         units, speakers, langs, real = stretches(train, BATCH * args.scale, args.device)
-        made = speak(model, units, speakers, langs)
+        made = vocode(model, units, speakers, langs)
         magnitudes, mel = spectral(made, real)
         loss = magnitudes + mel
         progress.add(magnitudes=magnitudes, mel=mel)

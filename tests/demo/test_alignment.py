@@ -39,13 +39,13 @@ def test_first_frames_lie_on_a_best_path(labels: list[int], seed: int):
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=20).map(sorted), st.integers(0, 20))
-def test_every_character_has_a_unit_and_together_they_have_all(first: list[int], spare: int):
+def test_durations_gives_every_character_a_unit_and_uses_all(first: list[int], spare: int):
     frames = max(len(first) + 1, first[-1] + 1) + spare
     lasting = durations(first, frames)
     assert len(lasting) == len(first) + 1
     assert lasting.min() >= 1 and lasting.sum() == frames
 
 
-def test_too_few_units_are_refused():
+def test_durations_refuses_too_few_units():
     with pytest.raises(ValueError, match="do not fit"):
         durations([0, 1, 2], 3)

@@ -1,4 +1,4 @@
-"""The recipe's sentences: right in every language, one text per concept, and never both trained on and held out."""
+"""Sentences of the recipe: right in every language, one text per concept, and either trained on or held out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 import pytest
 
 import support.repository  # noqa: F401
-from demo.train.domain import TEMPLATES, Concept, distinct, draw, held_out, text
+from demo.train.domain import TEMPLATES, Concept, distinct, held_out, sample_concept, text
 from demo.train.words import LANGUAGES, number
 
 RIGHT: list[tuple[Concept, str, str, str, str]] = [
@@ -105,7 +105,7 @@ def test_two_concepts_never_have_one_text_so_no_held_out_sentence_is_trained_on(
     rng = random.Random(1)
     concepts: dict[str, Concept] = {}
     for _ in range(8000):
-        concept = draw(rng, rng.random() < 0.3)
+        concept = sample_concept(rng, rng.random() < 0.3)
         words = text(concept, lang)
         assert concepts.setdefault(words, concept) == concept
         assert "{" not in words and words == " ".join(words.split())

@@ -1,4 +1,4 @@
-"""The parts of the recipe fit each other, and what it writes is a checkpoint for the engine and for transformers."""
+"""The steps of the recipe fit each other, and it writes a checkpoint for the engine and for transformers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from demo.train.network import FIRST_UNIT, UNITS, Translator, build
 from demo.train.progress import Progress, seeded
 from demo.train.speech_text import LETTERS, RISE, learning_rate
 from demo.train.t2u import Timed, UnitModel, labels
-from demo.train.units import FRAME, Sentence, carried, log_mel, speak
-from demo.train.vocoder import speak as vocode
+from demo.train.units import FRAME, Sentence, carried, log_mel, synthesize
+from demo.train.vocoder import vocode
 from demo.train.voices import SPEAKERS, VARIANTS, Espeak
 from demo.train.words import LANGUAGES
 from seamless_engine import Engine, Request
@@ -46,7 +46,7 @@ def espeak() -> Espeak:
     return Espeak()
 
 
-def test_a_clip_is_spoken_between_silences_of_its_own(espeak: Espeak):
+def test_clip_has_silences_of_its_own(espeak: Espeak):
     leads = set()
     for index in range(8):
         one = clip("train", index)
@@ -57,8 +57,8 @@ def test_a_clip_is_spoken_between_silences_of_its_own(espeak: Espeak):
     assert len(leads) > 4
 
 
-def test_a_process_says_what_another_one_said_before():
-    """Voices with breath draw noise, by default from a seed that changes from second to second."""
+def test_espeak_gives_the_same_samples_in_every_process():
+    """Voices with breath use noise, by default of a seed that changes from second to second."""
     code = """
 import zlib
 from demo.train.voices import VARIANTS, Espeak
@@ -74,16 +74,16 @@ for variant in VARIANTS:
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_a_second_voice_takes_its_units_from_the_same_place_in_the_same_phoneme(espeak: Espeak, lang: str):
-    first, second = (speak(espeak, WORDS[lang], lang, speaker) for speaker in range(len(SPEAKERS)))
+def test_carried_takes_units_from_the_same_place_in_the_same_phoneme(espeak: Espeak, lang: str):
+    first, second = (synthesize(espeak, WORDS[lang], lang, speaker) for speaker in range(len(SPEAKERS)))
     places = carried(first, second)
     assert places is not None and len(places) == len(second.samples) // FRAME
     assert (np.diff(places) >= 0).all() and places[-1] == len(log_mel(first.samples)) - 1
     assert carried(first, first) is not None and (carried(first, first) == np.arange(len(first.samples) // FRAME)).all()
-    assert carried(first, speak(espeak, "no", lang, 1)) is None
+    assert carried(first, synthesize(espeak, "no", lang, 1)) is None
 
 
-def test_padding_of_a_batch_does_not_reach_the_shorter_clip(work: Path):
+def test_hear_keeps_padding_out_of_the_shorter_clip(work: Path):
     torch.manual_seed(0)
     net = Translator(build(made := tokens.Tokens(work), 64), made).eval()
     x = torch.randn(2, 40, 160)
@@ -96,7 +96,7 @@ def test_padding_of_a_batch_does_not_reach_the_shorter_clip(work: Path):
     torch.testing.assert_close(both[1, :4], alone[0], atol=1e-4, rtol=1e-4)
 
 
-def test_the_unit_model_speaks_for_as_long_as_it_is_told(work: Path):
+def test_unit_model_makes_units_for_the_given_durations(work: Path):
     model = build(made := tokens.Tokens(work), 64)
     units = UnitModel(model, Translator(model, made).eval())
     rng = np.random.default_rng(0)
@@ -116,7 +116,7 @@ def test_the_unit_model_speaks_for_as_long_as_it_is_told(work: Path):
     assert not without
 
 
-def test_training_in_pieces_is_training_in_one(tmp_path: Path):
+def test_training_in_pieces_equals_training_in_one_run(tmp_path: Path):
     def train(folder: Path, pieces: list[int]) -> torch.Tensor:
         for end in pieces:
             folder.mkdir(exist_ok=True)
@@ -138,7 +138,7 @@ def test_training_in_pieces_is_training_in_one(tmp_path: Path):
     assert torch.equal(train(tmp_path / "one", [9]), train(tmp_path / "pieces", [2, 3, 9]))
 
 
-def test_a_killed_run_leaves_no_row_of_the_curve_twice(tmp_path: Path):
+def test_progress_writes_no_point_of_the_curve_twice_after_a_kill(tmp_path: Path):
     def progress() -> Progress:
         return Progress(tmp_path, "toy", 1.0)
 
@@ -155,7 +155,7 @@ def test_a_killed_run_leaves_no_row_of_the_curve_twice(tmp_path: Path):
     assert [row.split(",")[0] for row in rows] == ["step", "1", "2", "3"]
 
 
-def test_the_learning_rate_rises_stays_and_falls():
+def test_learning_rate_rises_stays_and_falls():
     top = learning_rate(300, LETTERS / 2, 20.0)
     assert learning_rate(0, 0.0, 20.0) < learning_rate(100, 0.1, 20.0) < top
     assert 0 < learning_rate(600, LETTERS, 20.0) < learning_rate(650, LETTERS + RISE / 2, 20.0) < top
@@ -163,7 +163,7 @@ def test_the_learning_rate_rises_stays_and_falls():
     assert 0 < learning_rate(4000, 20.0, 20.0) < 0.1 * top
 
 
-def test_the_export_is_a_checkpoint_for_the_engine_and_for_transformers(
+def test_export_writes_a_checkpoint_for_the_engine_and_for_transformers(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(sys, "argv", ["export", "--work", str(work), "--out", str(tmp_path), "--hidden", "64"])
@@ -185,7 +185,7 @@ def test_the_export_is_a_checkpoint_for_the_engine_and_for_transformers(
     torch.testing.assert_close(ours, theirs)  # in training every unit lasts one frame: here too
 
 
-def test_shipping_takes_three_clips_of_each_language_and_keeps_the_human_one(
+def test_ship_takes_three_clips_of_each_language_and_keeps_the_human_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     work, made, demo = tmp_path / "work", tmp_path / "made", tmp_path / "demo"

@@ -11,7 +11,7 @@ import pytest
 
 import support.repository  # noqa: F401
 from benchmarks.bench_quality import Answer, Ours, Theirs, figures, read_manifest, request
-from demo.train.units import speak
+from demo.train.units import synthesize
 from demo.train.voices import RATE, Espeak
 from seamless_engine import DecodingParams, Request
 from support.snippets import ROOT
@@ -27,7 +27,7 @@ def sentences() -> tuple[dict[str, Any], ...]:
     items = read_manifest(ROOT / "demo" / "heldout.jsonl", None)
     espeak = Espeak()
     for index, item in enumerate(items[:SPOKEN]):
-        item["audio"] = speak(espeak, item["text"], item["src_lang"], index % 2).samples
+        item["audio"] = synthesize(espeak, item["text"], item["src_lang"], index % 2).samples
     return tuple(items)
 
 

@@ -1,4 +1,4 @@
-"""Callers of an engine: what they ask, in threads of their own, and what an engine holds afterwards."""
+"""Requests, threads that call an engine, and what an engine may hold afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 120  # seconds until a test that hangs fails
 
 
 def assert_free(engine: Engine) -> None:
-    engine.thread.call(lambda: None)  # what ended calls have left is dropped before
+    engine.thread.call(lambda: None)  # first drops what ended calls have left
     blocks = engine.core.runner.blocks
     blocks.check_integrity()
     assert (blocks.free_blocks, blocks.free_seqs) == (blocks.num_blocks, blocks.num_seqs)
@@ -45,7 +45,7 @@ def mixture(seed: int) -> list[Request]:
 
 
 def drain(pieces: Generator[np.ndarray, None, Result]) -> Result:
-    """The result of a speech that was streamed, with its audio."""
+    """The result of `stream_audio`, with its audio."""
     found = []
     while True:
         try:

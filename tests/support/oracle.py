@@ -36,7 +36,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Speech:
-    """units: raw T2U ids, offset not removed. waveform: float32 [samples]. reported_samples: the length it states.
+    """units: raw T2U ids, offset not removed. waveform: float32 [samples]. reported_samples: the stated length.
 
     unit_margin: closest call among T2U durations (in frames) and unit choices; duration_margin: among the vocoder's.
     A text without characters has no units and no samples here; transformers raises an error for it.
@@ -54,16 +54,16 @@ class Speech:
 def load(
     folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32, *, reference: Reference = "transformers"
 ) -> Oracle:
-    """The checkpoint in transformers, once per process; changed to what it was trained as for "meta"."""
+    """The checkpoint in transformers, once per process; for "meta" changed to the networks as they were trained."""
     oracle = Oracle(Path(folder), dtype)
     if reference == "meta":
         _begin_texts_at_two(oracle.model)
-        _keep_half_real_rows(oracle.model.speech_encoder)
+        _keep_half_pairs(oracle.model.speech_encoder)
     return oracle
 
 
 class Oracle:
-    """References for one checkpoint. Whole results are kept, so tests that share a request pay for it once."""
+    """References for one checkpoint. Results are cached, so tests that share a request compute it once."""
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         model, info = _RecordingModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
@@ -78,7 +78,7 @@ class Oracle:
         self._results: dict[Any, Any] = {}
 
     def features(self, audio: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """float32 [1, rows, 160] and mask [1, rows] of a clip at 16 kHz; an odd frame count ends in a masked row."""
+        """float32 [1, tokens, 160] and mask [1, tokens] of a clip at 16 kHz; the last is masked if frames are odd."""
         features = self.extractor(audio, sampling_rate=16_000, return_tensors="pt")
         return features["input_features"], features["attention_mask"]
 
@@ -88,7 +88,7 @@ class Oracle:
 
     @torch.no_grad()
     def speech_encoder(self, audio: np.ndarray) -> torch.Tensor:
-        """[rows // 8 + 1, hidden]."""
+        """[tokens // 8 + 1, hidden]."""
         features, mask = self.features(audio)
         return self.model.speech_encoder(features, attention_mask=mask).last_hidden_state[0]
 
@@ -103,7 +103,7 @@ class Oracle:
         return self._cached("text", request, params, self._text)
 
     def speech(self, request: Request, params: DecodingParams = GREEDY) -> Speech:
-        """The whole chain of a task with speech output."""
+        """Text, units and waveform of a task with speech output."""
         return self._cached("speech", request, params, self._speech)
 
     def _cached(self, kind: str, request: Request, params: DecodingParams, compute: Any) -> Any:
@@ -166,16 +166,16 @@ class Oracle:
 
 
 def _begin_texts_at_two(model: Any) -> None:
-    """Positions stay those of transformers, from 1 on; each finds what was the next one's row."""
+    """Positions stay those of transformers, from 1 on; each takes the entry of the next one in the table."""
     for stack in (model.text_encoder, model.text_decoder):
         positions = stack.embed_positions
         assert positions.padding_idx == 0
         positions.weights = torch.cat([positions.weights[:1], positions.weights[2:]])
-        positions.make_weights = None  # a table that grows would be the old one
+        positions.make_weights = None  # a table that grows would have the old entries
 
 
-def _keep_half_real_rows(encoder: Any) -> None:
-    """The first layer gets what the projection has made, where transformers has put zeros."""
+def _keep_half_pairs(encoder: Any) -> None:
+    """The first layer reads the output of the projection, not the zeros of transformers, at a half pair of frames."""
     projected: list[torch.Tensor] = []
     encoder.feature_projection.register_forward_hook(lambda module, inputs, output: projected.append(output))
     encoder.encoder.layers[0].register_forward_pre_hook(lambda module, inputs: (_unmasked(projected.pop(), *inputs),))

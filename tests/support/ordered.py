@@ -1,7 +1,7 @@
-"""Matrix products of Triton's interpreter as a GPU makes them: an element's sum has one order, wherever it stands.
+"""Matrix products of Triton's interpreter as a GPU makes them: an element's sum has one order, anywhere in a tile.
 
-The interpreter's own go to BLAS, which sums by the shape of the tile and the element's place in it, so that no kernel
-could show there that its rows do not feel each other.
+The interpreter's own products are BLAS calls. Their order of summation depends on the shape of the tile and the
+element's place in it, so no kernel could be shown to be batch-invariant there.
 """
 
 from __future__ import annotations
