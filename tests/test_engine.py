@@ -23,7 +23,7 @@ Checkpoint = Callable[[int], Path]
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_every_task_equals_the_reference_at_batch_size_one(checkpoint: Checkpoint, seed: int) -> None:
+def test_generate_equals_transformers_at_batch_size_one_for_every_task(checkpoint: Checkpoint, seed: int) -> None:
     folder = checkpoint(seed)
     rng = random.Random(seed)
     engine = Engine.from_pretrained(folder, device="cpu")
@@ -38,7 +38,7 @@ def test_every_task_equals_the_reference_at_batch_size_one(checkpoint: Checkpoin
 
 
 @pytest.mark.parametrize("samples", CLIPS)
-def test_clips_of_every_length_class_equal_the_reference(checkpoint: Checkpoint, samples: int) -> None:
+def test_generate_equals_transformers_for_clips_of_every_length_class(checkpoint: Checkpoint, samples: int) -> None:
     folder = checkpoint(1)
     engine = Engine.from_pretrained(folder, device="cpu", tasks=["s2tt"])
     request = Request("s2tt", "fra", audio=clip_of_samples(samples, samples), sampling_rate=16_000)
@@ -46,7 +46,7 @@ def test_clips_of_every_length_class_equal_the_reference(checkpoint: Checkpoint,
     assert agreement(engine.generate([request])[0], request, load(folder)).holds
 
 
-def test_results_do_not_depend_on_batch_order_or_pool(checkpoint: Checkpoint) -> None:
+def test_generate_is_batch_invariant_in_any_order_and_pool(checkpoint: Checkpoint) -> None:
     folder = checkpoint(2)
     rng = random.Random(5)
     roomy = Engine.from_pretrained(folder, device="cpu")
@@ -68,7 +68,7 @@ def test_results_do_not_depend_on_batch_order_or_pool(checkpoint: Checkpoint) ->
             assert engine.core.runner.blocks.free_blocks == engine.core.runner.blocks.num_blocks
 
 
-def test_stale_memory_is_never_read(checkpoint: Checkpoint) -> None:
+def test_generate_never_reads_stale_memory(checkpoint: Checkpoint) -> None:
     engine = Engine.from_pretrained(checkpoint(3), device="cpu")
     requests = [random_request(random.Random(i), engine.languages("s2st")) for i in range(6)]
     before = engine.generate(requests)
@@ -80,7 +80,7 @@ def test_stale_memory_is_never_read(checkpoint: Checkpoint) -> None:
     assert all(same(a, b) for a, b in zip(before, engine.generate(requests), strict=True))
 
 
-def test_a_bad_item_fails_alone(checkpoint: Checkpoint) -> None:
+def test_generate_isolates_a_failing_request(checkpoint: Checkpoint) -> None:
     engine = Engine.from_pretrained(checkpoint(0), device="cpu")
     good = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS[:3]]
     expected = engine.generate(good)
@@ -94,7 +94,7 @@ def test_a_bad_item_fails_alone(checkpoint: Checkpoint) -> None:
     assert all(same(a, b) for a, b in zip(expected, mixed[1::2], strict=True))
 
 
-def test_a_nan_in_one_request_leaves_the_others_alone(checkpoint: Checkpoint) -> None:
+def test_generate_isolates_a_request_with_nan(checkpoint: Checkpoint) -> None:
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
     requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS]
     expected = engine.generate(requests)
@@ -111,7 +111,7 @@ def test_a_nan_in_one_request_leaves_the_others_alone(checkpoint: Checkpoint) ->
     engine.core.runner.blocks.check_integrity()
 
 
-def test_stream_draws_no_more_than_it_can_hold(checkpoint: Checkpoint) -> None:
+def test_stream_pulls_no_more_than_it_can_hold(checkpoint: Checkpoint) -> None:
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"], options=EngineConfig(max_num_seqs=2))
     drawn = 0
 
@@ -130,7 +130,7 @@ def test_stream_draws_no_more_than_it_can_hold(checkpoint: Checkpoint) -> None:
     assert engine.core.runner.blocks.free_seqs == 2
 
 
-def test_stream_draws_few_requests_before_its_first_result_and_all_in_the_end(checkpoint: Checkpoint) -> None:
+def test_stream_pulls_few_requests_before_its_first_result_then_all(checkpoint: Checkpoint) -> None:
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
     requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS * 30]
     drawn: list[Request] = []
@@ -146,7 +146,7 @@ def test_stream_draws_few_requests_before_its_first_result_and_all_in_the_end(ch
     assert all(same(expected[int(result.id)], result) for result in found) and len(found) == len(requests)
 
 
-def test_streams_of_one_engine_share_its_rows(checkpoint: Checkpoint) -> None:
+def test_streams_of_one_engine_share_its_beams(checkpoint: Checkpoint) -> None:
     options = EngineConfig(max_num_seqs=2)
     engine = Engine.from_pretrained(checkpoint(1), device="cpu", tasks=["t2tt"], options=options)
     requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS]
@@ -160,7 +160,7 @@ def test_streams_of_one_engine_share_its_rows(checkpoint: Checkpoint) -> None:
     assert sorted(result.id for result in [*found, *first]) == list(range(len(requests)))
 
 
-def test_min_new_tokens_keeps_eos_away(checkpoint: Checkpoint) -> None:
+def test_min_new_tokens_delays_eos(checkpoint: Checkpoint) -> None:
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
     for beams in (1, 4):
         params = DecodingParams(num_beams=beams, min_new_tokens=9, max_new_tokens=11)
@@ -168,7 +168,9 @@ def test_min_new_tokens_keeps_eos_away(checkpoint: Checkpoint) -> None:
             assert len(result.tokens) >= 10 and 3 not in result.tokens[:9]
 
 
-def test_an_immediate_end_is_an_empty_result(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generate_gives_an_empty_result_for_an_immediate_eos(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2st"])
     next_tokens = engine.core.runner.decoder.next_tokens
 

@@ -47,7 +47,7 @@ MANY = ("generate", "stream", "asynchronous generate", "asynchronous stream")
 
 
 @pytest.mark.parametrize("name", MANY)
-def test_a_call_that_takes_requests_refuses_what_is_no_list_of_them(engine: Engine, name: str) -> None:
+def test_calls_that_take_requests_refuse_anything_else(engine: Engine, name: str) -> None:
     for wrong in (*NO_LISTS, *([REQUEST] if name.endswith("stream") else [])):
         with pytest.raises(UsageError, match=r"must be a list of Request, for example \[Request\(.*, not \w+$"):
             calls(engine)[name](wrong)
@@ -57,14 +57,14 @@ def test_a_call_that_takes_requests_refuses_what_is_no_list_of_them(engine: Engi
 
 
 @pytest.mark.parametrize("name", ONE)
-def test_a_call_that_takes_one_request_refuses_anything_else(engine: Engine, name: str) -> None:
+def test_calls_that_take_one_request_refuse_anything_else(engine: Engine, name: str) -> None:
     for wrong in NO_REQUESTS:
         with pytest.raises(UsageError, match=r"each request must be a Request, for example Request\(.*, not "):
             calls(engine)[name](wrong)
 
 
 @pytest.mark.parametrize("name", (*ONE, *MANY))
-def test_a_call_refuses_parameters_of_another_type(engine: Engine, name: str) -> None:
+def test_calls_refuse_params_of_another_type(engine: Engine, name: str) -> None:
     for wrong in NO_PARAMS:
         with pytest.raises(UsageError, match=r"params must be DecodingParams\(\.\.\.\), for example "):
             calls(engine)[name](REQUEST if name in ONE else [REQUEST], wrong)

@@ -31,7 +31,7 @@ def request(text: str, length: int = 6) -> Request:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_results_are_those_of_reading_in_turn(checkpoint: Folder, seed: int) -> None:
+def test_reading_ahead_changes_no_result(checkpoint: Folder, seed: int) -> None:
     rng = random.Random(seed)
     fields: dict[str, Any] = {"max_num_seqs": 12, "num_slots": 900, "max_encoder_tokens": 60}
     in_turn, ahead = (load(checkpoint(seed), reads, **fields) for reads in (False, True))
@@ -45,7 +45,7 @@ def test_results_are_those_of_reading_in_turn(checkpoint: Folder, seed: int) -> 
         assert all(same(a, b) for i, (a, b) in enumerate(zip(expected, results, strict=True)) if i != 5)
 
 
-def test_the_model_goes_on_while_a_request_is_read(checkpoint: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_runs_while_a_request_is_read(checkpoint: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load(checkpoint(0), ahead=True, max_encoder_tokens=5)  # a pass is full with one request
     slow, opened = request(TEXTS[1]), threading.Event()
     prepare = engine.preprocessor.prepare
@@ -61,7 +61,7 @@ def test_the_model_goes_on_while_a_request_is_read(checkpoint: Folder, monkeypat
     assert sorted(result.id for result in results) == [1, 2]
 
 
-def test_a_whole_pass_is_read_before_an_idle_model_begins(checkpoint: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_model_waits_for_a_full_encoder_pass(checkpoint: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load(checkpoint(0), ahead=True)
     sizes: list[int] = []
     encode = engine.core.runner.encode
@@ -75,7 +75,7 @@ def test_a_whole_pass_is_read_before_an_idle_model_begins(checkpoint: Folder, mo
     assert sizes == [10 * len(TEXTS)]
 
 
-def test_one_pass_of_requests_is_drawn_ahead_and_no_more(checkpoint: Folder) -> None:
+def test_stream_pulls_one_encoder_pass_ahead_at_most(checkpoint: Folder) -> None:
     engine = load(checkpoint(0), ahead=True, max_encoder_tokens=40, max_num_seqs=4)
     drawn: list[int] = []
 
@@ -94,7 +94,7 @@ def test_one_pass_of_requests_is_drawn_ahead_and_no_more(checkpoint: Folder) -> 
 
 
 @pytest.mark.parametrize("text", ["how far is it", None], ids=["read", "refused"])
-def test_a_source_that_is_slower_than_the_reader_is_answered_meanwhile(checkpoint: Folder, text: str | None) -> None:
+def test_stream_answers_while_its_source_is_slow(checkpoint: Folder, text: str | None) -> None:
     engine = load(checkpoint(0), ahead=True, max_encoder_tokens=40)
     drawn: list[int] = []
 

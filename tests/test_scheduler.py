@@ -20,7 +20,7 @@ def admitted(plan: Scheduler) -> list[Job]:
     return [one for one, _ in plan.admit()]
 
 
-def test_a_stream_starts_small_grows_with_its_answers_and_never_stalls() -> None:
+def test_slow_start_starts_small_grows_with_answers_and_never_stalls() -> None:
     start, drawn, most = SlowStart(), 0, []
     for answered in range(20):
         while drawn < 1000 and start.allows(drawn, answered):
@@ -30,7 +30,7 @@ def test_a_stream_starts_small_grows_with_its_answers_and_never_stalls() -> None
     assert [*dict.fromkeys(most)] == [8, 64, 512]
 
 
-def test_requests_are_admitted_in_order() -> None:
+def test_admit_takes_requests_in_order() -> None:
     plan = scheduler(rows=4)
     jobs = submitted(plan, job(), job(num_beams=3), job(num_beams=4), job(num_beams=4))
     assert admitted(plan) == jobs[:2]
@@ -42,7 +42,7 @@ def test_requests_are_admitted_in_order() -> None:
 
 
 @pytest.mark.parametrize("what", ["rows", "blocks"])
-def test_what_fits_goes_before_what_does_not(what: str) -> None:
+def test_admit_lets_a_request_that_fits_overtake_one_that_does_not(what: str) -> None:
     plan = scheduler(blocks=12, rows=4)  # a small request takes 3 blocks
     large = job(num_beams=4, max_new_tokens=1) if what == "rows" else job(encoder_length=160)
     first, *others = submitted(plan, job(), large, job(), job())
@@ -51,14 +51,14 @@ def test_what_fits_goes_before_what_does_not(what: str) -> None:
 
 
 @pytest.mark.parametrize("lookahead,expected", [(0, 0), (2, 0), (3, 1), (9, 1)])
-def test_it_looks_so_far_ahead_and_no_further(lookahead: int, expected: int) -> None:
+def test_admit_looks_ahead_no_further_than_its_limit(lookahead: int, expected: int) -> None:
     plan = scheduler(rows=4, lookahead=lookahead)
     _, *waiting = submitted(plan, job(), *[job(num_beams=4) for _ in range(3)], job())
     assert admitted(plan) == [plan.decoding[0], *waiting[3:]][: 1 + expected]
 
 
 @pytest.mark.parametrize("patience", [1, 3, 16])
-def test_a_huge_request_does_not_starve(patience: int) -> None:
+def test_admit_starves_no_huge_request(patience: int) -> None:
     """Small ones come without end and would always fit: the huge one is overtaken `patience` times, then it is next."""
     plan = scheduler(rows=4, patience=patience)
     submitted(plan, job(), job())
@@ -79,7 +79,7 @@ def test_a_huge_request_does_not_starve(patience: int) -> None:
     assert admitted(plan) == waiting and plan.waiting == []
 
 
-def test_huge_requests_do_not_starve_small_ones() -> None:
+def test_admit_starves_no_small_request_behind_huge_ones() -> None:
     """Huge ones come without end: a small one goes beside one that leaves it room, a larger one when it is its turn."""
     plan = scheduler(rows=4, patience=3)
     before = submitted(plan, *[job(num_beams=3) for _ in range(5)])
@@ -99,13 +99,13 @@ def test_huge_requests_do_not_starve_small_ones() -> None:
     )
 
 
-def test_an_encoder_pass_keeps_its_budget_but_takes_a_large_one_alone() -> None:
+def test_admit_keeps_the_encoder_budget_but_takes_a_large_request_alone() -> None:
     plan = scheduler(max_encoder_tokens=25)
     jobs = submitted(plan, job(10), job(10), job(10), job(60), job(5))
     assert [admitted(plan) for _ in range(4)] == [jobs[:2], jobs[2:3], jobs[3:4], jobs[4:]]
 
 
-def test_a_pass_is_put_off_while_rows_are_busy_but_not_for_long() -> None:
+def test_admit_delays_a_small_pass_while_most_beams_are_in_use() -> None:
     plan = scheduler(rows=8, max_encoder_tokens=100, patience=5)
     submitted(plan, *[job() for _ in range(7)])
     assert len(admitted(plan)) == 7
@@ -121,7 +121,7 @@ def test_a_pass_is_put_off_while_rows_are_busy_but_not_for_long() -> None:
     assert len(admitted(plan)) == 1
 
 
-def test_what_can_never_fit_is_refused_with_the_number_needed() -> None:
+def test_submit_refuses_a_request_that_can_never_fit() -> None:
     plan = scheduler(blocks=10, rows=4)
     submitted(plan, job(encoder_length=32, num_beams=4, max_new_tokens=14 + 16))  # 2 + 4 · 2 blocks: all there are
     assert len(admitted(plan)) == 1
@@ -136,7 +136,7 @@ def test_what_can_never_fit_is_refused_with_the_number_needed() -> None:
     assert plan.waiting == [] and len(plan.decoding) == 1
 
 
-def test_cancelled_and_late_requests_leave_from_every_stage() -> None:
+def test_leaving_lists_cancelled_and_late_requests_of_every_stage() -> None:
     plan = scheduler(rows=6)
     jobs = submitted(plan, *[job(deadline=deadline) for deadline in (None, 5.0, 7.0) for _ in range(2)])
     speaking, decoding = jobs[::2], jobs[1::2]
@@ -158,7 +158,7 @@ def test_cancelled_and_late_requests_leave_from_every_stage() -> None:
     assert plan.blocks.free_seqs == 5 and plan.blocks.free_blocks == plan.blocks.num_blocks - 3
 
 
-def test_what_was_dropped_once_may_be_dropped_again() -> None:
+def test_drop_may_be_repeated() -> None:
     plan = scheduler()
     (one,) = submitted(plan, job())
     for _ in range(2):
@@ -166,7 +166,7 @@ def test_what_was_dropped_once_may_be_dropped_again() -> None:
     assert not plan.busy and plan.blocks.free_blocks == plan.blocks.num_blocks
 
 
-def test_speech_waits_for_a_full_pass_or_for_nothing_else_to_do() -> None:
+def test_next_synthesis_waits_for_a_full_pass_or_an_idle_decoder() -> None:
     plan = scheduler(max_synthesis_tokens=50)
     first, second, third, other = submitted(plan, job(), job(), job(), job())
     admitted(plan)
@@ -181,7 +181,7 @@ def test_speech_waits_for_a_full_pass_or_for_nothing_else_to_do() -> None:
     assert plan.next_synthesis() == [third] and not plan.busy
 
 
-def test_speech_does_not_wait_for_ever() -> None:
+def test_next_synthesis_waits_no_longer_than_patience() -> None:
     plan = scheduler(max_synthesis_tokens=50, patience=4)
     first, second, _ = submitted(plan, job(), job(), job())
     admitted(plan)
@@ -195,7 +195,7 @@ def test_speech_does_not_wait_for_ever() -> None:
     assert [len(spoken) for spoken in turns] == [0, 0, 0, 2, 0, 0, 0, 0, 0]
 
 
-def test_what_is_prepared_ahead_is_a_pass_at_most() -> None:
+def test_wants_more_ends_at_one_encoder_pass() -> None:
     plan = scheduler(rows=4, max_encoder_tokens=100)
     assert plan.wants_more
     submitted(plan, job(99))

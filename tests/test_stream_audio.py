@@ -43,7 +43,7 @@ def said(text: str, **params: Any) -> Request:
 
 
 @pytest.mark.parametrize("seed,window", [(0, 1), (0, 256), (1, WINDOW), (2, WINDOW)])
-def test_pieces_are_the_whole_to_the_last_bit(
+def test_stream_audio_pieces_equal_the_audio_of_generate(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, seed: int, window: int
 ) -> None:
     engine = engine_of(checkpoint(seed), monkeypatch)
@@ -67,7 +67,9 @@ def test_pieces_are_the_whole_to_the_last_bit(
     assert_free(engine)
 
 
-def test_the_first_piece_comes_before_the_last_is_made(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_audio_yields_a_piece_before_the_next_is_computed(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
     vocoder = engine.core.runner.vocoder
     assert vocoder is not None
@@ -97,7 +99,7 @@ class Stand:
         return self._call(*args)
 
 
-def test_streams_and_batches_that_take_turns_do_not_feel_each_other(
+def test_stream_audio_interleaved_with_streams_changes_no_result(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(checkpoint(1), monkeypatch)
@@ -118,7 +120,9 @@ def test_streams_and_batches_that_take_turns_do_not_feel_each_other(
     assert_free(engine)
 
 
-def test_a_text_without_characters_has_no_pieces(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_audio_of_a_text_without_characters_yields_nothing(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
     next_tokens = engine.core.runner.decoder.next_tokens
 
@@ -133,9 +137,7 @@ def test_a_text_without_characters_has_no_pieces(checkpoint: Checkpoint, monkeyp
     assert_free(engine)
 
 
-def test_closing_early_frees_everything_and_the_next_one_is_whole(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closing_stream_audio_frees_its_request(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
     request = said(TEXTS[1])
     [whole] = engine.generate([request])
@@ -149,7 +151,9 @@ def test_closing_early_frees_everything_and_the_next_one_is_whole(
 
 
 @pytest.mark.parametrize("stage", ["decode", "vocoder"])
-def test_an_interruption_frees_everything(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+def test_interrupting_stream_audio_frees_its_request(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
     others = engine.stream([said(text, max_new_tokens=20) for text in TEXTS[:3]])
     expected = {result.id: result for result in engine.stream([said(text, max_new_tokens=20) for text in TEXTS[:3]])}
@@ -181,7 +185,7 @@ def stand_in(engine: Engine, error: BaseException) -> Stand:
     "error,kind",
     [(RuntimeError("could not create a primitive"), CapacityError), (NumericalError("of its own"), NumericalError)],
 )
-def test_a_window_that_fails_raises_what_it_is(
+def test_stream_audio_raises_the_error_of_a_failing_window(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
 ) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
@@ -191,7 +195,9 @@ def test_a_window_that_fails_raises_what_it_is(
     assert_free(engine)
 
 
-def test_samples_that_are_not_finite_are_an_error(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_audio_raises_for_samples_that_are_not_finite(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
     nan = Stand(engine.core.runner.vocoder, lambda clips, windows: torch.full((9600,), torch.nan))
     monkeypatch.setattr(engine.core.runner.synthesizer, "vocoder", nan)
@@ -199,7 +205,9 @@ def test_samples_that_are_not_finite_are_an_error(checkpoint: Checkpoint, monkey
         next(engine.stream_audio(said(TEXTS[0])))
 
 
-def test_what_cannot_be_spoken_is_refused_at_once(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_audio_refuses_requests_without_speech_at_once(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
     with pytest.raises(UsageError, match="t2tt produces text: stream_audio is for s2st and t2st"):
         engine.stream_audio(Request("t2tt", "fra", text="a", src_lang="eng"))

@@ -30,8 +30,8 @@ class AsyncEngine:
     The engine runs in its own thread; a few others read audio and text ahead of it. No event loop waits for the model.
 
     engine: a loaded Engine. Ask it for languages and memory, and send it no requests until this is closed.
-    max_queue: requests that are held at a time, from the place in the queue to the result; None is twice
-        `EngineConfig.max_num_seqs`. Further calls of `submit` wait.
+    max_queue: requests in flight at a time, from their copy to their result; None is twice `EngineConfig.max_num_seqs`.
+        Further calls of `submit` wait.
     readers: threads that read file objects, decode audio and split text into tokens; None is one for each core, up to
         eight.
 
@@ -81,7 +81,7 @@ class AsyncEngine:
         return cls(engine, max_queue=max_queue, readers=readers)
 
     async def submit(self, request: Request, params: DecodingParams | None = None) -> asyncio.Future[Result]:
-        """Hand in a request; waits while `max_queue` others are held. Await what it returns for the result.
+        """Submit a request; waits while `max_queue` others are in flight. Await what it returns for the result.
 
         A request that fails has `error` set. Cancelling what is returned, or the task that awaits it, gives the request
         up: everything that it holds is free after the step or pass that is running. `Request.timeout` counts from this
@@ -164,7 +164,7 @@ class AsyncEngine:
     ) -> AsyncGenerator[tuple[int, Result], None]:
         """Results with the positions of their requests, in order of completion."""
         room = asyncio.Semaphore(self.max_queue)
-        held: dict[asyncio.Future[Result], int] = {}
+        in_flight: dict[asyncio.Future[Result], int] = {}
         finished: asyncio.Queue[asyncio.Future] = asyncio.Queue()
         progress, answered = asyncio.Event(), 0
 
@@ -184,7 +184,7 @@ class AsyncEngine:
                     except UsageError as error:
                         answer = asyncio.get_running_loop().create_future()
                         answer.set_result(failed(draft(request, index), error))
-                    held[answer] = index
+                    in_flight[answer] = index
                     answer.add_done_callback(finished.put_nowait)
                     await wait_to_pull(index + 1)
 
@@ -192,21 +192,21 @@ class AsyncEngine:
         feeder.add_done_callback(finished.put_nowait)
         exhausted = False
         try:
-            while held or not exhausted:
+            while in_flight or not exhausted:
                 answer = await finished.get()
                 if answer is feeder:
                     feeder.result()
                     exhausted = True
                 else:
-                    index = held.pop(answer)
+                    index = in_flight.pop(answer)
                     answered += 1
                     progress.set()
                     room.release()
                     yield index, answer.result()
         finally:
-            for future in (feeder, *held):
+            for future in (feeder, *in_flight):
                 future.cancel()
-            await asyncio.gather(feeder, *held, return_exceptions=True)
+            await asyncio.gather(feeder, *in_flight, return_exceptions=True)
 
 
 async def _numbered(

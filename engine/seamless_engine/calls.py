@@ -34,25 +34,25 @@ def run(
     batch: the requests were checked, and results come when the last one is there.
     The caller's thread pulls from `requests`. A request is copied before the next one is pulled.
     """
-    held: dict[Future[Result], int] = {}
+    in_flight: dict[Future[Result], int] = {}
     finished: deque[Future[Result]] = deque()
     pulled = 0
     exhausted = False
 
     def may_pull() -> bool:
-        allowed = not exhausted and start.allows(pulled, pulled - len(held))
+        allowed = not exhausted and start.allows(pulled, pulled - len(in_flight))
         return allowed and intake.wants_more(thread.core, thread.reads_ahead)
 
     def may_yield() -> bool:
-        return len(finished) == len(held) > 0 if batch else bool(finished)
+        return len(finished) == len(in_flight) > 0 if batch else bool(finished)
 
     with _intake(thread) as intake:
         try:
-            while held or not exhausted:
+            while in_flight or not exhausted:
                 thread.serve(intake, lambda: may_yield() or may_pull())
                 while may_yield():
                     handle = finished.popleft()
-                    yield held.pop(handle), handle.result()
+                    yield in_flight.pop(handle), handle.result()
                 if not may_pull():
                     continue
                 request = next(requests, _END)
@@ -64,13 +64,13 @@ def run(
                 refusal = None if batch else _refusal(thread, request, chosen)
                 if refusal is None:
                     handle = Handle(request, chosen, draft(request, index))
-                    held[handle] = index
+                    in_flight[handle] = index
                     handle.add_done_callback(finished.append)
                     _submit(thread, intake, handle)
                 else:
                     yield index, failed(draft(request, index), refusal)
         finally:
-            held.clear()  # an exception's traceback holds this frame, and these would hold the exception
+            in_flight.clear()  # an exception's traceback holds this frame, and these would hold the exception
             finished.clear()
             handle = refusal = None
 

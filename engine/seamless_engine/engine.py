@@ -134,8 +134,8 @@ class Engine:
     def memory(self) -> dict[str, int]:
         """Bytes by holder: weights of each module, the key/value pool, the decoding buffers.
 
-        On a GPU also `passes`, what the largest encoder or speech pass takes while it runs, and `graphs`, what recorded
-        graphs read and compute; their nodes, which the driver keeps, are not counted.
+        On a GPU also `passes`, what the largest encoder or synthesis pass takes while it runs, and `graphs`, what
+        captured graphs read and compute; their nodes, which the driver keeps, are not counted.
         """
         return self.core.runner.memory()
 

@@ -1,4 +1,4 @@
-"""An AsyncEngine that is closed, forgotten, left by its event loop, or broken: everybody is told, nobody hangs."""
+"""An AsyncEngine that is closed, dropped, left by its event loop, or broken: each call gets an answer or an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.async_engine import LONG, PATIENCE, Checkpoint, Reading, Steps, ans
 from support.parity import same
 
 
-def test_close_finishes_what_was_submitted(engine: Engine, reading: Reading) -> None:
+def test_close_finishes_submitted_requests(engine: Engine, reading: Reading) -> None:
     requests = [sentence(i, LONG) for i in range(6)]
 
     async def main() -> list[Result]:
@@ -39,7 +39,7 @@ def test_close_finishes_what_was_submitted(engine: Engine, reading: Reading) -> 
 
 
 @pytest.mark.parametrize("step", [0, 1, 5])
-def test_close_without_draining_cancels_what_was_submitted(engine: Engine, steps: Steps, step: int) -> None:
+def test_close_without_draining_cancels_submitted_requests(engine: Engine, steps: Steps, step: int) -> None:
     async def main() -> None:
         steps.stop_before(step)
         shared = AsyncEngine(engine, max_queue=3)
@@ -59,7 +59,7 @@ def test_close_without_draining_cancels_what_was_submitted(engine: Engine, steps
     run(main())
 
 
-def test_an_error_in_the_block_of_an_engine_cancels_its_requests(engine: Engine, reading: Reading) -> None:
+def test_an_error_in_the_async_with_block_cancels_requests(engine: Engine, reading: Reading) -> None:
     async def main() -> None:
         answers: list[asyncio.Future[Result]] = []
         with pytest.raises(ZeroDivisionError):
@@ -75,7 +75,7 @@ def test_an_error_in_the_block_of_an_engine_cancels_its_requests(engine: Engine,
     run(main())
 
 
-def test_close_may_come_after_the_end_of_the_engine(checkpoint: Checkpoint) -> None:
+def test_close_works_after_the_engine_was_closed(checkpoint: Checkpoint) -> None:
     async def main() -> None:
         with pytest.raises(ZeroDivisionError):
             async with AsyncEngine(Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])) as shared:
@@ -87,7 +87,7 @@ def test_close_may_come_after_the_end_of_the_engine(checkpoint: Checkpoint) -> N
     run(main())
 
 
-def test_closing_ends_every_thread(engine: Engine) -> None:
+def test_close_ends_the_reader_threads(engine: Engine) -> None:
     before = set(threading.enumerate())
 
     async def main() -> None:
@@ -99,7 +99,7 @@ def test_closing_ends_every_thread(engine: Engine) -> None:
     run(main())
 
 
-def test_the_event_loop_may_go_first(engine: Engine, steps: Steps) -> None:
+def test_async_engine_outlives_an_event_loop(engine: Engine, steps: Steps) -> None:
     shared = AsyncEngine(engine, max_queue=2)
 
     async def leaves(awaits: bool) -> None:
@@ -120,7 +120,7 @@ def test_the_event_loop_may_go_first(engine: Engine, steps: Steps) -> None:
     run(later())
 
 
-def test_a_forgotten_engine_ends_its_threads(engine: Engine) -> None:
+def test_a_dropped_async_engine_finishes_and_ends_its_threads(engine: Engine) -> None:
     before = set(threading.enumerate())
 
     async def main() -> Result:
@@ -139,7 +139,7 @@ def test_a_forgotten_engine_ends_its_threads(engine: Engine) -> None:
         time.sleep(0.001)
 
 
-def test_a_process_ends_although_its_engine_works(checkpoint: Checkpoint) -> None:
+def test_process_exit_ends_an_async_engine_that_decodes(checkpoint: Checkpoint) -> None:
     code = f"""
 import asyncio
 from seamless_engine import AsyncEngine, DecodingParams, Request
@@ -159,7 +159,7 @@ print("done")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("an illegal memory access"), SystemExit(3)], ids=repr)
-def test_a_step_that_breaks_fails_everybody_and_nobody_hangs(
+def test_a_broken_step_fails_every_waiting_call(
     engine: Engine, steps: Steps, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     def breaks(step: int) -> None:
@@ -185,7 +185,7 @@ def test_a_step_that_breaks_fails_everybody_and_nobody_hangs(
     assert error.__traceback__ is None
 
 
-def test_a_step_that_breaks_after_a_request_was_given_up_is_told_to_the_others(engine: Engine, steps: Steps) -> None:
+def test_a_broken_step_fails_calls_beside_a_cancelled_one(engine: Engine, steps: Steps) -> None:
     def breaks(step: int) -> None:
         if step == 2:
             raise RuntimeError("broken")
@@ -207,9 +207,7 @@ def test_a_step_that_breaks_after_a_request_was_given_up_is_told_to_the_others(e
     run(main())
 
 
-def test_a_reader_that_is_ended_from_outside_is_told_to_everybody(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_thread_that_exits_fails_every_waiting_call(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     def ends(*_: object) -> None:
         raise SystemExit
 
@@ -223,7 +221,7 @@ def test_a_reader_that_is_ended_from_outside_is_told_to_everybody(
     run(main())
 
 
-def test_a_file_that_ends_its_reader_fails_its_request_alone(checkpoint: Checkpoint) -> None:
+def test_a_file_that_raises_system_exit_fails_its_request_alone(checkpoint: Checkpoint) -> None:
     class Ends(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             raise SystemExit

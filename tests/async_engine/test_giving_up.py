@@ -24,8 +24,8 @@ from support.async_engine import LONG, PATIENCE, Checkpoint, Reading, Steps, ans
 from support.parity import TEXTS, same
 
 
-def test_a_task_may_be_cancelled_before_any_step_and_nothing_stays_held(checkpoint: Checkpoint) -> None:
-    options = EngineConfig(max_synthesis_tokens=10_000)  # so that speech waits for company
+def test_cancelling_a_task_at_any_step_frees_its_request(checkpoint: Checkpoint) -> None:
+    options = EngineConfig(max_synthesis_tokens=10_000)  # so that a synthesis pass waits for more requests
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt", "t2st"], options=options)
     victim = Request("t2st", "fra", text=TEXTS[0], src_lang="eng", params=DecodingParams(num_beams=3, max_new_tokens=4))
     others = [sentence(i, LONG) for i in range(1, 4)]
@@ -65,9 +65,7 @@ def test_a_task_may_be_cancelled_before_any_step_and_nothing_stays_held(checkpoi
     assert {Stage.DECODING, Stage.SYNTHESIZING, None} <= stages
 
 
-def test_a_request_that_is_given_up_before_it_reaches_the_loop_never_runs(
-    engine: Engine, reading: Reading, steps: Steps
-) -> None:
+def test_a_request_cancelled_before_the_core_never_runs(engine: Engine, reading: Reading, steps: Steps) -> None:
     requests = [sentence(i, id=i) for i in range(8)]
     given_up = (5, 0, 2, 7)  # parked, being read, queued, parked
     ran: set[str | int | None] = set()
@@ -89,7 +87,7 @@ def test_a_request_that_is_given_up_before_it_reaches_the_loop_never_runs(
     assert ran == {1, 3, 4, 6} == {int(request.id or 0) for request in reading.begun} - {0}
 
 
-def test_a_request_may_be_given_up_when_it_is_read_and_the_loop_wants_no_more(checkpoint: Checkpoint) -> None:
+def test_a_request_can_be_cancelled_while_it_waits_ready_for_the_core(checkpoint: Checkpoint) -> None:
     engine = Engine.from_pretrained(
         checkpoint(0), device="cpu", tasks=["t2tt"], options=EngineConfig(max_num_seqs=2, max_encoder_tokens=8)
     )
@@ -115,7 +113,7 @@ def test_a_request_may_be_given_up_when_it_is_read_and_the_loop_wants_no_more(ch
     assert_free(engine)
 
 
-def test_an_answer_can_be_cancelled_by_itself_and_again(engine: Engine, steps: Steps) -> None:
+def test_cancelling_an_answer_twice_affects_no_other(engine: Engine, steps: Steps) -> None:
     async def main() -> None:
         steps.stop_before(2)
         async with AsyncEngine(engine) as shared:
@@ -131,7 +129,7 @@ def test_an_answer_can_be_cancelled_by_itself_and_again(engine: Engine, steps: S
     run(main())
 
 
-def test_generate_that_is_cancelled_gives_everything_up(engine: Engine, steps: Steps) -> None:
+def test_cancelling_generate_frees_all_its_requests(engine: Engine, steps: Steps) -> None:
     async def main() -> None:
         steps.stop_before(3)
         async with AsyncEngine(engine, max_queue=3) as shared:
@@ -146,7 +144,7 @@ def test_generate_that_is_cancelled_gives_everything_up(engine: Engine, steps: S
     run(main())
 
 
-def test_a_request_that_is_late_already_is_never_read(engine: Engine, reading: Reading) -> None:
+def test_a_request_without_time_left_is_never_read(engine: Engine, reading: Reading) -> None:
     async def main() -> None:
         async with AsyncEngine(engine, readers=1) as shared:
             first = await shared.submit(sentence(0))
@@ -161,7 +159,7 @@ def test_a_request_that_is_late_already_is_never_read(engine: Engine, reading: R
     run(main())
 
 
-def test_the_timeout_counts_the_wait_for_a_place(engine: Engine, reading: Reading) -> None:
+def test_timeout_counts_the_wait_in_the_backlog(engine: Engine, reading: Reading) -> None:
     async def main() -> None:
         async with AsyncEngine(engine, max_queue=1) as shared:
             first = await shared.submit(sentence(0))
@@ -178,9 +176,7 @@ def test_the_timeout_counts_the_wait_for_a_place(engine: Engine, reading: Readin
     run(main())
 
 
-def test_a_request_that_is_late_while_it_is_read_is_answered_at_once(
-    engine: Engine, reading: Reading, steps: Steps
-) -> None:
+def test_timeout_during_reading_is_answered_at_once(engine: Engine, reading: Reading, steps: Steps) -> None:
     late, other = sentence(0, timeout=0.05), sentence(1)
     ran: set[str] = set()
     steps.after = lambda step: ran.update(str(job.request.text) for job in engine.core.scheduler.decoding)
@@ -213,7 +209,7 @@ class Blocks(io.BytesIO):
         self._go.set()
 
 
-def test_submit_returns_when_a_request_is_late_though_its_file_blocks(checkpoint: Checkpoint) -> None:
+def test_submit_returns_at_the_timeout_of_a_blocked_file(checkpoint: Checkpoint) -> None:
     engine, file = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["asr", "t2tt"]), Blocks(b"RIFF")
 
     async def main() -> None:
@@ -227,7 +223,7 @@ def test_submit_returns_when_a_request_is_late_though_its_file_blocks(checkpoint
     assert_free(engine)
 
 
-def test_files_wait_for_a_place_before_they_are_read(checkpoint: Checkpoint) -> None:
+def test_files_in_the_backlog_are_not_read(checkpoint: Checkpoint) -> None:
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["asr", "t2tt"])
     files = [Blocks(b"RIFF") for _ in range(40)]
 
@@ -252,7 +248,7 @@ def test_files_wait_for_a_place_before_they_are_read(checkpoint: Checkpoint) -> 
     assert_free(engine)
 
 
-def test_a_deadline_is_kept_at_every_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timeout_is_kept_at_every_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     other = sentence(1, LONG)
     [expected] = engine.generate([other])
 

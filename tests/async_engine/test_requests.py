@@ -86,7 +86,7 @@ def test_ids_are_the_requests_own_or_count_what_was_submitted(engine: Engine) ->
     assert run(main()) == [0, "mine", 2]
 
 
-def test_what_is_wrong_in_itself_is_raised_before_any_work(engine: Engine, steps: Steps) -> None:
+def test_submit_and_generate_raise_usage_errors_before_any_work(engine: Engine, steps: Steps) -> None:
     wrong = Request("t2tt", "xxx", text="a", src_lang="eng")
 
     async def main() -> None:
@@ -100,7 +100,7 @@ def test_what_is_wrong_in_itself_is_raised_before_any_work(engine: Engine, steps
     assert steps.count == 0
 
 
-def test_an_item_that_fails_leaves_the_others_alone(engine: Engine) -> None:
+def test_stream_isolates_failing_requests(engine: Engine) -> None:
     empty = Request("t2tt", "fra", text=" ", src_lang="eng")
     long = sentence(0, DecodingParams(max_new_tokens=2000))
     wrong = Request("t2tt", "xxx", text="a", src_lang="eng")
@@ -121,7 +121,7 @@ def test_an_item_that_fails_leaves_the_others_alone(engine: Engine) -> None:
     assert all(same(a, b) for a, b in zip(expected, found[::2], strict=True))
 
 
-def test_reading_does_not_hold_up_the_event_loop_nor_other_requests(
+def test_reading_delays_neither_the_event_loop_nor_other_requests(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare = engine.preprocessor.prepare
@@ -145,7 +145,7 @@ def test_reading_does_not_hold_up_the_event_loop_nor_other_requests(
 
 
 @pytest.mark.parametrize("max_queue", [1, 2, 5])
-def test_no_more_than_max_queue_are_held_and_places_go_in_order(
+def test_max_queue_bounds_requests_in_flight_in_order(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, max_queue: int
 ) -> None:
     steps = Steps(engine, monkeypatch)
@@ -173,7 +173,9 @@ def test_no_more_than_max_queue_are_held_and_places_go_in_order(
     assert order == list(range(20))
 
 
-def test_little_is_read_ahead_of_the_loop(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_stay_one_encoder_pass_ahead_of_the_core(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = EngineConfig(
         max_num_seqs=2, max_encoder_tokens=8
     )  # every sentence has more rows, so that one fills a pass
@@ -196,7 +198,7 @@ def test_little_is_read_ahead_of_the_loop(checkpoint: Checkpoint, monkeypatch: p
     assert_free(engine)
 
 
-def test_submit_waits_for_a_place_and_not_for_the_result(engine: Engine, reading: Reading) -> None:
+def test_submit_waits_for_room_and_not_for_the_result(engine: Engine, reading: Reading) -> None:
     async def main() -> None:
         async with AsyncEngine(engine, max_queue=3) as shared:
             answers = [await shared.submit(sentence(i)) for i in range(3)]
@@ -210,7 +212,7 @@ def test_submit_waits_for_a_place_and_not_for_the_result(engine: Engine, reading
     run(main())
 
 
-def test_an_engine_has_one_owner_at_a_time(engine: Engine) -> None:
+def test_an_engine_serves_one_async_engine_at_a_time(engine: Engine) -> None:
     [expected] = engine.generate([sentence(0)])
     half_read = engine.stream([sentence(0), sentence(1, LONG)])
     next(half_read)

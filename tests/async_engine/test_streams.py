@@ -20,7 +20,7 @@ async def drawn(requests: list[Request], wait: Callable[[int], Awaitable[object]
         yield request
 
 
-def test_a_stream_may_be_drawn_from_an_asynchronous_iterable(engine: Engine) -> None:
+def test_stream_takes_an_asynchronous_iterable(engine: Engine) -> None:
     requests = [sentence(i) for i in range(12)]
     expected = engine.generate(requests)
 
@@ -38,7 +38,7 @@ def test_a_stream_may_be_drawn_from_an_asynchronous_iterable(engine: Engine) -> 
 
 
 @pytest.mark.parametrize("max_queue", [1, 4])
-def test_a_stream_draws_no_more_than_it_may_hold(engine: Engine, max_queue: int) -> None:
+def test_stream_pulls_no_more_than_max_queue(engine: Engine, max_queue: int) -> None:
     count = 0
 
     def endless() -> Iterator[Request]:
@@ -61,7 +61,7 @@ def test_a_stream_draws_no_more_than_it_may_hold(engine: Engine, max_queue: int)
     run(main())
 
 
-def test_a_stream_draws_few_requests_before_its_first_result(engine: Engine) -> None:
+def test_stream_pulls_few_requests_before_its_first_result(engine: Engine) -> None:
     given: list[Request] = []
 
     async def main() -> None:
@@ -75,7 +75,7 @@ def test_a_stream_draws_few_requests_before_its_first_result(engine: Engine) -> 
     run(main())
 
 
-def test_a_stream_that_is_closed_early_gives_up_what_it_holds(engine: Engine, steps: Steps) -> None:
+def test_closing_a_stream_cancels_its_requests(engine: Engine, steps: Steps) -> None:
     async def main() -> None:
         async with AsyncEngine(engine) as shared:
             results = shared.stream([sentence(0), *(sentence(i, LONG) for i in range(1, 9))])
@@ -88,7 +88,7 @@ def test_a_stream_that_is_closed_early_gives_up_what_it_holds(engine: Engine, st
     run(main())
 
 
-def test_a_stream_that_is_dropped_gives_up_what_it_holds(engine: Engine) -> None:
+def test_dropping_a_stream_cancels_its_requests(engine: Engine) -> None:
     async def main() -> None:
         async with AsyncEngine(engine) as shared:
             results = shared.stream([sentence(0), *(sentence(i, LONG) for i in range(1, 9))])
@@ -100,7 +100,7 @@ def test_a_stream_that_is_dropped_gives_up_what_it_holds(engine: Engine) -> None
     run(main())
 
 
-def test_what_the_iterable_raises_ends_the_stream(engine: Engine) -> None:
+def test_stream_raises_what_its_iterable_raises(engine: Engine) -> None:
     async def broken() -> AsyncIterator[Request]:
         yield sentence(0, LONG)
         raise OSError("no such manifest")

@@ -74,7 +74,7 @@ def ends(program: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_an_engine_in_a_forked_child_says_so(checkpoint: Checkpoint) -> None:
+def test_every_call_in_a_forked_child_raises_usage_error(checkpoint: Checkpoint) -> None:
     program = """
 import asyncio, os, sys
 from seamless_engine import AsyncEngine, DecodingParams, Engine, Request, UsageError, hf
@@ -136,7 +136,7 @@ print([engine.generate([text])[0].error, other.generate([text])[0].error, len(ca
         "engine.close()",
     ],
 )
-def test_a_process_ends_with_an_engine_in_use(checkpoint: Checkpoint, leaves: str) -> None:
+def test_process_exit_ends_an_engine_in_use(checkpoint: Checkpoint, leaves: str) -> None:
     program = f"""
 import sys, threading, time
 from seamless_engine import AsyncEngine, Engine, Request

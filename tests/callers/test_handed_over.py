@@ -52,7 +52,7 @@ def reads_ahead(request: pytest.FixtureRequest, engine: Engine) -> Iterator[None
 
 
 @pytest.mark.usefixtures("reads_ahead")
-def test_stream_has_taken_a_request_when_it_draws_the_next(engine: Engine) -> None:
+def test_stream_copies_a_request_before_it_pulls_the_next(engine: Engine) -> None:
     expected = engine.generate([Request("asr", "fra", audio=audio, sampling_rate=rate) for audio, rate, _ in arrays()])
 
     def reused() -> Iterator[Request]:
@@ -70,7 +70,7 @@ def test_stream_has_taken_a_request_when_it_draws_the_next(engine: Engine) -> No
 
 
 @pytest.mark.usefixtures("reads_ahead")
-def test_a_file_may_be_closed_when_the_next_request_is_drawn(engine: Engine, tmp_path: Any) -> None:
+def test_stream_reads_a_file_before_it_pulls_the_next_request(engine: Engine, tmp_path: Any) -> None:
     for i in range(4):
         (tmp_path / f"{i}.wav").write_bytes(encoded(clip(i), "WAV"))
     expected = engine.generate([Request("asr", "fra", audio=tmp_path / f"{i}.wav") for i in range(4)])
@@ -84,7 +84,7 @@ def test_a_file_may_be_closed_when_the_next_request_is_drawn(engine: Engine, tmp
     assert all(same(a, b) for a, b in zip(expected, found, strict=True))
 
 
-def test_tokens_may_be_changed_when_the_next_request_is_drawn(engine: Engine) -> None:
+def test_stream_copies_tokens_before_it_pulls_the_next_request(engine: Engine) -> None:
     ids = engine.preprocessor.tokenizer.encode(TEXTS[0], "eng")
     expected = engine.generate([Request("t2tt", "fra", text=Tokens(list(ids)))] * 2)
 
@@ -99,7 +99,7 @@ def test_tokens_may_be_changed_when_the_next_request_is_drawn(engine: Engine) ->
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
-def test_one_file_object_may_be_in_several_requests_of_several_threads(engine: Engine, kind: str) -> None:
+def test_generate_takes_one_file_object_in_many_requests_and_threads(engine: Engine, kind: str) -> None:
     content = encoded(clip(2, seconds=2.0), kind)
     languages = engine.languages("s2tt")
     expected = engine.generate([Request("s2tt", code, audio=content) for code in languages])
@@ -119,7 +119,7 @@ def test_one_file_object_may_be_in_several_requests_of_several_threads(engine: E
     assert file.tell() == 7 and not file.closed
 
 
-def test_an_async_engine_has_taken_a_request_when_submit_returns(engine: Engine) -> None:
+def test_submit_has_copied_the_request_when_it_returns(engine: Engine) -> None:
     expected = engine.generate([Request("asr", "fra", audio=audio, sampling_rate=rate) for audio, rate, _ in arrays()])
 
     async def main() -> list[Any]:
@@ -137,7 +137,7 @@ def test_an_async_engine_has_taken_a_request_when_submit_returns(engine: Engine)
     assert same(read, expected[2])
 
 
-def test_a_file_that_cannot_be_read_keeps_its_name_in_the_error(engine: Engine, tmp_path: Any) -> None:
+def test_audio_error_names_the_file_of_a_file_object(engine: Engine, tmp_path: Any) -> None:
     path = tmp_path / "noise.wav"
     path.write_bytes(b"no sound")
     with path.open("rb") as file, path.open() as text:
@@ -173,9 +173,7 @@ def released() -> memoryview:
     ],
     ids=["meta tensor", "memoryview", "mapping", "file in a mapping"],
 )
-def test_audio_that_cannot_be_copied_fails_its_request_alone(
-    engine: Engine, make: Callable[[], Any], message: str
-) -> None:
+def test_generate_isolates_audio_that_cannot_be_copied(engine: Engine, make: Callable[[], Any], message: str) -> None:
     requests = [sentence(0), Request("asr", "fra", audio=make()), sentence(1)]
 
     async def shared() -> Any:
@@ -187,7 +185,7 @@ def test_audio_that_cannot_be_copied_fails_its_request_alone(
         assert (first.error, last.error) == (None, None) and str(failed.error).startswith(message)
 
 
-def test_the_timeout_counts_the_reading_of_a_file_object(engine: Engine) -> None:
+def test_timeout_counts_the_reading_of_a_file_object(engine: Engine) -> None:
     class Slow(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             time.sleep(0.05)
@@ -200,7 +198,7 @@ def test_the_timeout_counts_the_reading_of_a_file_object(engine: Engine) -> None
         list(engine.stream_audio(dataclasses.replace(late, task="s2st")))
 
 
-def test_a_file_that_blocks_holds_up_no_other_file() -> None:
+def test_handed_over_of_a_blocked_file_delays_no_other_file() -> None:
     reads, opened = threading.Event(), threading.Event()
 
     class Slow(io.BytesIO):
@@ -219,7 +217,7 @@ def test_a_file_that_blocks_holds_up_no_other_file() -> None:
     assert [call.result(PATIENCE).audio.read() for call in calls] == [b"RIFF", b"RIFF"]
 
 
-def test_results_are_the_callers_to_change(engine: Engine) -> None:
+def test_results_share_no_memory_with_the_engine(engine: Engine) -> None:
     requests = mixture(0)
     expected = engine.generate(requests)
     for result in engine.generate(requests):

@@ -74,7 +74,7 @@ def state() -> tuple[object, ...]:
     )
 
 
-def test_settings_of_the_caller_change_no_result(
+def test_generate_ignores_torch_settings_of_the_caller(
     checkpoint: Checkpoint, engine: Engine, setting: Callable[[], AbstractContextManager[Any]]
 ) -> None:
     requests = mixture(0)
@@ -102,7 +102,7 @@ def test_settings_of_the_caller_change_no_result(
     assert all(same(a, b) for a, b in zip(expected, loaded.generate(requests), strict=True))
 
 
-def test_settings_of_the_caller_change_nothing_of_a_drop_in_model(
+def test_drop_in_model_ignores_torch_settings_of_the_caller(
     checkpoint: Checkpoint, setting: Callable[[], AbstractContextManager[Any]]
 ) -> None:
     folder = checkpoint(0)
@@ -133,7 +133,7 @@ def test_settings_of_the_caller_change_nothing_of_a_drop_in_model(
 
 
 @pytest.mark.parametrize("backend", ["torch", "native"])
-def test_defaults_that_are_set_before_the_first_import_change_no_result(
+def test_generate_ignores_torch_defaults_set_before_the_import(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     """Tables that are made once in a process are made under them, and every task and processor runs."""

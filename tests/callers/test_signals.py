@@ -89,7 +89,7 @@ def test_generate_raises_what_a_signal_handler_raises(
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
 
 
-def test_streams_raise_what_a_signal_handler_raises(
+def test_stream_and_stream_audio_raise_what_a_signal_handler_raises(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, limit: Limit
 ) -> None:
     requests, speech = mixture(0), sentence(0, "t2st")
@@ -109,7 +109,7 @@ def test_streams_raise_what_a_signal_handler_raises(
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
 
 
-def test_a_source_raises_what_a_signal_handler_raises(engine: Engine, limit: Limit) -> None:
+def test_stream_raises_what_a_signal_handler_raises_in_its_source(engine: Engine, limit: Limit) -> None:
     def source() -> Iterator[Request]:
         yield heard(0)
         signal.raise_signal(signal.SIGUSR1)
@@ -118,7 +118,7 @@ def test_a_source_raises_what_a_signal_handler_raises(engine: Engine, limit: Lim
         list(engine.stream(source()))
 
 
-def test_a_drop_in_model_raises_what_a_signal_handler_raises(
+def test_drop_in_generate_raises_what_a_signal_handler_raises(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, limit: Limit
 ) -> None:
     model = hf.SeamlessM4Tv2ForTextToText.from_pretrained(checkpoint(0), device="cpu")

@@ -33,7 +33,7 @@ def ordered(engine: Engine, requests: list[Request]) -> list[Any]:
     return sorted(engine.stream(requests), key=lambda result: result.id)
 
 
-def test_threads_that_share_an_engine_get_what_each_gets_alone(engine: Engine) -> None:
+def test_calls_of_several_threads_equal_calls_alone(engine: Engine) -> None:
     requests = [mixture(seed) for seed in range(3)]
     expected = [engine.generate(few) for few in requests]
     tokens = Tokens(engine.preprocessor.tokenizer.encode(TEXTS[0], "eng"))
@@ -47,7 +47,7 @@ def test_threads_that_share_an_engine_get_what_each_gets_alone(engine: Engine) -
                 found = ask(engine, requests[seed])
                 assert all(same(a, b) for a, b in zip(expected[seed], found, strict=True))
 
-    def speaks() -> None:
+    def synthesizes() -> None:
         together.wait(PATIENCE)
         for _ in range(3):
             assert same(drain(engine.stream_audio(requests[0][1])), expected[0][1])
@@ -58,11 +58,11 @@ def test_threads_that_share_an_engine_get_what_each_gets_alone(engine: Engine) -
             assert torch.equal(engine.forced_logits(tokens, [3, 5, 9]), logits)
             assert engine.memory()["kv_pool"] > 0 and "fra" in engine.languages("t2tt")
 
-    for call in [*(beside(generates, seed) for seed in range(3)), beside(speaks), beside(looks)]:
+    for call in [*(beside(generates, seed) for seed in range(3)), beside(synthesizes), beside(looks)]:
         call.result(PATIENCE)
 
 
-def test_threads_that_share_few_rows_take_turns(checkpoint: Checkpoint) -> None:
+def test_calls_of_several_threads_share_few_beams(checkpoint: Checkpoint) -> None:
     options = EngineConfig(max_num_seqs=4, num_slots=640, max_encoder_tokens=40, max_synthesis_tokens=8)
     engine = Engine.from_pretrained(checkpoint(1), device="cpu", options=options)
     requests = [mixture(seed) * 2 for seed in range(3)]
@@ -72,7 +72,7 @@ def test_threads_that_share_few_rows_take_turns(checkpoint: Checkpoint) -> None:
             assert all(same(a, b) for a, b in zip(want, call.result(PATIENCE), strict=True))
 
 
-def test_threads_that_share_a_drop_in_model_get_what_each_gets_alone(checkpoint: Checkpoint) -> None:
+def test_drop_in_generate_of_several_threads_equals_calls_alone(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = hf.SeamlessM4Tv2ForTextToText.from_pretrained(folder, device="cpu")
     inputs = [text(folder, one) for one in TEXTS[:3]]
@@ -88,7 +88,7 @@ def test_threads_that_share_a_drop_in_model_get_what_each_gets_alone(checkpoint:
             assert torch.equal(call.result(PATIENCE), want)
 
 
-def test_a_call_that_is_suspended_holds_up_no_other(engine: Engine) -> None:
+def test_a_suspended_stream_delays_no_other_call(engine: Engine) -> None:
     requests = [*mixture(0), *mixture(3)]
     expected, speech = engine.generate(requests), requests[1]
     results, pieces = engine.stream(requests), engine.stream_audio(speech)
@@ -102,7 +102,7 @@ def test_a_call_that_is_suspended_holds_up_no_other(engine: Engine) -> None:
     assert all(same(a, b) for a, b in zip(expected, sorted(found, key=lambda one: one.id), strict=True))
 
 
-def test_a_call_may_be_made_while_another_one_of_its_thread_is_suspended(engine: Engine) -> None:
+def test_calls_work_inside_a_suspended_stream_of_their_thread(engine: Engine) -> None:
     requests = mixture(1)
     expected = engine.generate(requests)
     found = []
@@ -116,7 +116,7 @@ def test_a_call_may_be_made_while_another_one_of_its_thread_is_suspended(engine:
     assert all(same(a, b) for a, b in zip(expected, sorted(found, key=lambda one: one.id), strict=True))
 
 
-def test_an_abandoned_stream_leaves_nothing_behind(engine: Engine) -> None:
+def test_an_abandoned_stream_frees_its_requests(engine: Engine) -> None:
     requests = mixture(2) * 3
     expected = engine.generate(requests)
     others = beside(ordered, engine, requests)
@@ -128,7 +128,7 @@ def test_an_abandoned_stream_leaves_nothing_behind(engine: Engine) -> None:
     assert all(same(a, b) for a, b in zip(expected, others.result(PATIENCE), strict=True))
 
 
-def test_a_stream_may_be_collected_by_the_thread_of_the_engine(engine: Engine) -> None:
+def test_a_stream_can_be_garbage_collected_in_the_engine_thread(engine: Engine) -> None:
     """As garbage, which is collected in whichever thread runs."""
     holder: list[Any] = [engine.stream(mixture(0) * 2)]
     next(holder[0])
@@ -138,7 +138,7 @@ def test_a_stream_may_be_collected_by_the_thread_of_the_engine(engine: Engine) -
     assert engine.generate(mixture(0))[0].error is None
 
 
-def test_two_engines_may_close_streams_of_each_other_at_once(engine: Engine, checkpoint: Checkpoint) -> None:
+def test_two_engine_threads_can_close_streams_of_each_other(engine: Engine, checkpoint: Checkpoint) -> None:
     engines = [engine, Engine.from_pretrained(checkpoint(1), device="cpu")]
     streams, both = [one.stream(mixture(0) * 2) for one in engines], threading.Barrier(2)
     for stream in streams:
@@ -155,7 +155,7 @@ def test_two_engines_may_close_streams_of_each_other_at_once(engine: Engine, che
         assert_free(one)
 
 
-def test_a_condition_that_raises_ends_the_wait_of_its_caller_alone(engine: Engine) -> None:
+def test_serve_raises_what_its_condition_raises_to_its_caller_alone(engine: Engine) -> None:
     def raises() -> bool:
         raise CancelledError
 
@@ -165,7 +165,7 @@ def test_a_condition_that_raises_ends_the_wait_of_its_caller_alone(engine: Engin
     assert all(result.error is None for result in others.result(PATIENCE))
 
 
-def test_the_readers_of_a_call_end_with_it(engine: Engine) -> None:
+def test_generate_ends_its_reader_threads(engine: Engine) -> None:
     before = threading.active_count()
     for _ in range(20):
         engine.generate([heard(0), sentence(0)])
@@ -176,7 +176,7 @@ def test_the_readers_of_a_call_end_with_it(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("fails", ["work", "stream_audio"])
-def test_an_error_is_freed_with_what_its_frames_hold_when_its_caller_drops_it(
+def test_a_dropped_error_frees_the_tensors_of_its_frames(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     monkeypatch.setattr(logging.getLogger("seamless_engine.recovery"), "disabled", True)  # pytest keeps log records
@@ -210,7 +210,7 @@ def test_an_error_is_freed_with_what_its_frames_hold_when_its_caller_drops_it(
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_a_source_or_a_file_that_blocks_holds_up_its_own_call_alone(engine: Engine, ahead: bool) -> None:
+def test_a_blocked_source_or_file_delays_its_own_call_alone(engine: Engine, ahead: bool) -> None:
     opened, waiting = threading.Event(), threading.Semaphore(0)
 
     class Slow(io.BytesIO):
@@ -243,12 +243,14 @@ def test_a_source_or_a_file_that_blocks_holds_up_its_own_call_alone(engine: Engi
         engine.thread.reads_ahead = False
 
 
-def test_a_step_that_breaks_ends_every_call_that_is_underway(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_step_ends_every_running_call_and_no_later_one(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests = mixture(0)
     expected = engine.generate(requests)
     suspended = engine.stream(mixture(3) * 2)
     next(suspended)
-    speak, both = engine.core.runner.synthesize, threading.Event()
+    synthesize, both = engine.core.runner.synthesize, threading.Event()
 
     def breaks(jobs: list[Any]) -> None:
         assert both.wait(PATIENCE)
@@ -263,13 +265,13 @@ def test_a_step_that_breaks_ends_every_call_that_is_underway(engine: Engine, mon
         for call in calls:
             with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
                 call.result(PATIENCE)
-    assert engine.core.runner.synthesize == speak
+    assert engine.core.runner.synthesize == synthesize
     with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
         list(suspended)
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
 
 
-def test_an_async_engine_and_direct_calls_refuse_one_another(engine: Engine) -> None:
+def test_an_open_async_engine_and_direct_calls_refuse_each_other(engine: Engine) -> None:
     results = engine.stream([heard(0), heard(1)])
     next(results)
     with pytest.raises(UsageError, match="this engine is in use"):
