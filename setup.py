@@ -6,10 +6,12 @@ was not built, torch does.
 """
 
 import os
+import runpy
 import shutil
 import subprocess
 import sysconfig
 from glob import glob
+from pathlib import Path
 
 import pybind11
 from setuptools import Extension, find_packages, setup
@@ -22,8 +24,9 @@ ARCHITECTURES = (80, 86, 89, 90)
 ROOTS = {"seamless_engine": "engine", "seamless_kernels": "kernels"}
 CUDA_SOURCES = sorted([*glob("csrc/**/*_cuda.cpp", recursive=True), *glob("csrc/**/*.cu", recursive=True)])
 CPU_SOURCES = sorted(set(glob("csrc/**/*.cpp", recursive=True)) - set(CUDA_SOURCES))
-HEADERS = glob("csrc/**/*.h", recursive=True)
-INCLUDE = ["csrc", pybind11.get_include(), sysconfig.get_path("include")]
+SCHEMA, SCHEMA_HEADER = "engine/seamless_engine/search/schema.py", Path("build/include/search_schema.h")
+HEADERS = [*glob("csrc/**/*.h", recursive=True), str(SCHEMA_HEADER)]
+INCLUDE = ["csrc", str(SCHEMA_HEADER.parent), pybind11.get_include(), sysconfig.get_path("include")]
 
 
 def nvcc() -> str | None:
@@ -31,7 +34,19 @@ def nvcc() -> str | None:
     return (home and shutil.which("nvcc", path=os.path.join(home, "bin"))) or shutil.which("nvcc")
 
 
+def write_schema() -> None:
+    """The layout of the search's state for C++. Written only when it changes: then all is compiled again."""
+    text = runpy.run_path(SCHEMA)["cpp_header"]()
+    if not SCHEMA_HEADER.exists() or SCHEMA_HEADER.read_text(encoding="utf-8") != text:
+        SCHEMA_HEADER.parent.mkdir(parents=True, exist_ok=True)
+        SCHEMA_HEADER.write_text(text, encoding="utf-8")
+
+
 class Build(build_ext):
+    def run(self) -> None:
+        write_schema()
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
         name = ext.name.rpartition(".")[2]
         try:

@@ -36,7 +36,8 @@ from seamless_engine.job import Job
 from seamless_engine.model_inputs import Tokens
 from seamless_engine.model_runner import ModelRunner
 from seamless_engine.search.completion_queue import CompletionQueue
-from seamless_engine.search.state import IntParam, SearchState, Status
+from seamless_engine.search.schema import IntParam, Status
+from seamless_engine.search.state import SearchState
 from seamless_engine.search.step_batch import BatchBuilder, StepBatch
 
 BEAMS = 5
@@ -56,11 +57,11 @@ class FakeRunner(ModelRunner):
             blocks * BLOCK_SIZE,
             max_length=MAX_LENGTH,
             max_source=256,
-            max_bans=16,
+            max_bad_word_tokens=16,
             eos=self.config.eos_token_id,
             like=torch.zeros(1, 8),
         )
-        self.batches, self.flags, self.step = (
+        self.batches, self.completions, self.step = (
             BatchBuilder(rows, MAX_LENGTH, self.device),
             CompletionQueue(0),
             self._step,
@@ -74,9 +75,9 @@ class FakeRunner(ModelRunner):
         b = self.buffers
         search, position = batch.search_id.numpy(), b.position.numpy()
         position[search] += np.where(position[search] == 0, PROMPT_LENGTH, 1)
-        over = position[search] + 1 >= b.whole.numpy()[search, IntParam.MAX_LENGTH]
+        over = position[search] + 1 >= b.int_params.numpy()[search, IntParam.MAX_LENGTH]
         b.status.numpy()[search] = np.where(over, int(Status.OVER), int(Status.SEARCHING))
-        rows = b.rows.numpy()[search[over], :BEAMS].ravel()
+        rows = b.beam_ids.numpy()[search[over], :BEAMS].ravel()
         b.finished_occupied.numpy()[rows] = True
         b.finished_length.numpy()[rows] = np.repeat(position[search[over]], BEAMS)
         return b.status[batch.search_id]
@@ -139,7 +140,12 @@ def _run(requests: int, steps: int) -> tuple[dict[str, list[float]], float]:
     runner = FakeRunner(requests * BEAMS, requests * (blocks_needed(30, BEAMS, 48) + 4))
     loop = Core(runner, _NoTokenizer(), EngineConfig())  # pyright: ignore[reportArgumentType]
     clock = Clock()
-    owners = {"scheduler": loop.scheduler, "batch": runner.batches, "flags": runner.flags, "admission": runner.state}
+    owners = {
+        "scheduler": loop.scheduler,
+        "batch": runner.batches,
+        "flags": runner.completions,
+        "admission": runner.state,
+    }
     for part, names in _PARTS.items():
         for name in names:
             clock.time(owners.get(part, runner), name, part)

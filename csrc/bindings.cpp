@@ -9,7 +9,7 @@
 #include "ops/linear.h"
 #include "ops/paged_attention.h"
 #include "ops/quantize_rows.h"
-#include "search/search_bind.h"
+#include "search/bindings.h"
 #include "ops/top_candidates.h"
 
 namespace {

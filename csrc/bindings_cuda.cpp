@@ -3,7 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "cuda_check.h"
-#include "search/search_bind.h"
+#include "search/bindings.h"
 
 PYBIND11_MODULE(_csrc_cuda, m) {
     m.doc() = "CUDA kernels. Pointers and streams are integers.";

@@ -1,4 +1,4 @@
-"""Blocks and rows are conserved whatever is asked of them, and admission counts what allocation takes."""
+"""Blocks and beams are conserved in any order of calls, and `blocks_needed` counts what a request takes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def test_blocks_needed_counts_source_and_every_beam() -> None:
     assert blocks_needed(63, 5, 256) == 4 + 5 * 17
 
 
-def test_slots_of_a_block_are_contiguous() -> None:
-    assert slots_of([2, 0]) == [*range(32, 48), *range(16)]
+def test_slots_of_blocks_are_contiguous() -> None:
+    assert slots_of([2, 0]).tolist() == [*range(32, 48), *range(16)]
 
 
-def test_random_schedules_conserve_blocks_and_rows() -> None:
+def test_reserve_and_free_conserve_blocks_and_beams() -> None:
     for seed in range(200):
         rng = random.Random(seed)
         manager = BlockManager(rng.randint(1, 40), rng.randint(1, 12))
@@ -30,24 +30,24 @@ def test_random_schedules_conserve_blocks_and_rows() -> None:
                 leaving = rng.choice(sorted(held))
                 manager.free(leaving)
                 del held[leaving]
-            blocks, rows = rng.randint(1, 10), rng.randint(1, 5)
-            if manager.can_reserve(blocks, rows):
-                given, given_rows = manager.reserve(owner, blocks, rows)
-                assert len(given) == blocks and len(given_rows) == rows
-                slots = set(slots_of(given))
+            blocks, seqs = rng.randint(1, 10), rng.randint(1, 5)
+            if manager.can_reserve(blocks, seqs):
+                given, beam_ids = manager.reserve(owner, blocks, seqs)
+                assert len(given) == blocks and len(beam_ids) == seqs
+                slots = set(slots_of(given).tolist())
                 assert len(slots) == blocks * BLOCK_SIZE
                 assert not any(slots & other for other in held.values())
                 held[owner] = slots
             else:
                 with pytest.raises(ValueError, match="are free"):
-                    manager.reserve(owner, blocks, rows)
+                    manager.reserve(owner, blocks, seqs)
             manager.check_integrity()
         for owner in list(held):
             manager.free(owner)
         assert manager.free_blocks == manager.num_blocks and manager.free_seqs == manager.num_seqs
 
 
-def test_an_owner_reserves_once_and_frees_once() -> None:
+def test_reserve_and_free_refuse_an_owner_twice() -> None:
     manager = BlockManager(4, 4)
     manager.reserve(7, 1, 1)
     with pytest.raises(ValueError, match="already holds"):
@@ -59,12 +59,12 @@ def test_an_owner_reserves_once_and_frees_once() -> None:
 
 
 @pytest.mark.parametrize("damage", ["leak", "double"])
-def test_integrity_check_sees_damage(damage: str) -> None:
+def test_check_integrity_finds_damage(damage: str) -> None:
     manager = BlockManager(4, 4)
     blocks, _ = manager.reserve(1, 2, 1)
     if damage == "leak":
         blocks.pop()
     else:
-        manager._free_blocks.append(blocks[0])
+        manager.free_block_ids.append(blocks[0])
     with pytest.raises(AssertionError, match="blocks"):
         manager.check_integrity()

@@ -29,7 +29,8 @@ from tolerance import assert_close_to_fp64
 
 assert native.csrc is not None, "csrc/ is not built: it needs g++ and `pip install -e .`"
 csrc = native.csrc
-CUDA_SOURCES = sorted((Path(__file__).parents[1] / "csrc").rglob("*.cu"))
+ROOT = Path(__file__).parents[1]
+CUDA_SOURCES = sorted((ROOT / "csrc").rglob("*.cu"))
 pytestmark = pytest.mark.usefixtures("backend_is_native")
 
 
@@ -445,7 +446,8 @@ if shutil.which("nvcc"):
     )
     def test_the_cuda_sources_compile_without_a_warning(sm: int, tmp_path: Path) -> None:
         target = f"-gencode=arch=compute_{sm},code=sm_{sm}"
-        flags = ["-std=c++17", "-O3", "--Werror=all-warnings", target, "-cubin"]
+        include = [f"-I{ROOT / folder}" for folder in ("csrc", "build/include")]
+        flags = ["-std=c++17", "-O3", "--Werror=all-warnings", *include, target, "-cubin"]
         assert CUDA_SOURCES
         for source in CUDA_SOURCES:
             command = ["nvcc", *flags, str(source), "-o", str(tmp_path / "out.cubin")]

@@ -104,14 +104,14 @@ def test_a_shape_is_recorded_once_and_no_more_than_the_limit() -> None:
         recorded.append(work)
         return lambda: torch.full((1,), run.append("replayed") or 1.0)
 
-    def batch(lines: int, special: tuple[int, ...] = ()) -> StepBatch:
-        graph_key = GraphKey(width=64, beams=1, bans=0, ngram=0, min_new_tokens=False, special=special)
-        return StepBatch([], graph_key, *[torch.zeros(lines, dtype=torch.int32)] * 7)
+    def batch(queries: int, needs_logits: tuple[int, ...] = ()) -> StepBatch:
+        key = GraphKey(64, 1, num_bad_word_tokens=0, ngram_size=0, min_new_tokens=False, needs_logits=needs_logits)
+        return StepBatch([], key, *[torch.zeros(queries, dtype=torch.int32)] * 7)
 
     graphs = StepGraphs(step, record, limit=2)
-    for lines in (1, 1, 2, 3, 3, 1):
-        graphs(batch(lines))
-    graphs(batch(1, special=(0,)))
+    for queries in (1, 1, 2, 3, 3, 1):
+        graphs(batch(queries))
+    graphs(batch(1, needs_logits=(0,)))
     assert run == ["launched", "replayed", "launched", "launched", "launched", "replayed", "launched"]
     assert len(recorded) == len(graphs) == 2
 

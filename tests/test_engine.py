@@ -98,13 +98,13 @@ def test_generate_isolates_a_request_with_nan(checkpoint: Checkpoint) -> None:
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
     requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS]
     expected = engine.generate(requests)
-    encode = engine.core.runner.decoder.store_encodings
+    encode = engine.core.runner.decoder.store_encoder_states
 
     def poisoned(encodings: torch.Tensor, slots: torch.Tensor, pool: object) -> None:
         encodings[:2] = torch.nan  # rows of the first request
         encode(encodings, slots, pool)  # type: ignore[arg-type]
 
-    engine.core.runner.decoder.store_encodings = poisoned  # type: ignore[method-assign]
+    engine.core.runner.decoder.store_encoder_states = poisoned  # type: ignore[method-assign]
     results = engine.generate(requests)
     assert "NaN" in str(results[0].error)
     assert all(same(a, b) for a, b in zip(expected[1:], results[1:], strict=True))

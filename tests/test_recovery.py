@@ -161,7 +161,7 @@ def test_a_text_that_has_ended_outlives_a_step_that_fails(
     requests = [Request("t2tt", "fra", text=TEXTS[0], src_lang="eng", params=params) for params in lengths]
     expected = engine.generate(requests)
     assert [len(result.tokens) for result in expected] == [1, 8]
-    engine.core.runner.flags = CompletionQueue(delay=1)
+    engine.core.runner.completions = CompletionQueue(delay=1)
     # Both read the prompt, in four lines. The line of what has ended is at position 0 again.
     fill(engine, monkeypatch, lambda inputs: len(inputs.tokens) < 4 and 0 in inputs.positions)
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
@@ -179,7 +179,7 @@ def test_a_step_that_fails_while_it_changes_the_searches_is_not_taken_again(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch_search, "_move", full)
+        patch.setattr(torch_search, "move_tables", full)
         for result in engine.generate(requests):
             assert str(result.error).startswith("UnrepeatableError: a decode step failed while")
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))

@@ -1,4 +1,4 @@
-"""Ten thousand random schedules and a state machine on the scheduler, and the bugs that both of them must find."""
+"""Ten thousand random schedules and a state machine check the scheduler; both must find each of a list of bugs."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ Patch = pytest.MonkeyPatch
 class Schedules(RuleBasedStateMachine):
     @initialize(
         blocks=st.sampled_from([4, 15, 100]),
-        rows=st.sampled_from([2, 6, 15]),
+        seqs=st.sampled_from([2, 6, 15]),
         max_encoder_tokens=st.sampled_from([1, 50, 1000]),
         max_synthesis_tokens=st.sampled_from([1, 30, 100]),
         lookahead=st.integers(0, 2),
         patience=st.sampled_from([1, 2, 5]),
     )
-    def start(self, blocks: int, rows: int, **limits: int) -> None:
-        self.world = World(blocks, rows, Limits(**limits))
+    def start(self, blocks: int, seqs: int, **limits: int) -> None:
+        self.world = World(blocks, seqs, Limits(**limits))
 
     @rule(
         count=st.integers(1, 6),
         encoder_length=st.sampled_from([1, 16, 17, 33]),
-        rows=st.sampled_from([(1, 1), (2, 1), (4, 1), (6, 1), (1, 3)]),
+        seqs=st.sampled_from([(1, 1), (2, 1), (4, 1), (6, 1), (1, 3)]),
         max_new_tokens=st.sampled_from([14, 15, World.LONGEST]),
         timeout=st.sampled_from([None, None, 2, 6]),
         steps=st.sampled_from([2, 8, World.LONGEST]),
-        speaks=st.booleans(),
+        synthesizes=st.booleans(),
     )
     def arrive(
         self,
         count: int,
         encoder_length: int,
-        rows: tuple[int, int],
+        seqs: tuple[int, int],
         max_new_tokens: int,
         timeout: int | None,
         steps: int,
         speaks: bool,
     ) -> None:
-        beams, draws = rows
+        beams, searches = seqs
         deadline = None if timeout is None else self.world.now + timeout
         for i in range(count):
-            self.world.arrive(job(encoder_length, beams, max_new_tokens, draws, deadline), steps + 2 * i, speaks)
+            self.world.arrive(job(encoder_length, beams, max_new_tokens, searches, deadline), steps + 2 * i, speaks)
 
     @precondition(lambda self: self.world.live)
     @rule(which=st.integers(0, 1000), fails=st.booleans())
@@ -93,21 +93,21 @@ def explore(examples: int, phases: tuple[Phase, ...] = (Phase.generate,)) -> Non
     )
 
 
-def test_ten_thousand_random_schedules() -> None:
+def test_scheduler_keeps_its_invariants_in_random_schedules() -> None:
     ended = overtaken = 0
     for seed in range(SCHEDULES):
         world = run_schedule(seed)
         ended += len(world.ended)
-        overtaken += sum(books.passed > 0 for books in world.books.values())
+        overtaken += sum(record.passed > 0 for record in world.records.values())
     assert ended > 5 * SCHEDULES and overtaken > SCHEDULES // 10
 
 
-def test_schedules_that_hypothesis_makes_up() -> None:
+def test_scheduler_keeps_its_invariants_in_the_state_machine() -> None:
     explore(200, (Phase.generate, Phase.shrink))
 
 
 @pytest.mark.slow
-def test_many_more_schedules() -> None:
+def test_scheduler_keeps_its_invariants_in_many_more_schedules() -> None:
     explore(4_000, (Phase.generate, Phase.shrink))
     for seed in range(SCHEDULES, 5 * SCHEDULES):
         run_schedule(seed)
@@ -126,25 +126,25 @@ def with_limits(patch: Patch, **limits: int) -> None:
     around(patch, Scheduler, "__init__", start)
 
 
-def a_row_is_freed_twice(patch: Patch) -> None:
+def a_beam_is_freed_twice(patch: Patch) -> None:
     def free(old: Any, manager: BlockManager, owner: int) -> None:
-        row = manager._rows[owner][0]
+        beam = manager.beams_of[owner][0]
         old(manager, owner)
-        manager._free_rows.append(row)
+        manager.free_beam_ids.append(beam)
 
     around(patch, BlockManager, "free", free)
 
 
 def a_block_is_free_while_it_is_held(patch: Patch) -> None:
     def reserve(old: Any, manager: BlockManager, *asked: int) -> tuple[list[int], list[int]]:
-        blocks, rows = old(manager, *asked)
-        manager._free_blocks.append(blocks[-1])
-        return blocks, rows
+        blocks, beam_ids = old(manager, *asked)
+        manager.free_block_ids.append(blocks[-1])
+        return blocks, beam_ids
 
     around(patch, BlockManager, "reserve", reserve)
 
 
-def what_is_dropped_keeps_its_blocks(patch: Patch) -> None:
+def a_dropped_request_keeps_its_blocks(patch: Patch) -> None:
     def drop(old: Any, plan: Scheduler, one: Job) -> None:
         if one.stage is Stage.DECODING:
             plan.decoding.remove(one)
@@ -155,7 +155,7 @@ def what_is_dropped_keeps_its_blocks(patch: Patch) -> None:
     around(patch, Scheduler, "drop", drop)
 
 
-def what_retires_goes_on_decoding(patch: Patch) -> None:
+def a_retired_request_goes_on_decoding(patch: Patch) -> None:
     def retire(old: Any, plan: Scheduler, one: Job, speaks: bool) -> None:
         old(plan, one, speaks)
         plan.decoding.append(one)
@@ -163,7 +163,7 @@ def what_retires_goes_on_decoding(patch: Patch) -> None:
     around(patch, Scheduler, "retire", retire)
 
 
-def what_is_admitted_goes_on_waiting(patch: Patch) -> None:
+def an_admitted_request_goes_on_waiting(patch: Patch) -> None:
     def admit(old: Any, plan: Scheduler) -> Any:
         admitted = old(plan)
         plan.waiting += [one for one, _ in admitted[:1]]
@@ -176,7 +176,7 @@ def overtaking_is_not_counted(patch: Patch) -> None:
     patch.setattr(Scheduler, "_note_overtaken", lambda *_: None)
 
 
-def the_newest_goes_first(patch: Patch) -> None:
+def the_newest_request_goes_first(patch: Patch) -> None:
     def submit(old: Any, plan: Scheduler, one: Job) -> None:
         old(plan, one)
         plan.waiting.insert(0, plan.waiting.pop())
@@ -184,14 +184,14 @@ def the_newest_goes_first(patch: Patch) -> None:
     around(patch, Scheduler, "submit", submit)
 
 
-def a_deadline_means_nothing_while_speaking(patch: Patch) -> None:
+def a_deadline_is_ignored_during_synthesis(patch: Patch) -> None:
     def leaving(old: Any, plan: Scheduler, now: float) -> list[Job]:
         return [one for one in old(plan, now) if one.cancelled or one.stage is not Stage.SYNTHESIZING]
 
     around(patch, Scheduler, "leaving", leaving)
 
 
-def what_waits_cannot_be_cancelled(patch: Patch) -> None:
+def a_waiting_request_cannot_be_cancelled(patch: Patch) -> None:
     def leaving(old: Any, plan: Scheduler, now: float) -> list[Job]:
         return [one for one in old(plan, now) if not one.cancelled or one.stage is not Stage.WAITING]
 
@@ -199,14 +199,14 @@ def what_waits_cannot_be_cancelled(patch: Patch) -> None:
 
 
 def the_prompt_takes_no_blocks(patch: Patch) -> None:
-    around(patch, module, "blocks_needed", lambda old, source, rows, tokens: old(source, rows, tokens - 2))
+    around(patch, module, "blocks_needed", lambda old, source, beams, tokens: old(source, beams, tokens - 2))
 
 
 def a_token_too_many_is_reserved(patch: Patch) -> None:
-    around(patch, module, "blocks_needed", lambda old, source, rows, tokens: old(source, rows, tokens + 1))
+    around(patch, module, "blocks_needed", lambda old, source, beams, tokens: old(source, beams, tokens + 1))
 
 
-def draws_share_their_rows(patch: Patch) -> None:
+def searches_share_their_beams(patch: Patch) -> None:
     def prepare(old: Any, one: Job) -> None:
         old(one)
         one.num_seqs = one.params.num_beams
@@ -214,11 +214,11 @@ def draws_share_their_rows(patch: Patch) -> None:
     around(patch, Job, "__post_init__", prepare)
 
 
-def what_can_never_fit_is_taken(patch: Patch) -> None:
+def a_request_that_can_never_fit_is_accepted(patch: Patch) -> None:
     patch.setattr(Scheduler, "submit", lambda plan, one: plan.waiting.append(one))
 
 
-def it_looks_ahead_without_limit(patch: Patch) -> None:
+def admit_looks_ahead_without_limit(patch: Patch) -> None:
     with_limits(patch, lookahead=10**6)
 
 
@@ -226,7 +226,7 @@ def an_encoder_pass_takes_all_that_fits(patch: Patch) -> None:
     with_limits(patch, max_encoder_tokens=10**6)
 
 
-def a_pass_waits_until_rows_are_free(patch: Patch) -> None:
+def a_pass_waits_until_sequences_are_free(patch: Patch) -> None:
     def worth_a_pass(old: Any, plan: Scheduler, chosen: list[Job]) -> bool:
         plan._ready = None
         return old(plan, chosen)
@@ -234,7 +234,7 @@ def a_pass_waits_until_rows_are_free(patch: Patch) -> None:
     around(patch, Scheduler, "_worth_a_pass", worth_a_pass)
 
 
-def speech_waits_until_nothing_decodes(patch: Patch) -> None:
+def synthesis_waits_until_nothing_decodes(patch: Patch) -> None:
     def next_synthesis(old: Any, plan: Scheduler) -> list[Job]:
         for one in plan.synthesizing:
             one.since = plan._turn
@@ -243,7 +243,7 @@ def speech_waits_until_nothing_decodes(patch: Patch) -> None:
     around(patch, Scheduler, "next_synthesis", next_synthesis)
 
 
-def what_has_spoken_speaks_again(patch: Patch) -> None:
+def a_request_is_synthesized_twice(patch: Patch) -> None:
     def next_synthesis(old: Any, plan: Scheduler) -> list[Job]:
         chosen = old(plan)
         plan.synthesizing += chosen[1:]
@@ -253,24 +253,24 @@ def what_has_spoken_speaks_again(patch: Patch) -> None:
 
 
 BUGS = (
-    a_row_is_freed_twice,
+    a_beam_is_freed_twice,
     a_block_is_free_while_it_is_held,
-    what_is_dropped_keeps_its_blocks,
-    what_retires_goes_on_decoding,
-    what_is_admitted_goes_on_waiting,
+    a_dropped_request_keeps_its_blocks,
+    a_retired_request_goes_on_decoding,
+    an_admitted_request_goes_on_waiting,
     overtaking_is_not_counted,
-    the_newest_goes_first,
-    a_deadline_means_nothing_while_speaking,
-    what_waits_cannot_be_cancelled,
+    the_newest_request_goes_first,
+    a_deadline_is_ignored_during_synthesis,
+    a_waiting_request_cannot_be_cancelled,
     the_prompt_takes_no_blocks,
     a_token_too_many_is_reserved,
-    draws_share_their_rows,
-    what_can_never_fit_is_taken,
-    it_looks_ahead_without_limit,
+    searches_share_their_beams,
+    a_request_that_can_never_fit_is_accepted,
+    admit_looks_ahead_without_limit,
     an_encoder_pass_takes_all_that_fits,
-    a_pass_waits_until_rows_are_free,
-    speech_waits_until_nothing_decodes,
-    what_has_spoken_speaks_again,
+    a_pass_waits_until_sequences_are_free,
+    synthesis_waits_until_nothing_decodes,
+    a_request_is_synthesized_twice,
 )
 every_bug = pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 FOUND = (AssertionError, KeyError, ValueError)

@@ -16,7 +16,7 @@ from seamless_engine.model_runner import ModelRunner
 from seamless_engine.recovery import bisect_batch
 from seamless_engine.request import SPEECH_OUT, Hypothesis, Request, Result
 from seamless_engine.scheduler import Limits, Scheduler
-from seamless_engine.search.state import Status
+from seamless_engine.search.schema import Status
 
 _ADVICE = "check its input, and the weights with Engine.from_pretrained(..., check_weights=True)"
 

@@ -95,9 +95,9 @@ class StepGraphs:
 
     def __call__(self, batch: StepBatch) -> torch.Tensor:
         graph_key = batch.graph_key
-        if graph_key.special or graph_key.bans or graph_key.ngram:
+        if graph_key.needs_logits or graph_key.num_bad_word_tokens or graph_key.ngram_size:
             return self._step(batch)
-        key = len(batch.line_row), len(batch.search_id), len(batch.request_id), graph_key
+        key = len(batch.query_beam), len(batch.search_id), len(batch.request_id), graph_key
         if key in self._graphs:
             return self._graphs[key]()
         result = self._step(batch)  # whatever is compiled or cached on first use, is so before the recording

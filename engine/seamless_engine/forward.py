@@ -34,9 +34,9 @@ def forced_logits(runner: ModelRunner, source: Features | Tokens, tokens: Sequen
         raise CapacityError(f"{count} blocks of 16 slots are needed, {runner.blocks.free_blocks} are free")
     blocks, _ = runner.blocks.reserve(_OWNER, count, 0)
     try:
-        slots = torch.tensor(slots_of(blocks), device=device)
+        slots = torch.tensor(slots_of(blocks), dtype=torch.int64, device=device)
         own, cross = slots[: len(tokens)], slots[-len(encodings) :]
-        runner.decoder.store_encodings(encodings, cross, runner.pool)
+        runner.decoder.store_encoder_states(encodings, cross, runner.pool)
         ids = torch.tensor(tokens, device=device)
         rows = torch.arange(len(tokens), device=device)
         inputs = StepInputs(
@@ -44,12 +44,12 @@ def forced_logits(runner: ModelRunner, source: Features | Tokens, tokens: Sequen
             positions=(ids != pad).cumsum(0) - 1,  # a pad takes no position from later tokens
             slots=own,
             slot_table=own.int()[None],
-            rows=torch.zeros_like(rows, dtype=torch.int32),
+            beams=torch.zeros_like(rows, dtype=torch.int32),
             lengths=(rows + 1).int(),
             cross_table=cross.int()[None],
             requests=torch.zeros(1, dtype=torch.int32, device=device),
             cross_lengths=torch.tensor([len(encodings)], dtype=torch.int32, device=device),
-            cu_rows=torch.tensor([0, len(tokens)], dtype=torch.int32, device=device),
+            cu_queries=torch.tensor([0, len(tokens)], dtype=torch.int32, device=device),
         )
         return runner.decoder.next_tokens(runner.decoder.step(inputs, runner.pool)).logits
     finally:

@@ -27,7 +27,8 @@ from seamless_engine.recovery import UnrepeatableError, bisect_batch
 from seamless_engine.request import SPEECH_OUT, Hypothesis, Task
 from seamless_engine.search.completion_queue import CompletionQueue
 from seamless_engine.search.native_search import native_search
-from seamless_engine.search.state import SearchState, Status
+from seamless_engine.search.schema import Status
+from seamless_engine.search.state import SearchState
 from seamless_engine.search.step_batch import BatchBuilder, StepBatch
 from seamless_engine.search.torch_search import TorchSearch
 from seamless_engine.synthesizer import SpeechSynthesizer, SynthesisInput
@@ -91,7 +92,7 @@ class ModelRunner:
             num_slots,
             max_length=max_length,
             max_source=options.max_source_tokens,
-            max_bans=options.max_bad_word_tokens,
+            max_bad_word_tokens=options.max_bad_word_tokens,
             eos=config.eos_token_id,
             like=embedding,
         )
@@ -110,7 +111,7 @@ class ModelRunner:
             self.step = StepGraphs(self._step, record)
             self.graph_passes(record)
         # On a GPU the host does not wait for the step that it has just launched.
-        self.flags = CompletionQueue(delay=1 if device.type == "cuda" else 0)
+        self.completions = CompletionQueue(delay=1 if device.type == "cuda" else 0)
         self.device = device
         if isinstance(self.step, StepGraphs):
             self.record_steps(PROMPT_LENGTH * options.max_num_seqs)
@@ -169,7 +170,7 @@ class ModelRunner:
 
     def _store(self, jobs: list[Job], encodings: torch.Tensor) -> None:
         slots = torch.cat([self.state.cross_slots(job) for job in jobs])
-        self.decoder.store_encodings(encodings, slots, self.pool)
+        self.decoder.store_encoder_states(encodings, slots, self.pool)
         for job in jobs:
             job.source = None
 
@@ -186,7 +187,7 @@ class ModelRunner:
         """One step of every request. Returns those whose searches are known to be over by now, or broken, or failed."""
         running = [job for job in jobs if job.position < job.max_length]  # the others' last flags are on their way
         failed = dict(bisect_batch(self._decode, running) if running else [])
-        ended = self.flags.pop(drain=not running or bool(failed))
+        ended = self.completions.pop(drain=not running or bool(failed))
         for job, _ in ended:
             failed.pop(job, None)  # its text was there before the step that failed
         return [*ended, *failed.items()]
@@ -198,16 +199,16 @@ class ModelRunner:
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            if self.search.committing:
+            if self.search.updating:
                 raise UnrepeatableError(f"a decode step failed while it changed this search ({error})") from error
             raise
         for job in jobs:
             job.position += PROMPT_LENGTH if job.position == 0 else 1
-        self.flags.push(batch.searches, status)
+        self.completions.push(batch.searches, status)
 
     def _step(self, batch: StepBatch) -> torch.Tensor:
         """Nothing here waits for the device. Returns int32 [searches]: the status of each as the step leaves it."""
-        inputs = self.search.begin(batch, self.config.decoder_start_token_id)
+        inputs = self.search.prepare_inputs(batch, self.config.decoder_start_token_id)
         hidden = self.decoder.step(inputs, self.pool)
         self.state.state_pool.index_copy_(0, inputs.slots, hidden)
         self.search.update_state(batch, self.decoder.next_tokens(hidden))

@@ -118,6 +118,11 @@ class DecodingParams:
         """Independent searches of a request: several only when sequences are sampled without beams."""
         return self.num_return_sequences if self.do_sample and self.num_beams == 1 else 1
 
+    @property
+    def needs_logits(self) -> bool:
+        """Whether processors change scores before the choice, so that the best of the model's own are not enough."""
+        return self.do_sample or self.repetition_penalty != 1.0
+
 
 MAX_BEAMS = 64
 

@@ -50,7 +50,7 @@ def test_cancelling_a_task_at_any_step_frees_its_request(checkpoint: Checkpoint)
 
                 def gone(now: int) -> None:
                     if now == step and found:
-                        assert found[0].stage is Stage.FINISHED and found[0].serial not in blocks._blocks
+                        assert found[0].stage is Stage.FINISHED and found[0].serial not in blocks.blocks_of
 
                 steps.after = gone
                 steps.go()

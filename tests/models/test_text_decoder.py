@@ -17,9 +17,7 @@ from tolerance import assert_model_close
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_the_best_tokens_do_not_depend_on_whether_the_logits_exist(
-    monkeypatch: pytest.MonkeyPatch, backend: str
-) -> None:
+def test_best_does_not_depend_on_whether_the_logits_exist(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     monkeypatch.setenv("SEAMLESS_BACKEND", backend)
     hidden, head = normal(7, 64, seed=0), normal(1001, 64, seed=1)
     banned = torch.tensor([[3, 17, -1]]).expand(7, -1)
@@ -32,7 +30,7 @@ def test_the_best_tokens_do_not_depend_on_whether_the_logits_exist(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_steps_equal_the_full_pass(checkpoint: Callable[[int], Path], seed: int) -> None:
+def test_step_equals_the_full_pass_of_the_reference(checkpoint: Callable[[int], Path], seed: int) -> None:
     folder = checkpoint(seed)
     runner = parts(folder)
     decoder, config = runner.decoder, runner.config
@@ -47,7 +45,7 @@ def test_steps_equal_the_full_pass(checkpoint: Callable[[int], Path], seed: int)
     with torch.inference_mode():
         for i, source in enumerate(sources):
             mine = torch.tensor([slots.pop() for _ in range(len(source))])
-            decoder.store_encodings(source, mine, pool)
+            decoder.store_encoder_states(source, mine, pool)
             cross[i, : len(source)] = mine
         steps = []
         for position in range(6):
@@ -57,12 +55,12 @@ def test_steps_equal_the_full_pass(checkpoint: Callable[[int], Path], seed: int)
                 positions=torch.full((3,), position),
                 slots=own[:, position].long(),
                 slot_table=own,
-                rows=torch.arange(3, dtype=torch.int32),
+                beams=torch.arange(3, dtype=torch.int32),
                 lengths=torch.full((3,), position + 1, dtype=torch.int32),
                 cross_table=cross,
                 requests=torch.arange(len(sources), dtype=torch.int32),
                 cross_lengths=torch.tensor([len(source) for source in sources], dtype=torch.int32),
-                cu_rows=bounds([1, 1, 1]),
+                cu_queries=bounds([1, 1, 1]),
             )
             steps.append(decoder.step(inputs, pool))
         states = torch.stack(steps, dim=1)

@@ -1,4 +1,4 @@
-"""The vectorised search step: plain Python's answers, for any mixture of requests, with and without ties."""
+"""The vectorised beam step: the answers of plain Python, for any mixture of requests, with and without ties."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def random_params(rng: random.Random) -> DecodingParams:
 
 
 @pytest.mark.parametrize("levels", [None, 2, 5], ids=["distinct", "two-levels", "five-levels"])
-def test_mixed_requests_equal_plain_search_of_each(levels: int | None) -> None:
+def test_advance_of_mixed_requests_equals_the_plain_search_of_each(levels: int | None) -> None:
     for seed in range(30):
         rng = random.Random(seed)
         params = [random_params(rng) for _ in range(rng.randint(1, 7))]
@@ -119,7 +119,7 @@ def test_mixed_requests_equal_plain_search_of_each(levels: int | None) -> None:
             assert [h.score for h in found] == pytest.approx([h.score for h in expected], abs=SCORE_ATOL)
 
 
-def test_a_request_does_not_feel_its_neighbours() -> None:
+def test_advance_is_batch_invariant() -> None:
     rng = random.Random(7)
     params = [random_params(rng) for _ in range(12)]
     models = [ToyModel(i, 11, None) for i in range(12)]
@@ -128,7 +128,7 @@ def test_a_request_does_not_feel_its_neighbours() -> None:
     assert together == alone  # scores to the last bit
 
 
-def test_nan_breaks_the_request_that_has_it() -> None:
+def test_advance_breaks_the_request_that_has_a_nan() -> None:
     log_probs = torch.log_softmax(torch.randn(3, 2, 4), dim=-1)
     log_probs[1, 0, 2] = torch.nan
     tokens = torch.arange(4).expand(3, 2, 4).contiguous() + 10

@@ -1,4 +1,4 @@
-"""Completions that are read steps late change no result: what is over stays as it is until the host has seen it."""
+"""Completions that the host reads some steps late change no result: a search that is over is not modified."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seamless_engine.block_manager import PROMPT_LENGTH
 from seamless_engine.job import Job, Stage
 from seamless_engine.search.completion_queue import CompletionQueue
 from seamless_engine.search.native_search import native_search
-from seamless_engine.search.state import Status
+from seamless_engine.search.schema import Status
 from seamless_engine.search.torch_search import TorchSearch
 from support.driven import all_same, answer, same_answer
 from support.parity import TEXTS, random_request
@@ -30,8 +30,8 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("SEAMLESS_BACKEND", request.param)
 
 
-def drawing(seed: int) -> Request:
-    """Three draws, which end at different steps."""
+def sampled(seed: int) -> Request:
+    """Three samples, which end at different steps."""
     params = DecodingParams(
         do_sample=True, num_return_sequences=3, seed=seed, max_new_tokens=16, return_token_logprobs=True
     )
@@ -39,14 +39,14 @@ def drawing(seed: int) -> Request:
 
 
 def mixed(engine: Engine, seed: int, count: int) -> list[Request]:
-    """Texts by one to five beams, every third time something else: a speech that is spoken, or draws."""
+    """Texts of one to five beams; every third request is speech to speech, or samples."""
     rng = random.Random(seed)
     languages = engine.languages("s2st")
 
     def of_task(*tasks: str) -> Request:
         return next(one for one in iter(lambda: random_request(rng, languages), None) if one.task in tasks)
 
-    return [of_task("t2tt") if i % 3 else (drawing(i) if i % 2 else of_task("s2st")) for i in range(count)]
+    return [of_task("t2tt") if i % 3 else (sampled(i) if i % 2 else of_task("s2st")) for i in range(count)]
 
 
 class Counted(CompletionQueue):
@@ -61,24 +61,24 @@ class Counted(CompletionQueue):
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("options", [EngineConfig(max_num_seqs=64), TINY], ids=["roomy", "tiny"])
-def test_late_flags_change_no_result(checkpoint: Checkpoint, options: EngineConfig) -> None:
-    """In the tiny pools rows and blocks go to somebody else in the turn in which they become free."""
+def test_generate_with_late_completions_changes_no_result(checkpoint: Checkpoint, options: EngineConfig) -> None:
+    """In the tiny pools, beams and blocks go to another request in the turn in which they become free."""
     engine = Engine.from_pretrained(checkpoint(2), device="cpu", options=options)
     requests = mixed(engine, 3, 9)
-    prompt = engine.core.runner.flags = Counted(0)
+    prompt = engine.core.runner.completions = Counted(0)
     expected = answer(engine, requests)
     assert {result.task for result in expected} == {"s2st", "t2tt"}
     for delay in (1, 3):
-        late = engine.core.runner.flags = Counted(delay)
+        late = engine.core.runner.completions = Counted(delay)
         assert all_same(answer(engine, requests), expected)
-        assert late.searches > prompt.searches + delay * len(requests) // 2, "the flags were not late"
+        assert late.searches > prompt.searches + delay * len(requests) // 2, "the completions were not late"
 
 
-def test_cancelling_at_any_step_leaves_the_others_alone(checkpoint: Checkpoint) -> None:
+def test_generate_isolates_requests_cancelled_at_any_step(checkpoint: Checkpoint) -> None:
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", options=TINY)
     requests = mixed(engine, 8, 6)
     expected = answer(engine, requests)
-    engine.core.runner.flags = CompletionQueue(3)
+    engine.core.runner.completions = CompletionQueue(3)
     seen = set()
     for turn in range(14):
         victims = {turn % len(requests), (3 * turn + 1) % len(requests)}
@@ -92,13 +92,13 @@ def test_cancelling_at_any_step_leaves_the_others_alone(checkpoint: Checkpoint) 
 
 
 @pytest.mark.usefixtures("backend")
-def test_a_nan_is_found_late_and_breaks_its_request_alone(checkpoint: Checkpoint) -> None:
-    """The encodings of one request turn into NaN while it decodes; its blocks then go to others as they are."""
+def test_generate_isolates_a_nan_that_is_found_late(checkpoint: Checkpoint) -> None:
+    """The keys and values of one request become NaN while it decodes; its blocks then go to others as they are."""
     engine = Engine.from_pretrained(checkpoint(1), device="cpu", options=TINY)
     runner = engine.core.runner
     requests = mixed(engine, 5, 8)
     expected = answer(engine, requests)
-    runner.flags = CompletionQueue(3)
+    runner.completions = CompletionQueue(3)
     for victim in (1, 3):
         poisoned: list[int] = []
 
@@ -110,19 +110,19 @@ def test_a_nan_is_found_late_and_breaks_its_request_alone(checkpoint: Checkpoint
                 poisoned.append(turn)
 
         results = answer(engine, requests, meanwhile=poison)
-        assert poisoned and "NaN" in str(results.pop(victim).error)
+        assert poisoned and "NaN" in (results.pop(victim).error or "")
         assert all_same(results, expected[:victim] + expected[victim + 1 :])
 
 
 @pytest.mark.usefixtures("backend")
-def test_rows_given_away_are_not_ended_by_the_flags_of_who_had_them(checkpoint: Checkpoint) -> None:
-    """A pool for one: each request gets the rows of the one before, some of whose flags are still to be read."""
+def test_generate_ignores_completions_of_the_request_that_had_the_beams_before(checkpoint: Checkpoint) -> None:
+    """A pool for one request: each gets the beams of the one before, of which some completions are still to be read."""
     options = EngineConfig(max_num_seqs=3, num_slots=256)
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"], options=options)
     params = [DecodingParams(num_beams=3, max_new_tokens=tokens) for tokens in (12, 3, 9, 1, 12, 2)]
     requests = [Request("t2tt", "fra", text=TEXTS[i], src_lang="eng", params=p) for i, p in enumerate(params)]
     expected = answer(engine, requests)
-    engine.core.runner.flags = CompletionQueue(3)
+    engine.core.runner.completions = CompletionQueue(3)
     assert all_same(answer(engine, requests), expected)
     kept = (1, 3, 5)
     for turn in range(1, 10):
@@ -131,8 +131,8 @@ def test_rows_given_away_are_not_ended_by_the_flags_of_who_had_them(checkpoint: 
 
 
 @pytest.mark.usefixtures("backend")
-def test_what_is_over_stays_as_it_is() -> None:
-    """However long the host takes to see it, and whatever the model says of its lines."""
+def test_update_state_does_not_modify_a_search_that_is_over() -> None:
+    """However long the host takes to read it, and whatever the logits of its queries."""
     overs = 0
     for seed in range(8):
         rng = random.Random(seed)
@@ -143,43 +143,43 @@ def test_what_is_over_stays_as_it_is() -> None:
         left: dict[tuple[Job, int], dict[str, torch.Tensor]] = {}
         for _ in range(12):
             batch = world.batch()
-            search.begin(batch, EOS)
+            search.prepare_inputs(batch, EOS)
             logits = world.logits(batch, generator)
             logits[:, EOS] += rng.choice([0.0, 4.0, 20.0])
             search.update_state(batch, known(logits))
             for one in world.jobs:
                 one.position += PROMPT_LENGTH if one.position == 0 else 1
-            for one, draw in batch.searches:
-                rows = one.search_beams(draw)
-                now = {name: x[rows].clone() for name, x in tensors(world.state).items() if len(x) == 31}
-                if world.state.status[rows[0]] == Status.OVER:
-                    before = left.setdefault((one, draw), now)
+            for one, index in batch.searches:
+                beams = one.search_beams(index)
+                now = {name: x[beams].clone() for name, x in tensors(world.state).items() if len(x) == 31}
+                if world.state.status[beams[0]] == Status.OVER:
+                    before = left.setdefault((one, index), now)
                     assert all(torch.equal(now[name], before[name]) for name in now)
         overs += len(left)
     assert overs > 40
 
 
-def told(flags: CompletionQueue, *steps: tuple[list[tuple[Job, int]], list[int]]) -> list[list[tuple[Job, Status]]]:
-    """What `pop` says after each step."""
+def popped(queue: CompletionQueue, *steps: tuple[list[tuple[Job, int]], list[int]]) -> list[list[tuple[Job, Status]]]:
+    """What `pop` returns after each step."""
     ended = []
     for searches, status in steps:
-        flags.push(searches, torch.tensor(status, dtype=torch.int32))
-        ended.append(flags.pop(drain=False))
+        queue.push(searches, torch.tensor(status, dtype=torch.int32))
+        ended.append(queue.pop(drain=False))
     return ended
 
 
-def decoding(draws: int = 1) -> Job:
-    one = job(draws=draws)
+def decoding(searches: int = 1) -> Job:
+    one = job(searches=searches)
     one.stage = Stage.DECODING
     return one
 
 
 @pytest.mark.parametrize("delay", [0, 1, 3])
-def test_an_end_is_told_once_and_so_many_steps_late(delay: int) -> None:
+def test_pop_reports_an_end_once_and_after_the_delay(delay: int) -> None:
     one, other = decoding(), decoding()
     searches = [(one, 0), (other, 0)]
     steps = [(searches, [1, 1]), (searches, [0, 1]), (searches, [0, 1]), *[(searches, [0, 0])] * 4]
-    ended = told(CompletionQueue(delay), *steps)
+    ended = popped(CompletionQueue(delay), *steps)
     expected: list[list[tuple[Job, Status]]] = [[] for _ in ended]
     for job_, step in ((one, 1), (other, 3)):
         if step + delay < len(ended):
@@ -188,28 +188,28 @@ def test_an_end_is_told_once_and_so_many_steps_late(delay: int) -> None:
     assert one.searching == []
 
 
-def test_a_request_has_ended_when_its_last_draw_has() -> None:
-    one = decoding(draws=3)
-    searches = [(one, draw) for draw in range(3)]
-    flags = CompletionQueue(1)
-    assert told(flags, (searches, [1, 0, 1]), (searches, [1, 0, 1])) == [[], []]
+def test_pop_reports_a_request_when_its_last_search_has_ended() -> None:
+    one = decoding(searches=3)
+    searches = [(one, index) for index in range(3)]
+    queue = CompletionQueue(1)
+    assert popped(queue, (searches, [1, 0, 1]), (searches, [1, 0, 1])) == [[], []]
     assert one.searching == [0, 2]
-    assert told(flags, (searches[::2], [0, 1]), (searches[::2], [0, 0])) == [[], []]
+    assert popped(queue, (searches[::2], [0, 1]), (searches[::2], [0, 0])) == [[], []]
     assert one.searching == [2]
-    assert flags.pop(drain=True) == [(one, Status.OVER)] and one.searching == []
-    assert flags.pop(drain=True) == []
+    assert queue.pop(drain=True) == [(one, Status.OVER)] and one.searching == []
+    assert queue.pop(drain=True) == []
 
 
-def test_a_broken_draw_breaks_its_request_once() -> None:
-    one = decoding(draws=3)
-    searches = [(one, draw) for draw in range(3)]
-    flags = CompletionQueue(0)
-    assert told(flags, (searches, [1, 2, 2]), (searches, [0, 2, 2])) == [[(one, Status.BROKEN)], []]
+def test_pop_reports_a_broken_search_once_for_its_request() -> None:
+    one = decoding(searches=3)
+    searches = [(one, index) for index in range(3)]
+    queue = CompletionQueue(0)
+    assert popped(queue, (searches, [1, 2, 2]), (searches, [0, 2, 2])) == [[(one, Status.BROKEN)], []]
 
 
-def test_nothing_is_told_of_who_has_left() -> None:
+def test_pop_does_not_report_a_request_that_has_left() -> None:
     left, padded = decoding(), decoding()
-    flags = CompletionQueue(2)
-    flags.push([(left, 0), (padded, 0)], torch.tensor([0, 1, 0, 0], dtype=torch.int32))  # padding ends nobody
+    queue = CompletionQueue(2)
+    queue.push([(left, 0), (padded, 0)], torch.tensor([0, 1, 0, 0], dtype=torch.int32))  # padding ends no search
     left.stage = Stage.FINISHED
-    assert flags.pop(drain=True) == []
+    assert queue.pop(drain=True) == []

@@ -1,9 +1,10 @@
-"""The compiled search beside its torch twin: the same choices, tables and flags on the same state and logits."""
+"""The compiled search and the torch search: the same choices, tables and status on the same state and logits."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ import torch
 from seamless_engine import DecodingParams
 from seamless_engine.search import torch_search
 from seamless_engine.search.beam_step import NEVER, Candidates
-from seamless_engine.search.native_search import CpuSearch, Found, native_search
-from seamless_engine.search.state import FloatParam, IntParam, SearchState, Status
+from seamless_engine.search.native_search import CpuSearch, QueryCandidates, check_schema, native_search
+from seamless_engine.search.schema import IntParam, Status, fingerprint
+from seamless_engine.search.state import SearchState
 from seamless_engine.search.step_batch import StepBatch
 from seamless_engine.search.torch_search import TorchSearch
 from seamless_kernels import native
@@ -35,20 +37,19 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
-def searching(state: SearchState) -> CpuSearch:
+def compiled(state: SearchState) -> CpuSearch:
     search = native_search(state)
     assert isinstance(search, CpuSearch)
     return search
 
 
 def run_both(world: Searches, search: CpuSearch, logits: torch.Tensor, batch: StepBatch) -> None:
-    """The twin's step on the world's own state, the compiled one on its copy, which then becomes the twin's."""
+    """The torch search's step on the world's state and the compiled one's on its copy, which is then overwritten."""
     before, copied = clone(world.state), search.state
     twin = TorchSearch(world.state)
-    inputs = twin.begin(batch, EOS)
-    compiled = search.begin(batch, EOS)
-    for name in ("tokens", "positions", "slots", "rows", "lengths", "slot_table", "requests", "cross_lengths"):
-        assert torch.equal(getattr(compiled, name), getattr(inputs, name)), name
+    expected, inputs = twin.prepare_inputs(batch, EOS), search.prepare_inputs(batch, EOS)
+    for name in ("tokens", "positions", "slots", "beams", "lengths", "slot_table", "requests", "cross_lengths"):
+        assert torch.equal(getattr(inputs, name), getattr(expected, name)), name
     twin.update_state(batch, known(logits))
     search.update_state(batch, known(logits))
     assert_same(copied, world.state, before, batch, SCORE_ATOL)
@@ -57,14 +58,14 @@ def run_both(world: Searches, search: CpuSearch, logits: torch.Tensor, batch: St
 
 @pytest.mark.parametrize("levels", [None, 3, 12], ids=["distinct", "three-levels", "twelve-levels"])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_step_of_mixed_searches_is_the_twins(levels: int | None, seed: int) -> None:
-    """All parameters in one step, padding, searches that ended and are not known to have."""
+def test_update_state_of_mixed_searches_equals_the_torch_search(levels: int | None, seed: int) -> None:
+    """All parameters in one step, padding, searches that have ended without the host knowing yet."""
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     ended = 0
     for _ in range(3):
         world = Searches(vocab=rng.choice([40, 130, 1000]), bucket=rng.choice([1, 8]))
-        search = searching(clone(world.state))
+        search = compiled(clone(world.state))
         for _ in range(30):
             if rng.random() < 0.5:
                 beams = [rng.choice([1, 1, 2, 3, 4, 5, 8]) for _ in range(rng.randint(1, 5))]
@@ -75,13 +76,13 @@ def test_a_step_of_mixed_searches_is_the_twins(levels: int | None, seed: int) ->
                 batch = world.batch()
                 run_both(world, search, world.logits(batch, generator, levels), batch)
                 running = len(world.jobs)
-                world.went_on(rng, late=0.6)
+                world.after_step(rng, late=0.6)
                 ended += running - len(world.jobs)
     assert ended > 30
 
 
 def scrambled(world: Searches, rng: random.Random, generator: torch.Generator, levels: int | None) -> None:
-    """Any scores, finished hypotheses and tables: more than a search could come to."""
+    """Any scores, finished hypotheses and tables, also those that no search would produce."""
     state = world.state
 
     def values(*shape: int) -> torch.Tensor:
@@ -89,26 +90,26 @@ def scrambled(world: Searches, rng: random.Random, generator: torch.Generator, l
             return -8 * torch.rand(shape, generator=generator)
         return -torch.randint(levels, shape, generator=generator).float() / 2
 
-    rows = len(state.token) - 1
-    state.score[:rows] = values(rows)
-    full = torch.rand(rows, generator=generator) < 0.5
-    state.finished_occupied[:rows] = full
-    state.finished_score[:rows] = torch.where(full, values(rows), NEVER)
-    state.finished_token[:rows] = torch.randint(30, (rows,), generator=generator)
-    state.finished_log_prob[:rows] = values(rows)
+    beams = len(state.token) - 1
+    state.score[:beams] = values(beams)
+    full = torch.rand(beams, generator=generator) < 0.5
+    state.finished_occupied[:beams] = full
+    state.finished_score[:beams] = torch.where(full, values(beams), NEVER)
+    state.finished_token[:beams] = torch.randint(30, (beams,), generator=generator)
+    state.finished_log_prob[:beams] = values(beams)
     for table in (state.slot_table, state.finished_table):
-        table[:rows] = torch.randint(3000, table[:rows].shape, generator=generator, dtype=torch.int32)
+        table[:beams] = torch.randint(3000, table[:beams].shape, generator=generator, dtype=torch.int32)
     for job in world.jobs:
         job.position = rng.randint(2, job.max_length - 1)
-        for draw in job.searching:
-            state.position[job.search_beams(draw)[0]] = job.position
-            state.finished_length[job.search_beams(draw)] = rng.randint(2, job.position)
+        for search in job.searching:
+            state.position[job.search_beams(search)[0]] = job.position
+            state.finished_length[job.search_beams(search)] = rng.randint(2, job.position)
 
 
-def given_candidates(lines: int, count: int, generator: torch.Generator, levels: int | None) -> Found:
-    """[lines, count], best first, eos among them."""
-    tokens = torch.rand(lines, 2 * count + 4, generator=generator).argsort(1)[:, :count]
-    shape = lines, count
+def random_candidates(queries: int, count: int, generator: torch.Generator, levels: int | None) -> QueryCandidates:
+    """[queries, count], best first, eos among them."""
+    tokens = torch.rand(queries, 2 * count + 4, generator=generator).argsort(1)[:, :count]
+    shape = queries, count
     key = -6 * torch.rand(shape, generator=generator)
     if levels is not None:
         key = -torch.randint(levels, shape, generator=generator).float() / 2
@@ -117,15 +118,17 @@ def given_candidates(lines: int, count: int, generator: torch.Generator, levels:
     tokens, key = tokens.gather(1, by_token), key.gather(1, by_token)
     order = key.sort(dim=1, descending=True, stable=True).indices
     tokens, key = tokens.gather(1, order), key.gather(1, order)
-    noise = torch.rand(shape, generator=generator) * (torch.rand(lines, 1, generator=generator) < 0.3)
+    noise = torch.rand(shape, generator=generator) * (torch.rand(queries, 1, generator=generator) < 0.3)
     return tokens, key, key - noise, key - 2 * noise
 
 
 @pytest.mark.parametrize("scale", [1, 2**20], ids=["", "rounded"])
 @pytest.mark.parametrize("levels", [None, 2, 6], ids=["distinct", "two-levels", "six-levels"])
-def test_equal_candidates_give_equal_bits(levels: int | None, scale: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From any state: choices, scores, tables and flags, with ties within beams, between them and with the finished.
-    Beams of large scores round candidates together."""
+def test_update_from_equal_candidates_gives_equal_bits(
+    levels: int | None, scale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any state: choices, scores, tables and status, with ties within a beam, between beams and with finished
+    hypotheses. Large scores of beams round different candidates to equal sums."""
     rng = random.Random(levels)
     generator = torch.Generator().manual_seed(levels or 0)
     for _ in range(60):
@@ -133,40 +136,40 @@ def test_equal_candidates_give_equal_bits(levels: int | None, scale: int, monkey
         beams = [rng.choice([1, 2, 3, 4, 5, 8]) for _ in range(8)]
         world.admit([random_params(rng, b, 50, True) for b in beams], lambda: rng.choice([2, 5, 14]))
         scrambled(world, rng, generator, levels)
-        world.state.score *= scale
+        world.state.score.mul_(scale)
         before, copied = clone(world.state), clone(world.state)
         batch = world.batch()
         widest = batch.graph_key.beams
-        given = given_candidates(len(batch.line_row), 2 * widest, generator, levels)
-        lines = batch.search_line[:, None] + torch.arange(widest)
-        whole = world.state.whole[batch.search_id, IntParam.NUM_BEAMS]
-        lines = lines.clamp(max=len(batch.line_row) - 1)
+        given = random_candidates(len(batch.query_beam), 2 * widest, generator, levels)
+        queries = batch.search_query[:, None] + torch.arange(widest)
+        num_beams = world.state.int_params[batch.search_id, IntParam.NUM_BEAMS]
+        queries = queries.clamp(max=len(batch.query_beam) - 1)
         dummy = torch.arange(widest) >= batch.search_active[:, None]
-        beyond = torch.arange(2 * widest) >= 2 * whole[:, None, None]  # a search has twice as many as it has beams
+        beyond = torch.arange(2 * widest) >= 2 * num_beams[:, None, None]  # a search has twice as many as it has beams
         out = dummy[:, :, None] | beyond
-        parts = [given[0][lines], *(part[lines].masked_fill(out, -torch.inf) for part in given[1:])]
+        parts = [given[0][queries], *(part[queries].masked_fill(out, -torch.inf) for part in given[1:])]
         monkeypatch.setattr(torch_search, "choose_candidates", lambda *_, parts=parts: Candidates(*parts))
         twin = TorchSearch(world.state)
-        twin.begin(batch, EOS)
+        twin.prepare_inputs(batch, EOS)
         twin.update_state(batch, known(torch.empty(0, world.vocab)))
-        search = searching(copied)
-        search.begin(batch, EOS)
-        search.commit(batch, given)
+        search = compiled(copied)
+        search.prepare_inputs(batch, EOS)
+        search.update_from_candidates(batch, given)
         assert_same(copied, world.state, before, batch, atol=0.0)
 
 
-def test_sixty_four_beams_and_a_vocabulary_smaller_than_the_candidates() -> None:
+def test_update_state_of_64_beams_and_of_a_vocabulary_smaller_than_the_candidates() -> None:
     generator = torch.Generator().manual_seed(0)
     for vocab, beams in ((700, 64), (9, 8), (5, 3)):
         world = Searches(vocab, num_seqs=100, blocks=300)
-        search = searching(clone(world.state))
+        search = compiled(clone(world.state))
         world.admit([DecodingParams(num_beams=beams), DecodingParams(num_beams=2)], lambda: 6)
         overwrite(search.state, world.state)
         for _ in range(6):
             if world.jobs:
                 batch = world.batch()
                 run_both(world, search, world.logits(batch, generator), batch)
-                world.went_on(random.Random(0), late=0.0)
+                world.after_step(random.Random(0), late=0.0)
 
 
 def mixed_world(seed: int, times: int = 1) -> tuple[Searches, torch.Generator]:
@@ -175,16 +178,16 @@ def mixed_world(seed: int, times: int = 1) -> tuple[Searches, torch.Generator]:
     generator = torch.Generator().manual_seed(seed)
     world = Searches(vocab=700, num_seqs=40 * times, blocks=60 * times)
     world.admit([random_params(rng, b, 700, False) for b in (1, 4, 1, 5, 2, 8, 3, 1) * times], lambda: 14)
-    search = searching(world.state)
+    search = compiled(world.state)
     for _ in range(4):
         batch = world.batch()
-        search.begin(batch, EOS)
+        search.prepare_inputs(batch, EOS)
         search.update_state(batch, known(world.logits(batch, generator)))
-        world.went_on(rng, late=1.0)
+        world.after_step(rng, late=1.0)
     return world, generator
 
 
-def test_neither_threads_nor_company_change_a_bit(threads: Callable[[int], None]) -> None:
+def test_update_state_gives_equal_bits_on_any_threads_and_in_any_batch(threads: Callable[[int], None]) -> None:
     for seed in range(3):
         world, generator = mixed_world(seed, times=10)
         batch = world.batch()
@@ -192,62 +195,66 @@ def test_neither_threads_nor_company_change_a_bit(threads: Callable[[int], None]
         results = []
         for count in (1, 2, 5):
             threads(count)
-            search = searching(clone(world.state))
-            search.begin(batch, EOS)
+            search = compiled(clone(world.state))
+            search.prepare_inputs(batch, EOS)
             search.update_state(batch, known(logits))
             results.append(search.state)
         for other in results[1:]:
             for name, tensor in tensors(results[0]).items():
                 assert torch.equal(tensor, getattr(other, name)), name
         jobs, ids, active = world.jobs, batch.search_id.tolist(), batch.search_active.tolist()
-        first_line = dict(zip(ids, batch.search_line.tolist(), strict=True))
+        first = dict(zip(ids, batch.search_query.tolist(), strict=True))
         width = dict(zip(ids, active, strict=True))
         for job in jobs:
             world.jobs = [job]
             alone = world.batch()
-            mine = alone.search_id.tolist()
-            search = searching(clone(world.state))
-            search.begin(alone, EOS)
-            search.update_state(
-                alone, known(torch.cat([logits[first_line[i] : first_line[i] + width[i]] for i in mine]))
-            )
+            own = torch.cat([logits[first[i] : first[i] + width[i]] for i in alone.search_id.tolist()])
+            search = compiled(clone(world.state))
+            search.prepare_inputs(alone, EOS)
+            search.update_state(alone, known(own))
             for name in ("token", "score", "log_prob", "slot_table", "finished_score", "finished_table", "status"):
                 got, expected = getattr(search.state, name), getattr(results[0], name)
                 assert torch.equal(got[job.beam_ids], expected[job.beam_ids]), name
 
 
-def test_a_nan_breaks_its_own_search_alone() -> None:
+def test_update_state_with_a_nan_breaks_its_own_search_alone() -> None:
     for poison in (torch.nan, torch.inf):
         world, generator = mixed_world(7)
         batch = world.batch()
         logits = world.logits(batch, generator)
-        sound, ill = searching(clone(world.state)), searching(clone(world.state))
+        sound, ill = compiled(clone(world.state)), compiled(clone(world.state))
         running = live(world.state, batch)
-        lines = dict(zip(batch.search_id.tolist(), batch.search_line.tolist(), strict=True))
+        queries = dict(zip(batch.search_id.tolist(), batch.search_query.tolist(), strict=True))
         broken = running[::2]
-        assert any(world.state.whole[i, IntParam.SAMPLE] for i in broken)
+        assert any(world.state.int_params[i, IntParam.DO_SAMPLE] for i in broken)
         poisoned = logits.clone()
         for i in broken:
-            poisoned[lines[i], 123] = poison
+            poisoned[queries[i], 123] = poison
         for search, values in ((sound, logits), (ill, poisoned)):
-            search.begin(batch, EOS)
+            search.prepare_inputs(batch, EOS)
             search.update_state(batch, known(values))
         for i in running:
-            rows = world.state.rows[i, : int(world.state.whole[i, IntParam.NUM_BEAMS])].long()
+            beams = world.state.beam_ids[i, : int(world.state.int_params[i, IntParam.NUM_BEAMS])].long()
             if i in broken:
                 assert ill.state.status[i] == Status.BROKEN
                 continue
             for name in ("token", "score", "slot_table", "finished_score", "finished_table", "status"):
-                assert torch.equal(getattr(ill.state, name)[rows], getattr(sound.state, name)[rows]), name
+                assert torch.equal(getattr(ill.state, name)[beams], getattr(sound.state, name)[beams]), name
 
 
-def test_columns_have_the_twins_names() -> None:
+def test_check_schema_refuses_a_module_of_another_layout() -> None:
     for module in filter(None, (native.csrc, native.csrc_cuda)):
-        for names, columns in ((module.WHOLE, IntParam), (module.REAL, FloatParam), (module.STATUS, Status)):
-            assert names == tuple(columns.__members__)
+        assert module.SEARCH_SCHEMA == fingerprint()
+        check_schema(module)
+    other = ModuleType("other")
+    with pytest.raises(ImportError, match="other was built for another layout"):
+        check_schema(other)
+    other.__dict__["SEARCH_SCHEMA"] = "0" * 16
+    with pytest.raises(ImportError, match="other was built for another layout"):
+        check_schema(other)
 
 
-def test_the_twin_is_used_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_native_search_is_none_where_the_backend_is_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     state = Searches(vocab=9).state
     monkeypatch.setenv("SEAMLESS_BACKEND", "torch")
     assert native_search(state) is None
@@ -255,8 +262,8 @@ def test_the_twin_is_used_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(native_search(state), CpuSearch)
 
 
-@pytest.mark.parametrize("name", ["status", "slot_mapping", "whole", "finished_occupied", "token_pool"])
-def test_tensors_of_another_dtype_or_shape_are_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["status", "slot_mapping", "int_params", "finished_occupied", "token_pool"])
+def test_native_search_refuses_tensors_of_another_dtype_or_shape(name: str) -> None:
     for wrong in (
         lambda x: x.to(torch.float64),
         lambda x: x[:-1],
@@ -266,41 +273,41 @@ def test_tensors_of_another_dtype_or_shape_are_refused(name: str) -> None:
         state = Searches(vocab=9).state
         setattr(state, name, wrong(getattr(state, name)))
         with pytest.raises(ValueError, match="has (dtype|shape)|contiguous|misshapen"):
-            searching(state)
+            compiled(state)
 
 
-def test_a_layout_that_names_what_is_not_there_is_refused() -> None:
+def test_update_state_refuses_a_batch_that_names_what_does_not_exist() -> None:
     world, generator = mixed_world(0)
     batch = world.batch()
     logits = world.logits(batch, generator)
     for name, wrong, message in (
-        ("line_row", 41, "line_row"),
-        ("line_row", -1, "line_row"),
+        ("query_beam", 41, "query_beam"),
+        ("query_beam", -1, "query_beam"),
         ("search_id", 1000, "search_id"),
-        ("search_line", len(batch.line_row), "search_line"),
+        ("search_query", len(batch.query_beam), "search_query"),
         ("search_active", 9, "search_active"),
     ):
         field = getattr(batch, name)
         right = int(field[0])
         field[0] = wrong
         with pytest.raises(ValueError, match=message):
-            searching(world.state).update_state(batch, known(logits))
+            compiled(world.state).update_state(batch, known(logits))
         field[0] = right
     with pytest.raises(ValueError, match="logits has shape"):
-        searching(world.state).update_state(batch, known(logits[1:]))
+        compiled(world.state).update_state(batch, known(logits[1:]))
     with pytest.raises(ValueError, match="logits has dtype"):
-        searching(world.state).update_state(batch, known(logits.double()))
+        compiled(world.state).update_state(batch, known(logits.double()))
 
 
 class OnGpu:
-    """A tensor as CUDA ones present themselves. Nothing may be launched on it: the memory is the host's."""
+    """A tensor with the interface of a CUDA tensor. No kernel may run on it: its memory is the host's."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         described = dict(tensor.numpy().__array_interface__)
         self.__cuda_array_interface__ = described | {"version": 3}
 
 
-def test_the_gpu_module_refuses_as_the_cpus_does() -> None:
+def test_the_gpu_search_refuses_what_the_cpu_search_refuses() -> None:
     for module in filter(None, (native.csrc_cuda,)):
         state = Searches(vocab=9).state
         good = {name: OnGpu(tensor) for name, tensor in tensors(state).items()}
@@ -311,9 +318,9 @@ def test_the_gpu_module_refuses_as_the_cpus_does() -> None:
         with pytest.raises(TypeError, match="CUDA tensors"):
             module.Search(good | {"status": state.status.numpy()}, EOS)
         with pytest.raises(ValueError, match="five arrays"):
-            search.begin((), EOS, (), 0)
+            search.prepare_inputs((), EOS, (), 0)
         if not torch.cuda.is_available():
-            line = torch.zeros(1, dtype=torch.int32)
-            fields, inputs = (line,) * 5, (line.long(),) * 3 + (line,) * 2
-            with pytest.raises(RuntimeError, match="begin of a decode step: .*cuda"):
-                search.begin(tuple(map(OnGpu, fields)), EOS, tuple(map(OnGpu, inputs)), 0)
+            zero = torch.zeros(1, dtype=torch.int32)
+            fields, inputs = (zero,) * 5, (zero.long(),) * 3 + (zero,) * 2
+            with pytest.raises(RuntimeError, match="inputs of a decode step: .*cuda"):
+                search.prepare_inputs(tuple(map(OnGpu, fields)), EOS, tuple(map(OnGpu, inputs)), 0)

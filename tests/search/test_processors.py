@@ -1,4 +1,4 @@
-"""Penalties, bans and warpers are transformers'; draws have the right distribution and do not depend on the batch."""
+"""Processors are transformers'; samples have the right distribution and do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from seamless_engine import DecodingParams, Engine, Request, UsageError
-from seamless_engine.search.processors import ban_list, gumbel, penalise_repetition, warp
-from seamless_engine.search.state import ban_entries
+from seamless_engine.search.processors import banned_tokens, gumbel, repetition_penalty, warp
+from seamless_engine.search.state import bad_word_entries
 from seamless_engine.synthesizer import choose_units
 from seamless_kernels.top_candidates import ban
 from support.audio import clip_of_samples
@@ -36,32 +36,32 @@ from tolerance import assert_waveform_close
 EOS, UNK = 3, 1
 
 
-def with_bans(scores: torch.Tensor, params: DecodingParams, history: torch.Tensor) -> torch.Tensor:
-    """As a line of a company in which others ban more, and have read more."""
-    lines, length = history.shape
-    words = torch.from_numpy(ban_entries(params.bad_words(EOS, UNK)))
-    entries = torch.nn.functional.pad(words, (0, 5), value=2)[:, None].expand(-1, lines, -1)
-    banned = ban_list(
+def without_banned(scores: torch.Tensor, params: DecodingParams, history: torch.Tensor) -> torch.Tensor:
+    """As queries of a batch in which others ban more tokens, and have read more."""
+    queries, length = history.shape
+    words = torch.from_numpy(bad_word_entries(params.bad_words(EOS, UNK)))
+    entries = torch.nn.functional.pad(words, (0, 5), value=2)[:, None].expand(-1, queries, -1)
+    banned = banned_tokens(
         history=torch.nn.functional.pad(history, (0, 4), value=1),
-        lengths=torch.full((lines,), length),
+        lengths=torch.full((queries,), length),
         words=(entries[0], entries[1]),
-        bans=torch.full((lines,), words.shape[1]),
-        ngram=torch.full((lines,), params.no_repeat_ngram_size),
-        longest_ngram=max(params.no_repeat_ngram_size, 4),
-        early=torch.full((lines,), max(length - 2, 0) < params.min_new_tokens),
+        num_bad_word_tokens=torch.full((queries,), words.shape[1]),
+        ngram_size=torch.full((queries,), params.no_repeat_ngram_size),
+        max_ngram_size=max(params.no_repeat_ngram_size, 4),
+        too_short=torch.full((queries,), max(length - 2, 0) < params.min_new_tokens),
         eos=EOS,
     )
     return ban(scores, banned)
 
 
 def warped(scores: torch.Tensor, params: DecodingParams) -> torch.Tensor:
-    lines = len(scores)
+    queries = len(scores)
     return warp(
         scores,
-        torch.full((lines,), params.temperature),
-        torch.full((lines,), params.top_k),
-        torch.full((lines,), 1.0 - params.top_p if params.top_p < 1.0 else -1.0),
-        torch.full((lines,), 1 if params.num_beams == 1 else 2),
+        torch.full((queries,), params.temperature),
+        torch.full((queries,), params.top_k),
+        torch.full((queries,), 1.0 - params.top_p if params.top_p < 1.0 else -1.0),
+        torch.full((queries,), 1 if params.num_beams == 1 else 2),
     )
 
 
@@ -71,40 +71,40 @@ def noise(seed: int, step: int, streams: list[int], vocab: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_ngrams_are_banned_as_in_transformers(size: int) -> None:
+def test_banned_tokens_has_the_ngrams_of_transformers(size: int) -> None:
     for seed in range(20):
         history = torch.randint(0, 4, (3, 1 + seed), generator=torch.Generator().manual_seed(seed))
         scores = normal(3, 9, seed=seed)
         processor: Any = NoRepeatNGramLogitsProcessor(size)
         expected = processor(history, scores.clone())
-        assert torch.equal(with_bans(scores, DecodingParams(no_repeat_ngram_size=size), history), expected)
+        assert torch.equal(without_banned(scores, DecodingParams(no_repeat_ngram_size=size), history), expected)
 
 
-def test_bad_words_are_banned_as_in_transformers() -> None:
+def test_banned_tokens_has_the_bad_words_of_transformers() -> None:
     words = ((4,), (1, 2), (0, 1, 2, 5), (3,))
     for seed in range(20):
         history = torch.randint(0, 4, (3, 2 + seed % 5), generator=torch.Generator().manual_seed(seed))
         scores = normal(3, 9, seed=seed)
         processor: Any = NoBadWordsLogitsProcessor([list(word) for word in words], EOS)
         expected = processor(history, scores.clone())
-        assert torch.equal(with_bans(scores, DecodingParams(bad_words_ids=words), history), expected)
+        assert torch.equal(without_banned(scores, DecodingParams(bad_words_ids=words), history), expected)
 
 
-def test_suppressed_unknown_and_early_eos_are_banned() -> None:
+def test_banned_tokens_has_suppressed_tokens_unk_and_an_early_eos() -> None:
     params = DecodingParams(suppress_tokens=(7, 5), block_unk=True, min_new_tokens=4)
     history = torch.zeros(2, 5, dtype=torch.int64)
-    banned = with_bans(torch.zeros(2, 9), params, history).isinf()
+    banned = without_banned(torch.zeros(2, 9), params, history).isinf()
     assert banned.nonzero().tolist() == [[r, t] for r in range(2) for t in (1, 3, 5, 7)]
-    assert not with_bans(torch.zeros(2, 9), params, torch.zeros(2, 6, dtype=torch.int64))[:, EOS].isinf().any()
+    assert not without_banned(torch.zeros(2, 9), params, torch.zeros(2, 6, dtype=torch.int64))[:, EOS].isinf().any()
 
 
-def test_repetition_penalty_is_transformers() -> None:
+def test_repetition_penalty_equals_transformers() -> None:
     history = torch.randint(0, 30, (4, 12), generator=torch.Generator().manual_seed(1))
     scores = normal(4, 50)
     processor: Any = RepetitionPenaltyLogitsProcessor(1.7)
     expected = processor(history, scores.clone())
     unread = torch.nn.functional.pad(history, (0, 3), value=31)
-    found = penalise_repetition(scores, unread, torch.full((4,), 12), torch.full((4,), 1.7))
+    found = repetition_penalty(scores, unread, torch.full((4,), 12), torch.full((4,), 1.7))
     assert torch.equal(found, expected)
 
 
@@ -112,7 +112,7 @@ def test_repetition_penalty_is_transformers() -> None:
 @pytest.mark.parametrize(
     "temperature,top_k,top_p", [(0.6, 50, 1.0), (1.0, 5, 1.0), (1.3, 0, 0.7), (2.0, 1, 0.01), (1.0, 20, 0.4)]
 )
-def test_warpers_are_transformers(temperature: float, top_k: int, top_p: float, beams: int) -> None:
+def test_warp_equals_transformers(temperature: float, top_k: int, top_p: float, beams: int) -> None:
     scores = normal(6, 200) * 3
     keep = 1 if beams == 1 else 2
     warpers: list[Any] = [TemperatureLogitsWarper(temperature)] if temperature != 1.0 else []
@@ -125,22 +125,22 @@ def test_warpers_are_transformers(temperature: float, top_k: int, top_p: float, 
     assert torch.equal(warped(scores, params), expected)
 
 
-def test_draws_have_the_distribution_of_the_scores() -> None:
+def test_gumbel_samples_have_the_distribution_of_the_scores() -> None:
     scores = normal(1, 12)[0]
     probability = scores.softmax(-1).double()
-    draws = 20_000
-    order = (scores + noise(9, 4, list(range(draws)), 12)).topk(2, dim=-1).indices
+    samples = 20_000
+    order = (scores + noise(9, 4, list(range(samples)), 12)).topk(2, dim=-1).indices
     first = torch.bincount(order[:, 0], minlength=12)
     # Pearson's statistic has 11 degrees of freedom; it exceeds 31 once in a thousand experiments.
-    assert ((first - draws * probability) ** 2 / (draws * probability)).sum() < 31
-    # The second is drawn without replacement: p_i · p_j / (1 − p_i). 131 degrees of freedom, 1 in 1000: 186.
+    assert ((first - samples * probability) ** 2 / (samples * probability)).sum() < 31
+    # The second is sampled without replacement: p_i · p_j / (1 − p_i). 131 degrees of freedom, 1 in 1000: 186.
     pair = torch.bincount(order[:, 0] * 12 + order[:, 1], minlength=144).view(12, 12)
-    expected = draws * probability[:, None] * probability / (1 - probability[:, None])
+    expected = samples * probability[:, None] * probability / (1 - probability[:, None])
     off = ~torch.eye(12, dtype=torch.bool)
     assert ((pair - expected) ** 2 / expected)[off].sum() < 186
 
 
-def test_noise_is_keyed_by_seed_step_line_and_token() -> None:
+def test_gumbel_is_keyed_by_seed_step_stream_and_token() -> None:
     base = noise(1, 2, [3, 4], 1000)
     assert torch.equal(base[1:], noise(1, 2, [4], 1000))
     for other in (noise(2, 2, [3], 1000), noise(1, 3, [3], 1000), noise(1 + (5 << 32), 2, [3], 1000)):
@@ -167,7 +167,7 @@ def sampled(rng: random.Random, languages: list[str], seed: int) -> Request:
     return request
 
 
-def test_a_seed_draws_the_same_in_any_batch(checkpoint: Callable[[int], Path]) -> None:
+def test_generate_samples_the_same_in_any_batch(checkpoint: Callable[[int], Path]) -> None:
     engine = Engine.from_pretrained(checkpoint(1), device="cpu")
     rng = random.Random(3)
     requests = [sampled(rng, engine.languages("s2st"), seed=i % 4) for i in range(16)]
@@ -185,8 +185,8 @@ def test_a_seed_draws_the_same_in_any_batch(checkpoint: Callable[[int], Path]) -
     assert len(texts) > 4
 
 
-def test_sampling_follows_the_probabilities_of_transformers(checkpoint: Callable[[int], Path]) -> None:
-    """First tokens of many draws against the reference's softmax after its warpers."""
+def test_generate_samples_with_the_probabilities_of_transformers(checkpoint: Callable[[int], Path]) -> None:
+    """First tokens of many samples against the reference's softmax after its warpers."""
     folder = checkpoint(2)
     engine = Engine.from_pretrained(folder, device="cpu", tasks=["t2tt"])
     request = Request("t2tt", "fra", text=TEXTS[2], src_lang="eng")
@@ -213,13 +213,13 @@ def test_sampling_follows_the_probabilities_of_transformers(checkpoint: Callable
     assert ((count[likely] - expected) ** 2 / expected).sum() < 2.5 * likely.sum() + 15
 
 
-def test_beam_sampling_draws_its_candidates_without_replacement(checkpoint: Callable[[int], Path]) -> None:
-    """Two beams and one token: the better of an ordered pair of draws is returned, and its chance can be enumerated."""
+def test_generate_with_beams_samples_its_candidates_without_replacement(checkpoint: Callable[[int], Path]) -> None:
+    """Two beams and one token: the better of an ordered pair of samples is returned; its probability can be summed."""
     folder = checkpoint(2)
     engine = Engine.from_pretrained(folder, device="cpu", tasks=["t2tt"])
     params = DecodingParams(num_beams=2, do_sample=True, temperature=1.5, top_k=6, max_new_tokens=1)
-    draws = [dataclasses.replace(params, seed=seed) for seed in range(1200)]
-    requests = [Request("t2tt", "fra", text=TEXTS[2], src_lang="eng", params=draw) for draw in draws]
+    samples = [dataclasses.replace(params, seed=seed) for seed in range(1200)]
+    requests = [Request("t2tt", "fra", text=TEXTS[2], src_lang="eng", params=sample) for sample in samples]
     count = torch.bincount(torch.tensor([r.tokens[0] for r in engine.generate(requests)])).double()
     oracle = load(folder)
     ids = torch.tensor([oracle.source_ids(TEXTS[2], "eng")])
@@ -231,16 +231,16 @@ def test_beam_sampling_draws_its_candidates_without_replacement(checkpoint: Call
     expected = torch.zeros_like(chance)
     for one, other in itertools.permutations(tokens, 2):
         better = one if chance[one] > chance[other] else other
-        expected[better] += len(draws) * chance[one] * chance[other] / (1 - chance[one])
+        expected[better] += len(samples) * chance[one] * chance[other] / (1 - chance[one])
     winners = [token for token in tokens if expected[token] > 0]  # all but the least likely
     found, expected = torch.nn.functional.pad(count, (0, len(chance) - len(count)))[winners], expected[winners]
-    assert len(winners) == 5 and int(found.sum()) == len(draws)
+    assert len(winners) == 5 and int(found.sum()) == len(samples)
     # Five outcomes: Pearson's statistic exceeds 18.5 once in a thousand experiments.
     assert ((found - expected) ** 2 / expected).sum() < 18.5
 
 
 class Forced(LogitsProcessor):
-    """Makes transformers say exactly these tokens after the prompt."""
+    """Makes transformers generate exactly these tokens after the prompt."""
 
     def __init__(self, tokens: list[int]) -> None:
         self.tokens = tokens
@@ -251,7 +251,7 @@ class Forced(LogitsProcessor):
         return out  # type: ignore[return-value]
 
 
-def test_every_returned_sequence_speaks_as_it_would_alone(checkpoint: Callable[[int], Path]) -> None:
+def test_generate_synthesizes_every_returned_sequence_as_alone(checkpoint: Callable[[int], Path]) -> None:
     folder = checkpoint(1)
     engine = Engine.from_pretrained(folder, device="cpu", tasks=["s2st"])
     audio = clip_of_samples(5, CLIPS[3])
@@ -277,17 +277,17 @@ def test_every_returned_sequence_speaks_as_it_would_alone(checkpoint: Callable[[
         assert_waveform_close(torch.from_numpy(hypothesis.audio), spoken[0][0])
 
 
-def test_units_are_drawn_only_at_another_temperature() -> None:
+def test_choose_units_samples_only_at_another_temperature() -> None:
     logits = normal(300, 40)
     assert torch.equal(choose_units(logits, DecodingParams(speech_do_sample=True)), logits.argmax(-1))
     assert torch.equal(choose_units(logits, DecodingParams(speech_temperature=0.5)), logits.argmax(-1))
-    drawn = choose_units(logits, DecodingParams(speech_do_sample=True, speech_temperature=0.9))
-    assert (drawn != logits.argmax(-1)).any()
+    sampled_units = choose_units(logits, DecodingParams(speech_do_sample=True, speech_temperature=0.9))
+    assert (sampled_units != logits.argmax(-1)).any()
     cold = choose_units(logits, DecodingParams(speech_do_sample=True, speech_temperature=1e-3))
     assert (cold == logits.argmax(-1)).float().mean() > 0.97
 
 
-def test_meta_is_its_parts(checkpoint: Callable[[int], Path]) -> None:
+def test_meta_equals_its_parts(checkpoint: Callable[[int], Path]) -> None:
     meta = DecodingParams.meta()
     assert (meta.num_beams, meta.soft_max_length, meta.vocoder_durations, meta.speaker_per_language) == (
         5,
@@ -319,6 +319,6 @@ def test_meta_is_its_parts(checkpoint: Callable[[int], Path]) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_senseless_values_are_refused_by_name(wrong: dict[str, Any]) -> None:
+def test_decoding_params_refuses_bad_values_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         DecodingParams(**wrong)

@@ -1,4 +1,4 @@
-"""The decoding state: what a request is given and what it leaves, all of it where it was from the start."""
+"""The search state: what a request is given, what its hypotheses are, and that the tensors never move."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request
 from seamless_engine.block_manager import BLOCK_SIZE, PROMPT_LENGTH, slots_of
 from seamless_engine.job import Job
-from seamless_engine.search.state import IntParam, Status
+from seamless_engine.search.schema import IntParam, Status
 from seamless_engine.search.torch_search import TorchSearch
 from support.driven import all_same, answer
 from support.parity import TEXTS, random_request
@@ -29,7 +29,7 @@ SLOT_TABLES = ("slot_mapping", "slot_table", "finished_table", "cross_table")
 
 
 def admitted(seed: int) -> tuple[Searches, list[Job]]:
-    """Requests of all kinds that came at once, on state that others have used."""
+    """Requests of all kinds that are admitted together, to a state that others have used."""
     rng = random.Random(seed)
     world = Searches(vocab=50, num_seqs=30)
     for _ in range(2):
@@ -41,13 +41,13 @@ def admitted(seed: int) -> tuple[Searches, list[Job]]:
     return world, jobs
 
 
-def test_a_request_has_the_slots_of_its_blocks_and_nobody_elses() -> None:
+def test_admit_gives_a_request_the_slots_of_its_own_blocks() -> None:
     for seed in range(10):
         world, jobs = admitted(seed)
         state = world.state
         seen: set[int] = set()
         for one in jobs:
-            mine = set(slots_of(world.blocks._blocks[one.serial]))
+            mine = set(slots_of(world.blocks.blocks_of[one.serial]).tolist())
             cross = state.cross_slots(one).tolist()
             own = state.slot_mapping[one.beam_ids, : one.max_length].flatten().tolist()
             assert len(cross) == one.encoder_length == state.cross_length[one.beam_ids[0]]
@@ -58,43 +58,43 @@ def test_a_request_has_the_slots_of_its_blocks_and_nobody_elses() -> None:
         assert max(seen) < world.blocks.num_blocks * BLOCK_SIZE <= int(state.slot_mapping[state.dummy_beam, 0])
 
 
-def test_a_search_begins_at_the_prompt_which_its_first_row_reads_for_all() -> None:
+def test_admit_starts_a_search_at_the_prompt_that_its_first_beam_reads() -> None:
     for seed in range(10):
         world, jobs = admitted(seed)
         state = world.state
-        for one, draw in ((job, draw) for job in jobs for draw in range(job.params.num_searches)):
-            first, *others = rows = one.search_beams(draw)
-            assert state.rows[first, : len(rows)].tolist() == rows
-            assert (state.rows[first, len(rows) :] == state.dummy_beam).all()
-            assert state.search_of[rows].tolist() == [first] * len(rows)
+        for one, index in ((job, index) for job in jobs for index in range(job.params.num_searches)):
+            first, *others = beams = one.search_beams(index)
+            assert state.beam_ids[first, : len(beams)].tolist() == beams
+            assert (state.beam_ids[first, len(beams) :] == state.dummy_beam).all()
+            assert state.search_of[beams].tolist() == [first] * len(beams)
             prompt = state.slot_mapping[first, :PROMPT_LENGTH]
-            assert (state.slot_table[rows, :PROMPT_LENGTH] == prompt).all()
-            assert (state.token[rows] == LANGUAGE).all() and (state.score[rows] == 0.0).all()
+            assert (state.slot_table[beams, :PROMPT_LENGTH] == prompt).all()
+            assert (state.token[beams] == LANGUAGE).all() and (state.score[beams] == 0.0).all()
             assert state.status[first] == Status.SEARCHING and state.position[first] == 0
-            assert not state.finished_occupied[rows].any()
-            assert state.whole[first, IntParam.NUM_BEAMS] == len(rows) == 1 + len(others)
-            assert state.whole[first, IntParam.STREAM] == draw * len(rows)
+            assert not state.finished_occupied[beams].any()
+            assert state.int_params[first, IntParam.NUM_BEAMS] == len(beams) == 1 + len(others)
+            assert state.int_params[first, IntParam.STREAM] == index * len(beams)
 
 
-def test_who_is_not_admitted_is_left_alone() -> None:
-    """And the dummy row stays what it is."""
+def test_admit_modifies_only_what_the_admitted_requests_have() -> None:
+    """Not the dummy beam either."""
     for seed in range(10):
         world, jobs = admitted(seed)
         world.blocks.free(jobs[0].serial)
         before = clone(world.state)
         newcomers = world.admit([DecodingParams(num_beams=jobs[0].num_seqs)], lambda: 5)
-        rows = torch.ones(len(before.token), dtype=torch.bool)
-        rows[newcomers[0].beam_ids] = False
+        others = torch.ones(len(before.token), dtype=torch.bool)
+        others[newcomers[0].beam_ids] = False
         for name, tensor in tensors(world.state).items():
-            same = rows if name not in BY_SLOT else slice(None)
+            same = others if name not in BY_SLOT else slice(None)
             assert torch.equal(tensor[same], getattr(before, name)[same]), name
 
 
-def test_admission_can_be_repeated() -> None:
+def test_admit_can_be_repeated() -> None:
     """A pass that fails is tried again in halves."""
     world, jobs = admitted(3)
     before = clone(world.state)
-    entries = [(one, world.blocks._blocks[one.serial]) for one in jobs]
+    entries = [(one, world.blocks.blocks_of[one.serial]) for one in jobs]
     for part in (entries[: len(entries) // 2], entries[len(entries) // 2 :]):
         world.state.admit(part)
     for name, tensor in tensors(world.state).items():
@@ -108,9 +108,9 @@ def finished(params: DecodingParams, seed: int, tokens: int, vocab: int = 60) ->
     world = Searches(vocab, num_seqs=30)
     one, *_ = world.admit([params, *(random_params(rng, b, vocab, ties=False) for b in (2, 1, 4))], lambda: tokens)
     search = TorchSearch(world.state)
-    while any(world.state.status[one.search_beams(draw)[0]] == Status.SEARCHING for draw in range(params.num_searches)):
+    while any(world.state.status[one.search_beams(i)[0]] == Status.SEARCHING for i in range(params.num_searches)):
         batch = world.batch()
-        search.begin(batch, EOS)
+        search.prepare_inputs(batch, EOS)
         logits = world.logits(batch, generator)
         logits[:, EOS] += 3.0
         search.update_state(batch, known(logits))
@@ -121,7 +121,7 @@ def finished(params: DecodingParams, seed: int, tokens: int, vocab: int = 60) ->
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("beams,wanted", [(1, 1), (4, 1), (4, 4), (5, 3)])
-def test_findings_are_the_best_hypotheses_with_their_slots(beams: int, wanted: int, penalty: float) -> None:
+def test_finished_returns_the_best_hypotheses_with_their_slots(beams: int, wanted: int, penalty: float) -> None:
     lengths = set()
     for seed in range(4):
         params = DecodingParams(num_beams=beams, num_return_sequences=wanted, length_penalty=penalty)
@@ -136,14 +136,14 @@ def test_findings_are_the_best_hypotheses_with_their_slots(beams: int, wanted: i
             assert len(hypothesis.log_probs) == len(hypothesis.tokens) <= one.max_new_tokens
             assert hypothesis.tokens[-1] == EOS or len(hypothesis.tokens) == one.max_new_tokens
             assert set(hypothesis.slots.tolist()) <= own
-            read = state.token_pool[hypothesis.slots].tolist()  # by the model: all but the last token
+            read = state.token_pool[hypothesis.slots].tolist()  # by the decoder: all but the last token
             assert read == [EOS, LANGUAGE, *hypothesis.tokens[:-1]]
             expected = sum(hypothesis.log_probs) / len(hypothesis.tokens) ** penalty
             assert hypothesis.score == pytest.approx(expected, rel=SCORE_ATOL, abs=SCORE_ATOL)
     assert len(lengths) > 1
 
 
-def test_each_draw_gives_one_finding() -> None:
+def test_finished_returns_one_hypothesis_of_each_search() -> None:
     params = DecodingParams(do_sample=True, num_return_sequences=4, seed=5)
     world, one = finished(params, 0, tokens=9)
     found = world.state.finished(one)
@@ -151,7 +151,7 @@ def test_each_draw_gives_one_finding() -> None:
     assert [int(f.slots[0]) for f in found] == world.state.slot_mapping[one.beam_ids, 0].tolist()
 
 
-def test_a_search_has_no_more_findings_than_it_could_choose() -> None:
+def test_finished_returns_no_more_hypotheses_than_could_be_chosen() -> None:
     for kept, expected in (((), []), ((EOS,), [[EOS]])):
         banned = tuple(token for token in range(30) if token not in kept)
         params = DecodingParams(num_beams=3, num_return_sequences=3, suppress_tokens=banned)
@@ -173,14 +173,14 @@ def texts(engine: Engine, seed: int) -> list[Request]:
 def held(engine: Engine) -> dict[str, torch.Tensor]:
     """Every tensor that a decode step may keep."""
     runner = engine.core.runner
-    return tensors(runner.state) | {"k": runner.pool.k, "v": runner.pool.v, "batch": runner.batches._fields}
+    return tensors(runner.state) | {"k": runner.pool.k, "v": runner.pool.v, "batch": runner.batches.fields}
 
 
 @pytest.mark.parametrize("implementation", ["", "torch"], ids=["preferred", "torch"])
-def test_what_is_free_may_hold_anything(
+def test_generate_reads_nothing_of_free_beams_and_slots(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, implementation: str
 ) -> None:
-    """Before every turn all free rows and slots are spoiled: floats are NaN, tables point at slots of NaN."""
+    """Before every turn all free beams and slots are spoiled: floats are NaN, tables point at slots of NaN."""
     monkeypatch.setenv("SEAMLESS_BACKEND", implementation)
     engine = made(checkpoint)
     requests = texts(engine, 7)
@@ -189,9 +189,9 @@ def test_what_is_free_may_hold_anything(
     turns = []
 
     def spoil(turn: int, jobs: dict[int, Job]) -> None:
-        rows = torch.tensor(runner.blocks._free_rows, dtype=torch.int64)
-        slots = torch.tensor(slots_of(runner.blocks._free_blocks), dtype=torch.int64)
-        if not len(slots) or not len(rows):
+        beams = torch.tensor(runner.blocks.free_beam_ids, dtype=torch.int64)
+        slots = torch.tensor(slots_of(runner.blocks.free_block_ids), dtype=torch.int64)
+        if not len(slots) or not len(beams):
             return
         turns.append(turn)
         runner.pool.k[:, slots] = torch.nan
@@ -203,7 +203,7 @@ def test_what_is_free_may_hold_anything(
                 garbage = int(Status.SEARCHING)
             else:
                 garbage = torch.nan if tensor.is_floating_point() else True if tensor.dtype == torch.bool else 2**30
-            tensor[slots if name in BY_SLOT else rows] = garbage
+            tensor[slots if name in BY_SLOT else beams] = garbage
 
     assert all_same(answer(engine, requests, meanwhile=spoil), expected)
     assert len(turns) > 10
@@ -215,7 +215,7 @@ def alive(*kinds: type) -> list[Any]:
     return [one for one in gc.get_objects() if type(one) in kinds]
 
 
-def test_nothing_moves_and_nothing_is_left(checkpoint: Checkpoint) -> None:
+def test_generate_moves_no_tensor_and_leaves_none_behind(checkpoint: Checkpoint) -> None:
     engine = made(checkpoint)
     before = {name: (tensor.data_ptr(), tensor.shape) for name, tensor in held(engine).items()}
     requests = texts(engine, 1)
@@ -226,11 +226,11 @@ def test_nothing_moves_and_nothing_is_left(checkpoint: Checkpoint) -> None:
         kinds = [type(one) for one in alive(torch.Tensor, Job)]
         seen.append((kinds.count(torch.Tensor), kinds.count(Job)))
     assert seen[0] == seen[1] == seen[2]
-    assert seen[0][1] <= engine.options.max_num_seqs  # the last batch is kept, with its company
+    assert seen[0][1] <= engine.options.max_num_seqs  # the last batch is kept, with its requests
     assert {name: (tensor.data_ptr(), tensor.shape) for name, tensor in held(engine).items()} == before
 
 
-def test_a_step_leaves_nothing_behind(checkpoint: Checkpoint) -> None:
+def test_a_decode_step_leaves_nothing_behind(checkpoint: Checkpoint) -> None:
     """While two searches go on there are as many tensors, of as many bytes, and lists and maps are as long."""
     engine = made(checkpoint)
     params = DecodingParams(num_beams=3, min_new_tokens=125, max_new_tokens=125)

@@ -1,4 +1,4 @@
-"""Beam search of one sentence in plain Python lists, written from its definition: the vectorised step's oracle."""
+"""Beam search of one sentence in plain Python lists, written from its definition: the reference of the beam step."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from seamless_engine import DecodingParams, Request, Result
 from seamless_engine.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager
 from seamless_engine.job import Job
 from seamless_engine.models.text_decoder import NextTokens
-from seamless_engine.search.state import IntParam, SearchState, Status
+from seamless_engine.search.schema import IntParam, Status
+from seamless_engine.search.state import SearchState
 from seamless_engine.search.step_batch import BatchBuilder, StepBatch
 from tolerance import SCORE_RTOL
 
@@ -23,7 +24,7 @@ MAX_NEW_TOKENS = 14
 
 
 def known(logits: torch.Tensor) -> NextTokens:
-    """Of a model that gives these logits, float32 [lines, vocab]."""
+    """The next tokens by these logits, float32 [queries, vocab]."""
     expected = NextTokens(logits, logits.new_empty(logits.shape[1], 0))
     vars(expected)["logits"] = logits
     return expected
@@ -43,7 +44,7 @@ def overwrite(state: SearchState, source: SearchState) -> None:
 
 
 def random_params(rng: random.Random, beams: int, vocab: int, ties: bool) -> DecodingParams:
-    """`ties`: where scores are often equal a nucleus has no unique edge."""
+    """`ties`: scores are often equal. Then top_p is off, because the edge of a nucleus is not unique."""
     sample = rng.random() < 0.4
     words = [[rng.randrange(vocab) for _ in range(rng.randint(1, 3))] for _ in range(rng.choice([0, 0, 6]))]
     words += [[0, EOS, LANGUAGE, token] for token in range(rng.choice([0, 4]))]  # longer than the prompt
@@ -67,7 +68,7 @@ def random_params(rng: random.Random, beams: int, vocab: int, ties: bool) -> Dec
 
 
 class Searches:
-    """`state` hold what runs; the caller makes the steps. `bucket` pads the batch."""
+    """`state` has the requests that run; the caller makes the steps. `bucket` pads the batch."""
 
     def __init__(
         self, vocab: int, num_seqs: int = 24, bucket: int = 1, max_new_tokens: int = MAX_NEW_TOKENS, blocks: int = 200
@@ -78,13 +79,15 @@ class Searches:
         length = PROMPT_LENGTH + max_new_tokens
         slots = blocks * BLOCK_SIZE
         like = torch.zeros(1, 1)
-        self.state = SearchState(num_seqs, slots, max_length=length, max_source=16, max_bans=40, eos=EOS, like=like)
-        self._layouts = BatchBuilder(num_seqs, length, like.device, lambda count: -(-count // bucket) * bucket)
+        self.state = SearchState(
+            num_seqs, slots, max_length=length, max_source=16, max_bad_word_tokens=40, eos=EOS, like=like
+        )
+        self._builder = BatchBuilder(num_seqs, length, like.device, lambda count: -(-count // bucket) * bucket)
         self._serial = itertools.count()
         self.jobs: list[Job] = []
 
     def admit(self, all_params: list[DecodingParams], max_new_tokens: Callable[[], int]) -> list[Job]:
-        """Those that fit, each for so many tokens."""
+        """The requests that fit, each for so many tokens."""
         admitted = []
         for params in all_params:
             job = Job(
@@ -111,24 +114,24 @@ class Searches:
         return jobs
 
     def batch(self) -> StepBatch:
-        return self._layouts.batch(self.jobs)
+        return self._builder.batch(self.jobs)
 
-    def went_on(self, rng: random.Random, late: float) -> None:
-        """After a step: whoever is seen to be over leaves; with the chance `late` it is not seen yet."""
+    def after_step(self, rng: random.Random, late: float) -> None:
+        """After a step: a request whose searches are over leaves; with the chance `late` the host does not know yet."""
         for job in list(self.jobs):
             job.position += PROMPT_LENGTH if job.position == 0 else 1
-            for draw in list(job.searching):
-                over = self.state.status[job.search_beams(draw)[0]] != Status.SEARCHING
+            for search in list(job.searching):
+                over = self.state.status[job.search_beams(search)[0]] != Status.SEARCHING
                 if over and (job.position >= job.max_length or rng.random() >= late):
-                    job.searching.remove(draw)
+                    job.searching.remove(search)
             if not job.searching:
                 self.jobs.remove(job)
                 self.blocks.free(job.serial)
 
     def logits(self, batch: StepBatch, generator: torch.Generator, levels: int | None = None) -> torch.Tensor:
-        """float32 [m, vocab]. With `levels` few values, so that words tie; each line has its own scale of them, because
-        what ties between lines would hang on the last bit of a logarithm."""
-        shape = len(batch.line_row), self.vocab
+        """float32 [queries, vocab]. With `levels` only few values, so that tokens tie. Each query has its own scale of
+        them: ties between queries would depend on the last bit of a logarithm."""
+        shape = len(batch.query_beam), self.vocab
         if levels is None:
             return torch.randn(shape, generator=generator) * 2
         scale = 0.5 + torch.rand(shape[0], 1, generator=generator)
@@ -140,16 +143,16 @@ def live(state: SearchState, batch: StepBatch) -> list[int]:
 
 
 def assert_same(mine: SearchState, other: SearchState, before: SearchState, batch: StepBatch, atol: float) -> None:
-    """Two results of one step from `before`. What counts of the state of a live search is equal; nobody else's changed.
+    """Two results of one step from `before`: equal where they count for a live search, and nothing else has changed.
 
     atol: of scores; 0 for equal bits.
     """
     assert mine.status[mine.dummy_beam] == Status.OVER
     assert torch.equal(mine.token_pool, other.token_pool) and torch.equal(mine.log_prob_pool, other.log_prob_pool)
     steps = live(before, batch)
-    beams = {i: before.rows[i, : int(before.whole[i, IntParam.NUM_BEAMS])].tolist() for i in steps}
+    beams = {i: before.beam_ids[i, : int(before.int_params[i, IntParam.NUM_BEAMS])].tolist() for i in steps}
     untouched = torch.ones(len(mine.token) - 1, dtype=torch.bool)
-    untouched[[row for rows in beams.values() for row in rows]] = False
+    untouched[[beam for ids in beams.values() for beam in ids]] = False
     for name in tensors(mine).keys() - {"token_pool", "log_prob_pool", "state_pool"}:
         assert torch.equal(getattr(mine, name)[:-1][untouched], getattr(before, name)[:-1][untouched]), name
     a, b = ({name: x.numpy() for name, x in tensors(state).items()} for state in (mine, other))
@@ -157,18 +160,18 @@ def assert_same(mine: SearchState, other: SearchState, before: SearchState, batc
         assert a["status"][i] == b["status"][i]
         if a["status"][i] == Status.BROKEN:
             continue
-        rows = beams[i]
+        ids = beams[i]
         assert a["position"][i] == b["position"][i]
-        assert_close(a["score"][rows], b["score"][rows], atol)
-        # A beam that nothing can be chosen for goes nowhere.
-        going = [row for row in rows if b["score"][row] != -np.inf]
+        assert_close(a["score"][ids], b["score"][ids], atol)
+        # A beam without a candidate has no next token.
+        going = [beam for beam in ids if b["score"][beam] != -np.inf]
         assert (a["token"][going] == b["token"][going]).all()
         assert_close(a["log_prob"][going], b["log_prob"][going], atol)
         read = b["position"][i]
         assert (a["slot_table"][going, :read] == b["slot_table"][going, :read]).all()
-        assert (a["finished_occupied"][rows] == b["finished_occupied"][rows]).all()
-        assert_close(a["finished_score"][rows], b["finished_score"][rows], atol)
-        kept = [row for row in rows if b["finished_occupied"][row]]
+        assert (a["finished_occupied"][ids] == b["finished_occupied"][ids]).all()
+        assert_close(a["finished_score"][ids], b["finished_score"][ids], atol)
+        kept = [beam for beam in ids if b["finished_occupied"][beam]]
         assert (a["finished_length"][kept] == b["finished_length"][kept]).all()
         assert (a["finished_token"][kept] == b["finished_token"][kept]).all()
         assert_close(a["finished_log_prob"][kept], b["finished_log_prob"][kept], atol)

@@ -1,4 +1,4 @@
-"""Text decoder (NLLB): one step for any number of rows, keys and values in a pool of slots."""
+"""Text decoder (NLLB): one step for any number of queries, keys and values in a pool of slots."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from seamless_kernels.top_candidates import top_candidates
 
 @dataclass(frozen=True)
 class KVPool:
-    """Keys and values of all layers; a slot holds one position of one hypothesis, or one encoding of one request."""
+    """Keys and values of all layers; a slot holds one position of one beam, or one encoder state of one request."""
 
     k: torch.Tensor  # [layers, slots, heads, d]
     v: torch.Tensor
@@ -26,35 +26,35 @@ class KVPool:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What one decode step reads. Lines of a request stand together; cu_rows bounds them."""
+    """What one decode step reads. The queries of a request stand together; cu_queries bounds them."""
 
-    tokens: torch.Tensor  # int64 [lines]
-    positions: torch.Tensor  # int64 [lines], 0 for the first token
-    slots: torch.Tensor  # int64 [lines], where this step's keys and values go
+    tokens: torch.Tensor  # int64 [queries]
+    positions: torch.Tensor  # int64 [queries], 0 for the first token
+    slots: torch.Tensor  # int64 [queries], where this step's keys and values go
     slot_table: torch.Tensor  # int32 [any, width], the slots of positions 0 … lengths − 1
-    rows: torch.Tensor  # int32 [lines], the row of the table that a line reads
-    lengths: torch.Tensor  # int32 [lines], this position included
+    beams: torch.Tensor  # int32 [queries], the row of slot_table that a query reads
+    lengths: torch.Tensor  # int32 [queries], this position included
     cross_table: torch.Tensor  # int32 [any, width]
-    requests: torch.Tensor  # int32 [requests], the row of the cross table that a request reads
+    requests: torch.Tensor  # int32 [requests], the row of cross_table that a request reads
     cross_lengths: torch.Tensor  # int32 [requests]
-    cu_rows: torch.Tensor  # int32 [requests + 1]
+    cu_queries: torch.Tensor  # int32 [requests + 1]
 
 
 @dataclass(frozen=True)
 class NextTokens:
-    """What the decoder expects after each of its hidden states [rows, dim]. The logits, of which a row has a megabyte,
-    exist once somebody has asked for them."""
+    """The distribution of the next token after each of the hidden states [queries, dim]. The logits, a megabyte
+    each, are computed when they are first read."""
 
     hidden: torch.Tensor
     head: LinearWeight
 
     @cached_property
     def logits(self) -> torch.Tensor:
-        """float32 [rows, vocab]"""
+        """float32 [queries, vocab]"""
         return logits(self.hidden, self.head)
 
     def best(self, count: int, banned: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """log p float32 and token int64 [rows, count], as `top_candidates` orders them."""
+        """log p float32 and token int64 [queries, count], as `top_candidates` orders them."""
         if "logits" in vars(self):
             return top_candidates(self.logits, count, banned)
         return linear_top_candidates(self.hidden, self.head, count, banned)
@@ -73,14 +73,14 @@ class TextDecoder:
         self.layers = [DecoderLayer(weights.at(f"layers.{i}"), dims.heads) for i in range(dims.layers)]
         self.norm = weights.norm("layer_norm")
 
-    def store_encodings(self, encodings: torch.Tensor, slots: torch.Tensor, pool: KVPool) -> None:
-        """Cross-attention keys and values of encodings [total, dim] into slots int64 [total], once for a request."""
+    def store_encoder_states(self, encoder_states: torch.Tensor, slots: torch.Tensor, pool: KVPool) -> None:
+        """Cross-attention keys and values of encoder_states [total, dim] into slots int64 [total], once a request."""
         for i, layer in enumerate(self.layers):
-            k, v = layer.cross_kv(encodings).view(len(encodings), 2, *pool.k.shape[2:]).unbind(1)
+            k, v = layer.cross_kv(encoder_states).view(len(encoder_states), 2, *pool.k.shape[2:]).unbind(1)
             store_kv(k, v, pool.k[i], pool.v[i], slots)
 
     def step(self, inputs: StepInputs, pool: KVPool) -> torch.Tensor:
-        """Final hidden states [rows, dim] of this position; its keys and values are in the pool afterwards."""
+        """Final hidden states [queries, dim]; the keys and values of the queries are in the pool afterwards."""
         # A pad token has no position, as in the reference.
         offset = inputs.positions + self.positions.first
         positions = torch.where(inputs.tokens == self.pad_token_id, self.positions.padding_idx, offset)
@@ -108,11 +108,11 @@ class DecoderLayer:
     def __call__(self, x: torch.Tensor, inputs: StepInputs, k_pool: torch.Tensor, v_pool: torch.Tensor) -> torch.Tensor:
         q, k, v = self.self_attention.project(self.self_norm(x))
         store_kv(k, v, k_pool, v_pool, inputs.slots)
-        mixed = self_attention(q, k_pool, v_pool, inputs.slot_table, inputs.lengths, inputs.rows)
+        mixed = self_attention(q, k_pool, v_pool, inputs.slot_table, inputs.lengths, inputs.beams)
         x = self.self_attention.out(mixed.flatten(1), residual=x)
         q = self.cross_q(self.cross_norm(x)).view_as(q)
         mixed = cross_attention(
-            q, k_pool, v_pool, inputs.cross_table, inputs.cross_lengths, inputs.cu_rows, inputs.requests
+            q, k_pool, v_pool, inputs.cross_table, inputs.cross_lengths, inputs.cu_queries, inputs.requests
         )
         x = self.cross_out(mixed.flatten(1), residual=x)
         return self.ffn(self.ffn_norm(x), residual=x)

@@ -1,1 +1,1 @@
-"""The search of a decode step: its tables, what it may choose, and which hypotheses win."""
+"""The search of a decode step: its state, the logits processors, and the choice of beams and hypotheses."""

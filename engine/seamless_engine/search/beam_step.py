@@ -1,8 +1,7 @@
 """One step of the search for every request at once: candidates → next beams and finished hypotheses.
 
 Semantics are those of transformers' `_beam_search` at batch size 1 (greedy is one beam that stops at its first eos).
-Pure functions of tensors, static in shape, no host reads; padded beams are dummy. Order is total on ties:
-(score, parent, token).
+Pure functions of tensors, static in shape, no host reads. The order is total on ties: (score, parent, token).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Rules:
 class Candidates:
     """The best next tokens of every beam, all [n, beams, 2·beams]; −inf keys where a beam is dummy.
 
-    key: what candidates are ranked by (with noise, when drawing). value: what the hypothesis is scored by.
+    key: what candidates are ranked by (with noise when sampling). value: what the hypothesis is scored by.
     log_prob: the model's own.
     """
 
@@ -50,10 +49,10 @@ class Finished:
 
 @dataclass(frozen=True)
 class Outcome:
-    """running: parents, tokens (int64), scores and log-probabilities of the tokens, all [n, beams]. finished: the new
-    slots, and where each came from: `origin` int64 [n, beams] is an old slot below `beams`, else beams + parent;
-    `last_token` and `last_log_prob` are valid for the latter. over bool [n]: the request is done. broken bool [n]: its
-    model produced a NaN."""
+    """parent, token (int64), score, log_prob [n, beams]: of the next running beams. finished: the new slots, and where
+    each came from: `origin` int64 [n, beams] is an old slot below `beams`, else beams + parent;
+    `last_token` and `last_log_prob` are valid for the latter. over bool [n]: the search has ended.
+    broken bool [n]: the model produced a NaN."""
 
     parent: torch.Tensor
     token: torch.Tensor
@@ -93,7 +92,7 @@ def advance(running_score: torch.Tensor, candidates: Candidates, finished: Finis
     last_token = token.gather(1, candidate)
 
     going = score + stops.float() * NEVER
-    # Beams go on by score; a single hypothesis goes on with what it chose, or drew.
+    # Beams go on by score; a single hypothesis goes on with what it chose or sampled.
     chosen = stops.float() * NEVER - torch.arange(2 * beams, device=device)
     order = torch.where(rules.num_beams[:, None] > 1, going, chosen).sort(dim=1, descending=True, stable=True).indices
     order = order[:, :beams]
@@ -123,7 +122,7 @@ def _rank(running_score: torch.Tensor, candidates: Candidates, rules: Rules) -> 
     """Scores, parents, tokens and log-probabilities of the best 2·beams candidates of a request, in the total order."""
     n, beams, width = candidates.tokens.shape
     tokens, order = candidates.tokens.sort(dim=2)
-    # A single hypothesis is ranked by its keys alone: adding its score could only round two of them together.
+    # A single hypothesis is ranked by its keys alone: the sum with its score could round two different keys together.
     base = torch.where(rules.num_beams[:, None] > 1, running_score, 0.0)
     key = base[:, :, None] + candidates.key.gather(2, order)
     best = torch.sort(key.flatten(1), dim=1, descending=True, stable=True).indices[:, : 2 * beams]

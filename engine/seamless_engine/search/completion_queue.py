@@ -7,11 +7,11 @@ from collections import deque
 import torch
 
 from seamless_engine.job import Job, Stage
-from seamless_engine.search.state import Status
+from seamless_engine.search.schema import Status
 
 
 class CompletionQueue:
-    """`delay`: how many steps may be launched beyond the one whose flags are waited for."""
+    """delay: how many steps may be launched after the one whose status is read, before the host waits for it."""
 
     def __init__(self, delay: int) -> None:
         self.delay = delay
@@ -34,11 +34,11 @@ class CompletionQueue:
             searches, status, ready = self._steps.popleft()
             if ready is not None:
                 ready.synchronize()
-            for (job, draw), value in zip(searches, status.tolist(), strict=False):
-                # Rows may have gone to somebody else since; what left by another way is not told twice.
-                if value == Status.SEARCHING or job.stage is not Stage.DECODING or draw not in job.searching:
+            for (job, search), value in zip(searches, status.tolist(), strict=False):
+                # The request may have left since, and its beams may be another's: it is not reported again.
+                if value == Status.SEARCHING or job.stage is not Stage.DECODING or search not in job.searching:
                     continue
-                job.searching.remove(draw)
+                job.searching.remove(search)
                 if value == Status.BROKEN:
                     job.searching.clear()
                     ended.append((job, Status.BROKEN))

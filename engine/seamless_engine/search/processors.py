@@ -1,7 +1,8 @@
-"""What may be chosen next: penalties, bans and the shaping of a distribution, where transformers has them.
+"""The logits processors: penalties, banned tokens and the shaping of a distribution, as transformers has them.
 
-Processors see the log-softmax of a beam, and the raw logits of a single hypothesis (greedy or sampled); the order is
-transformers': repetition penalty, n-grams, bad words, minimum length, suppressed tokens, temperature, top-k, top-p.
+Pure functions of tensors. torch_search.py applies them in transformers' order: repetition penalty, n-grams, bad words,
+minimum length, suppressed tokens, temperature, top-k, top-p. They see the log-softmax of a beam, and the raw logits of
+a single hypothesis (greedy or sampled). csrc/search/scores.h has the same ones.
 """
 
 from __future__ import annotations
@@ -9,54 +10,54 @@ from __future__ import annotations
 import torch
 
 
-def ban_list(
+def banned_tokens(
     *,
     history: torch.Tensor,
     lengths: torch.Tensor,
     words: tuple[torch.Tensor, torch.Tensor],
-    bans: torch.Tensor,
-    ngram: torch.Tensor,
-    longest_ngram: int,
-    early: torch.Tensor,
+    num_bad_word_tokens: torch.Tensor,
+    ngram_size: torch.Tensor,
+    max_ngram_size: int,
+    too_short: torch.Tensor,
     eos: int,
 ) -> torch.Tensor:
-    """int64 [lines, width]: tokens that may not be chosen next, −1 where there is none.
+    """int64 [queries, width]: tokens that may not be chosen next, −1 where there is none.
 
-    history int64 [lines, any], of which the first `lengths` [lines] count: all ids so far, prompt included.
-    words: the words that may not be completed, one after another: tokens and distance of each from the end of its word,
-        both [lines, entries], of which the first `bans` [lines] count.
-    ngram [lines]: no sequence of so many ids recurs (0 is off); longest_ngram: the largest of them.
-    early bool [lines]: too early for eos.
+    history int64 [queries, any], of which the first `lengths` [queries] count: all ids so far, prompt included.
+    words: the words that may not be completed, one after another: tokens and offset of each from the end of its word,
+        both [queries, tokens], of which the first `num_bad_word_tokens` [queries] count.
+    ngram_size [queries]: no sequence of so many ids recurs (0 is off); max_ngram_size: the largest of them.
+    too_short bool [queries]: eos may not be chosen yet.
     """
-    parts = [torch.where(early, eos, -1)[:, None]]
+    parts = [torch.where(too_short, eos, -1)[:, None]]
     if words[0].shape[1]:
-        parts.append(_completing(history, lengths, words[0].long(), words[1].long(), bans))
-    if longest_ngram:
-        parts.append(_repeating(history, lengths, ngram, longest_ngram))
+        parts.append(_bad_words(history, lengths, words[0].long(), words[1].long(), num_bad_word_tokens))
+    if max_ngram_size:
+        parts.append(_repeated_ngrams(history, lengths, ngram_size, max_ngram_size))
     return torch.cat(parts, dim=1)
 
 
-def _completing(
-    history: torch.Tensor, lengths: torch.Tensor, token: torch.Tensor, distance: torch.Tensor, bans: torch.Tensor
+def _bad_words(
+    history: torch.Tensor, lengths: torch.Tensor, token: torch.Tensor, offset: torch.Tensor, count: torch.Tensor
 ) -> torch.Tensor:
     """The last token of every word whose other tokens are the end of the history."""
     entry = torch.arange(token.shape[1], device=token.device)
-    counts = entry < bans[:, None]
-    at = lengths[:, None] - distance
-    before = history.gather(1, at.clamp(min=0, max=history.shape[1] - 1))
-    matches = (distance == 0) | ((at >= 0) & (before == token))
-    last = (entry + torch.where(counts, distance, 0)).clamp(max=token.shape[1] - 1)
-    whole = torch.ones_like(token).scatter_reduce(1, last, (matches | ~counts).long(), "amin")
-    return torch.where(counts & (distance == 0) & (whole == 1), token, -1)
+    counts = entry < count[:, None]
+    at = lengths[:, None] - offset
+    read = history.gather(1, at.clamp(min=0, max=history.shape[1] - 1))
+    matches = (offset == 0) | ((at >= 0) & (read == token))
+    last = (entry + torch.where(counts, offset, 0)).clamp(max=token.shape[1] - 1)
+    all_match = torch.ones_like(token).scatter_reduce(1, last, (matches | ~counts).long(), "amin")
+    return torch.where(counts & (offset == 0) & (all_match == 1), token, -1)
 
 
-def _repeating(history: torch.Tensor, lengths: torch.Tensor, size: torch.Tensor, longest: int) -> torch.Tensor:
-    """Tokens that would complete an n-gram for the second time. [lines, any]"""
+def _repeated_ngrams(history: torch.Tensor, lengths: torch.Tensor, size: torch.Tensor, max_size: int) -> torch.Tensor:
+    """Tokens that would complete an n-gram for the second time. [queries, any]"""
     width = history.shape[1]
     start = torch.arange(width, device=history.device)[None]  # of a window
     size, end = size[:, None], lengths[:, None]
     same = (size > 0) & (start + size <= end)
-    for i in range(longest - 1):
+    for i in range(max_size - 1):
         window = history.gather(1, (start + i).clamp(max=width - 1).expand_as(history))
         prefix = history.gather(1, (end - size + 1 + i).clamp(min=0, max=width - 1))
         same = same & ((window == prefix) | (i >= size - 1))
@@ -64,10 +65,10 @@ def _repeating(history: torch.Tensor, lengths: torch.Tensor, size: torch.Tensor,
     return torch.where(same, last, -1)
 
 
-def penalise_repetition(
+def repetition_penalty(
     scores: torch.Tensor, history: torch.Tensor, lengths: torch.Tensor, penalty: torch.Tensor
 ) -> torch.Tensor:
-    """scores [lines, vocab] with every token of history [lines, any] made less likely (Keskar et al. 2019)."""
+    """scores [queries, vocab] with every token of history [queries, any] made less likely (Keskar et al. 2019)."""
     position = torch.arange(history.shape[1], device=history.device)
     tokens = torch.where(position < lengths[:, None], history, history[:, :1])
     seen, penalty = scores.gather(1, tokens), penalty[:, None]
@@ -77,9 +78,9 @@ def penalise_repetition(
 def warp(
     scores: torch.Tensor, temperature: torch.Tensor, top_k: torch.Tensor, tail: torch.Tensor, keep: torch.Tensor
 ) -> torch.Tensor:
-    """scores [lines, vocab] / temperature, −inf outside of the top-k and the top-p (nucleus) sets; `keep` stay.
+    """scores [queries, vocab] / temperature, −inf outside of the top-k and the top-p (nucleus) sets; `keep` stay.
 
-    tail: 1 − top_p, below 0 when off; top_k 0 is off. All float32 or int64 [lines].
+    tail: 1 − top_p, below 0 when off; top_k 0 is off. All float32 or int64 [queries].
     """
     vocab = scores.shape[1]
     scores = scores / temperature[:, None]
@@ -96,19 +97,19 @@ def warp(
 def gumbel(
     seed_low: torch.Tensor, seed_high: torch.Tensor, step: torch.Tensor, stream: torch.Tensor, vocab: int
 ) -> torch.Tensor:
-    """Gumbel noise float32 [lines, vocab]: adding it to scores and taking the best k draws k without replacement.
+    """Gumbel noise float32 [queries, vocab]: the best k of scores + noise are k samples without replacement.
 
-    Keyed by (seed, step, stream, token), int64 [lines], so a draw does not depend on what else is in the batch. Line by
-    line, because the last bits of a logarithm depend on where in a tensor it is taken.
+    Keyed by (seed, step, stream, token), int64 [queries], so a sample does not depend on the rest of the batch. It is
+    computed query by query, because the last bits of a logarithm depend on its place in a tensor.
     """
     token = torch.arange(vocab, device=stream.device)
     keys = _mix(_mix(seed_low ^ _mix(seed_high)) + step)
-    rows = []
-    for key, line in zip(keys, stream, strict=True):
-        bits = _mix(_mix(token ^ _mix(key + line)) + key)
+    noise = []
+    for key, own in zip(keys, stream, strict=True):
+        bits = _mix(_mix(token ^ _mix(key + own)) + key)
         uniform = (bits.double() + 0.5) / 2.0**32
-        rows.append(-(-uniform.log()).log())
-    return torch.stack(rows).float()
+        noise.append(-(-uniform.log()).log())
+    return torch.stack(noise).float()
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:

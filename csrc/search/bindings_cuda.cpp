@@ -1,9 +1,8 @@
 // The search on a GPU for Python. Tensors come as they are, by __cuda_array_interface__; a stream is an integer.
 #include <algorithm>
 
-#include "search_bind.h"
-#include "search_bindings.h"
-#include "search_cuda.h"
+#include "bindings.h"
+#include "launch.h"
 
 namespace seamless {
 
@@ -56,36 +55,39 @@ class BoundSearch {
     BoundSearch(py::dict tensors, int32_t eos)
         : tensors_(std::move(tensors)), state_(read_state<Device>(tensors_, eos)) {}
 
-    void begin(const py::tuple& fields, int64_t start_token, const py::tuple& out, uintptr_t stream) const {
-        const StepBatch batch = read_layout<Device>(fields);
-        launch_begin(state_, batch, start_token, read_inputs<Device>(out, batch.lines), stream_of(stream));
+    void prepare_inputs(const py::tuple& fields, int64_t start_token, const py::tuple& out, uintptr_t stream) const {
+        const StepBatch batch = read_batch<Device>(fields);
+        launch_prepare_inputs(state_, batch, start_token, read_inputs<Device>(out, batch.num_queries),
+                              stream_of(stream));
     }
 
-    void ban(const py::tuple& fields, int beams, int64_t words, const py::object& banned, uintptr_t stream) const {
-        const StepBatch batch = read_layout<Device>(fields);
+    void banned_tokens(const py::tuple& fields, int beams, int64_t num_bad_word_tokens, const py::object& banned,
+                       uintptr_t stream) const {
+        const StepBatch batch = read_batch<Device>(fields);
         require_beams(beams);
-        require(words >= 0 && words <= state_.max_bans, "words must be 0 … the width of bad_word_token");
-        auto* const list = Device::of<int64_t>(banned, {batch.lines, -1}, "banned");
+        require(num_bad_word_tokens >= 0 && num_bad_word_tokens <= state_.max_bad_word_tokens,
+                "num_bad_word_tokens must be 0 … the width of bad_word_token");
+        auto* const tokens = Device::of<int64_t>(banned, {batch.num_queries, -1}, "banned");
         const int64_t width = Device::shape(banned)[1];
-        require(width >= 1 + words, "banned has too few columns");
-        launch_bans(state_, batch, beams, words, width, list, stream_of(stream));
+        require(width >= 1 + num_bad_word_tokens, "banned has too few columns");
+        launch_banned_tokens(state_, batch, beams, num_bad_word_tokens, width, tokens, stream_of(stream));
     }
 
-    void choose_special(const py::tuple& fields, int beams, const py::object& logits, const py::tuple& candidates,
-                        uintptr_t stream) const {
-        const StepBatch batch = read_layout<Device>(fields);
+    void processed_candidates(const py::tuple& fields, int beams, const py::object& logits,
+                              const py::tuple& candidates, uintptr_t stream) const {
+        const StepBatch batch = read_batch<Device>(fields);
         require_beams(beams);
-        const float* const values = Device::of<float>(logits, {batch.lines, -1}, "logits");
+        const float* const values = Device::of<float>(logits, {batch.num_queries, -1}, "logits");
         const int64_t vocab = Device::shape(logits)[1];
         require(vocab >= 1 && vocab <= MAX_VOCAB, "the vocabulary is empty, or too large for shared memory");
-        const Candidates out = read_candidates<Device>(candidates, batch.lines);
-        require(out.stride >= std::min<int64_t>(2 * beams, vocab), "there must be 2 · beams candidates of each line");
-        launch_special(state_, batch, beams, values, vocab, out, stream_of(stream));
+        const Candidates out = read_candidates<Device>(candidates, batch.num_queries);
+        require(out.stride >= std::min<int64_t>(2 * beams, vocab), "there must be 2 · beams candidates of each query");
+        launch_processed_candidates(state_, batch, beams, values, vocab, out, stream_of(stream));
     }
 
-    void commit(const py::tuple& fields, const py::tuple& candidates, uintptr_t stream) const {
-        const StepBatch batch = read_layout<Device>(fields);
-        launch_commit(state_, batch, read_candidates<Device>(candidates, batch.lines), stream_of(stream));
+    void update_from_candidates(const py::tuple& fields, const py::tuple& candidates, uintptr_t stream) const {
+        const StepBatch batch = read_batch<Device>(fields);
+        launch_update_state(state_, batch, read_candidates<Device>(candidates, batch.num_queries), stream_of(stream));
     }
 
    private:
@@ -96,13 +98,15 @@ class BoundSearch {
 }  // namespace
 
 void bind_search(py::module_& m) {
-    name_columns(m);
-    py::class_<BoundSearch>(m, "Search", "The beam step on a SearchState; see engine/seamless_engine/search/native_search.py.")
+    m.attr("SEARCH_SCHEMA") = SEARCH_SCHEMA;
+    py::class_<BoundSearch>(m, "Search", "The search on a SearchState: engine/seamless_engine/search/native_search.py.")
         .def(py::init<py::dict, int32_t>(), "tensors by the names of SearchState, eos")
-        .def("begin", &BoundSearch::begin, "batch, start token, inputs to write to, stream")
-        .def("ban", &BoundSearch::ban, "batch, beams, words, list to write to, stream")
-        .def("choose_special", &BoundSearch::choose_special, "batch, beams, logits, candidates to change, stream")
-        .def("commit", &BoundSearch::commit, "batch, candidates, stream");
+        .def("prepare_inputs", &BoundSearch::prepare_inputs, "batch, start token, inputs to write to, stream")
+        .def("banned_tokens", &BoundSearch::banned_tokens,
+             "batch, beams, number of bad word tokens, tokens to write to, stream")
+        .def("processed_candidates", &BoundSearch::processed_candidates,
+             "batch, beams, logits, candidates to change, stream")
+        .def("update_from_candidates", &BoundSearch::update_from_candidates, "batch, candidates, stream");
 }
 
 }  // namespace seamless
