@@ -60,8 +60,8 @@ $(VENV)/.torch:
 	$(PIP) install $(TORCH)
 	touch $@
 
-# Builds csrc/. What is installed on top of it, for one target or another, does not build it again.
-$(VENV)/.installed: $(VENV)/.torch setup.py pyproject.toml $(wildcard csrc/* csrc/*/*)
+# Builds csrc/, from the search schema too. What is installed on top of it, for one target or another, does not build it again.
+$(VENV)/.installed: $(VENV)/.torch setup.py pyproject.toml engine/seamless_engine/search/schema.py $(wildcard csrc/* csrc/*/*)
 	$(PIP) install -e .
 	touch $@
 

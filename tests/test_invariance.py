@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request, Result
 from seamless_engine.config import INT8_MODULES
 from seamless_engine.request import TASKS
-from seamless_engine.search import torch_search
+from seamless_engine.search import processors
 from seamless_kernels import linear, paged_attention
 from seamless_kernels.linear_cpu import finish
 from support.driven import all_same, answer
@@ -144,7 +144,7 @@ def engine_and_texts(checkpoint: Checkpoint) -> tuple[Engine, list[Request]]:
     [
         (linear.IMPLS, "torch", product_split_by_rows),
         (paged_attention.IMPLS, "torch", attention_to_the_longest),
-        (torch_search, "gumbel", noise_by_place),
+        (processors, "gumbel", noise_by_place),
     ],
     ids=["products", "attention", "noise"],
 )

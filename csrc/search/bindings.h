@@ -24,7 +24,7 @@ SearchState read_state(const py::dict& arrays, int32_t eos) {
     const int64_t beams = tables[0], max_length = tables[1], max_bad_word_tokens = words[1], slots = pool[0];
     require(beams >= 1 && beams <= INT32_MAX, "slot_mapping has no rows, or too many");
     SearchState s{};
-    s.beams = beams, s.max_length = max_length, s.max_bad_word_tokens = max_bad_word_tokens, s.slots = slots;
+    s.beams = beams, s.max_length = max_length, s.max_bad_word_tokens = max_bad_word_tokens;
     s.dummy_beam = static_cast<int32_t>(beams - 1), s.eos = eos;
 #define READ(type, name, ...) s.name = Memory::template of<type>(arrays[#name], {__VA_ARGS__}, #name);
     SEARCH_ARRAYS(READ)

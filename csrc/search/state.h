@@ -21,7 +21,7 @@ constexpr float NEVER = -1.0e9f;  // the reference's score of an empty slot
 
 // The arrays of schema.py: those of engine/seamless_engine/search/state.py, by the same names.
 struct SearchState {
-    int64_t beams, max_length, max_bad_word_tokens, slots;  // beams: with the dummy beam, which is the last
+    int64_t beams, max_length, max_bad_word_tokens;  // beams: with the dummy beam, which is the last
     int32_t dummy_beam, eos;
 #define POINTER(type, name, ...) type* name;
     SEARCH_ARRAYS(POINTER)

@@ -1,13 +1,47 @@
 """The logits processors: penalties, banned tokens and the shaping of a distribution, as transformers has them.
 
-Pure functions of tensors. torch_search.py applies them in transformers' order: repetition penalty, n-grams, bad words,
-minimum length, suppressed tokens, temperature, top-k, top-p. They see the log-softmax of a beam, and the raw logits of
-a single hypothesis (greedy or sampled). csrc/search/scores.h has the same ones.
+They see the log-softmax of a beam, and the raw logits of a single hypothesis (greedy or sampled). csrc/search/scores.h
+has the same ones. Pure functions of tensors.
 """
 
 from __future__ import annotations
 
 import torch
+
+from seamless_engine.search.schema import FloatParam, IntParam
+from seamless_kernels.top_candidates import ban
+
+
+def process(
+    *,
+    logits: torch.Tensor,
+    log_probs: torch.Tensor,
+    history: torch.Tensor,
+    lengths: torch.Tensor,
+    generated: torch.Tensor,
+    beam: torch.Tensor,
+    banned: torch.Tensor | None,
+    ints: torch.Tensor,
+    floats: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores float32 [queries, vocab], and keys: what candidates are ranked by, with noise where a query samples.
+
+    The order is transformers': repetition penalty; n-grams, bad words, minimum length and suppressed tokens, which are
+    in `banned`; temperature, top-k, top-p.
+    history, lengths: as for `banned_tokens`. generated int64 [queries]: number of tokens. beam int64 [queries]: which
+    beam of its search. banned: what `banned_tokens` returns. ints, floats: int_params and float_params of each query.
+    """
+    single = ints[:, IntParam.NUM_BEAMS] == 1
+    samples = (ints[:, IntParam.DO_SAMPLE] != 0)[:, None]
+    scores = torch.where(single[:, None], logits, log_probs)
+    scores = repetition_penalty(scores, history, lengths, floats[:, FloatParam.REPETITION_PENALTY])
+    if banned is not None:
+        scores = ban(scores, banned)
+    keep = torch.where(single, 1, 2)  # beams need a second candidate beside eos
+    warped = warp(scores, floats[:, FloatParam.TEMPERATURE], ints[:, IntParam.TOP_K], floats[:, FloatParam.TAIL], keep)
+    scores = torch.where(samples, warped, scores)
+    seeds, stream = (ints[:, IntParam.SEED_LOW], ints[:, IntParam.SEED_HIGH]), ints[:, IntParam.STREAM] + beam
+    return scores, torch.where(samples, scores + gumbel(*seeds, generated, stream, scores.shape[1]), scores)
 
 
 def banned_tokens(

@@ -16,7 +16,7 @@ import torch
 
 from seamless_engine.block_manager import BLOCK_SIZE, PROMPT_LENGTH, slots_of
 from seamless_engine.job import FinishedHypothesis, Job
-from seamless_engine.request import MAX_BEAMS
+from seamless_engine.request import MAX_BEAMS, DecodingParams
 from seamless_engine.search.beam_step import NEVER
 from seamless_engine.search.schema import ARRAYS, FloatParam, IntParam, Status
 
@@ -66,8 +66,7 @@ class SearchState:
         self.cross_length[self.dummy_beam] = 1
         self.int_params[self.dummy_beam, IntParam.NUM_BEAMS] = 1
         self.int_params[self.dummy_beam, IntParam.MAX_LENGTH] = max_length
-        self.float_params[self.dummy_beam, FloatParam.TEMPERATURE] = 1.0
-        self.float_params[self.dummy_beam, FloatParam.REPETITION_PENALTY] = 1.0
+        self.float_params[self.dummy_beam] = torch.tensor(_float_params(DecodingParams()))
         self.length_norm.fill_(1.0)
 
     if TYPE_CHECKING:
@@ -116,7 +115,7 @@ class SearchState:
         for i, (job, search) in enumerate(searches):
             params = job.params
             table[i, : params.num_beams] = job.search_beams(search)
-            int_params[i], float_params[i] = _int_params(job, search), _float_params(job)
+            int_params[i], float_params[i] = _int_params(job, search), _float_params(params)
             norm[i, : job.max_new_tokens + 1] = _powers(params.length_penalty, job.max_new_tokens + 1)
             if job.bad_words:
                 token, offset = self._put(bad_word_entries(job.bad_words))
@@ -188,8 +187,7 @@ def _int_params(job: Job, search: int) -> list[int]:
     return [int(derived[column] if column in derived else getattr(params, column.name.lower())) for column in IntParam]
 
 
-def _float_params(job: Job) -> list[float]:
-    params = job.params
+def _float_params(params: DecodingParams) -> list[float]:
     derived = {FloatParam.TAIL: 1.0 - params.top_p if params.top_p < 1.0 else -1.0}
     return [derived[column] if column in derived else getattr(params, column.name.lower()) for column in FloatParam]
 

@@ -12,11 +12,11 @@ from torch.nn.functional import pad
 from seamless_engine.block_manager import PROMPT_LENGTH
 from seamless_engine.models.text_decoder import NextTokens, StepInputs
 from seamless_engine.search.beam_step import Candidates, Finished, Outcome, Rules, advance
-from seamless_engine.search.processors import banned_tokens, gumbel, repetition_penalty, warp
-from seamless_engine.search.schema import FloatParam, IntParam, Status
+from seamless_engine.search.processors import banned_tokens, process
+from seamless_engine.search.schema import IntParam, Status
 from seamless_engine.search.state import SearchState
 from seamless_engine.search.step_batch import StepBatch
-from seamless_kernels.top_candidates import ban, top_candidates
+from seamless_kernels.top_candidates import top_candidates
 
 
 class TorchSearch:
@@ -137,31 +137,23 @@ def _processed_candidates(
     """Tokens, keys, values and log-probabilities of the candidates of queries whose logits are processed."""
     beams, lengths = inputs.beams[queries], inputs.lengths[queries].long()
     search = state.search_of[beams].long()
-    ints, floats = state.int_params[search], state.float_params[search]
-    single = (ints[:, IntParam.NUM_BEAMS] == 1)[:, None]
-    samples = (ints[:, IntParam.DO_SAMPLE] != 0)[:, None]
     log_probs = torch.log_softmax(logits[queries], dim=-1)
-    scores = torch.where(single, logits[queries], log_probs)
-    history = _history(state, inputs)[queries]
-    scores = repetition_penalty(scores, history, lengths, floats[:, FloatParam.REPETITION_PENALTY])
-    if banned is not None:
-        scores = ban(scores, banned[queries])
-    keep = torch.where(single[:, 0], 1, 2)  # beams need a second candidate beside eos
-    warped = warp(scores, floats[:, FloatParam.TEMPERATURE], ints[:, IntParam.TOP_K], floats[:, FloatParam.TAIL], keep)
-    scores = torch.where(samples, warped, scores)
-    beam = (state.beam_ids[search] == beams[:, None]).int().argmax(1)
-    noise = gumbel(
-        ints[:, IntParam.SEED_LOW],
-        ints[:, IntParam.SEED_HIGH],
-        lengths - PROMPT_LENGTH,
-        ints[:, IntParam.STREAM] + beam,
-        scores.shape[1],
+    scores, keys = process(
+        logits=logits[queries],
+        log_probs=log_probs,
+        history=_history(state, inputs)[queries],
+        lengths=lengths,
+        generated=lengths - PROMPT_LENGTH,
+        beam=(state.beam_ids[search] == beams[:, None]).int().argmax(1),
+        banned=None if banned is None else banned[queries],
+        ints=state.int_params[search],
+        floats=state.float_params[search],
     )
-    keys = torch.where(samples, scores + noise, scores)
     tokens = top_candidates(keys, count)[1]
     key = keys.gather(1, tokens)
     # A single hypothesis is scored by the model's own probabilities, a beam by those it was searched with.
-    value = torch.where(single, log_probs, scores).gather(1, tokens)
+    single = state.int_params[search, IntParam.NUM_BEAMS] == 1
+    value = torch.where(single[:, None], log_probs, scores).gather(1, tokens)
     return tokens, key, value.masked_fill(key == -torch.inf, -torch.inf), log_probs.gather(1, tokens)
 
 
