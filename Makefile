@@ -60,7 +60,7 @@ $(VENV)/.torch:
 	$(PIP) install $(TORCH)
 	touch $@
 
-# Builds csrc/, from the search schema too. What is installed on top of it, for one target or another, does not build it again.
+# Builds csrc/. What is installed on top of it, for one target or another, does not build it again.
 $(VENV)/.installed: $(VENV)/.torch setup.py pyproject.toml engine/seamless_engine/search/schema.py $(wildcard csrc/* csrc/*/*)
 	$(PIP) install -e .
 	touch $@

@@ -1,4 +1,4 @@
-"""One step of the search for every request at once: candidates → next beams and finished hypotheses.
+"""One beam step of all searches at once: candidates → next beams and finished hypotheses.
 
 Semantics are those of transformers' `_beam_search` at batch size 1 (greedy is one beam that stops at its first eos).
 Pure functions of tensors, static in shape, no host reads. The order is total on ties: (score, parent, token).
@@ -15,7 +15,7 @@ NEVER = -1.0e9  # the reference's score of an empty slot
 
 @dataclass(frozen=True)
 class Rules:
-    """What each of n requests asks for at this step."""
+    """What each of n searches asks for at this step."""
 
     num_beams: torch.Tensor  # int64 [n]
     eos: int
@@ -41,7 +41,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Finished:
-    """The best finished hypotheses of n requests, best first; empty slots score NEVER."""
+    """The best finished hypotheses of n searches, best first; empty slots score NEVER."""
 
     score: torch.Tensor  # float32 [n, beams]
     occupied: torch.Tensor  # bool [n, beams]
@@ -49,10 +49,10 @@ class Finished:
 
 @dataclass(frozen=True)
 class Outcome:
-    """parent, token (int64), score, log_prob [n, beams]: of the next running beams. finished: the new slots, and where
-    each came from: `origin` int64 [n, beams] is an old slot below `beams`, else beams + parent;
-    `last_token` and `last_log_prob` are valid for the latter. over bool [n]: the search has ended.
-    broken bool [n]: the model produced a NaN."""
+    """parent, token (int64), score, log_prob [n, beams]: of the next running beams. finished: the new slots.
+    origin int64 [n, beams]: where each slot comes from, an old slot below `beams`, else beams + parent; last_token and
+    last_log_prob are valid for the latter. over bool [n]: the search has ended. broken bool [n]: the model produced a
+    NaN."""
 
     parent: torch.Tensor
     token: torch.Tensor
@@ -67,8 +67,8 @@ class Outcome:
 
 
 def advance(running_score: torch.Tensor, candidates: Candidates, finished: Finished, rules: Rules) -> Outcome:
-    """running_score float32 [n, beams]. Beam b of request i is dummy from num_beams[i] on, and all but the first are
-    before the first choice."""
+    """running_score float32 [n, beams]. Beams of search i from num_beams[i] on are dummy. Before its first
+    choice every beam but the first is."""
     beams = running_score.shape[1]
     device = running_score.device
     broken = candidates.value.isnan().any(-1).any(-1)
@@ -119,7 +119,7 @@ def advance(running_score: torch.Tensor, candidates: Candidates, finished: Finis
 
 
 def _rank(running_score: torch.Tensor, candidates: Candidates, rules: Rules) -> tuple[torch.Tensor, ...]:
-    """Scores, parents, tokens and log-probabilities of the best 2·beams candidates of a request, in the total order."""
+    """Scores, parents, tokens and log-probabilities of the best 2·beams candidates of a search, in the total order."""
     n, beams, width = candidates.tokens.shape
     tokens, order = candidates.tokens.sort(dim=2)
     # A single hypothesis is ranked by its keys alone: the sum with its score could round two different keys together.
