@@ -50,12 +50,12 @@ class Schedules(RuleBasedStateMachine):
         max_new_tokens: int,
         timeout: int | None,
         steps: int,
-        speaks: bool,
+        synthesizes: bool,
     ) -> None:
         beams, searches = seqs
         deadline = None if timeout is None else self.world.now + timeout
         for i in range(count):
-            self.world.arrive(job(encoder_length, beams, max_new_tokens, searches, deadline), steps + 2 * i, speaks)
+            self.world.arrive(job(encoder_length, beams, max_new_tokens, searches, deadline), steps + 2 * i, synthesizes)
 
     @precondition(lambda self: self.world.live)
     @rule(which=st.integers(0, 1000), fails=st.booleans())
@@ -156,8 +156,8 @@ def a_dropped_request_keeps_its_blocks(patch: Patch) -> None:
 
 
 def a_retired_request_goes_on_decoding(patch: Patch) -> None:
-    def retire(old: Any, plan: Scheduler, one: Job, speaks: bool) -> None:
-        old(plan, one, speaks)
+    def retire(old: Any, plan: Scheduler, one: Job, synthesizes: bool) -> None:
+        old(plan, one, synthesizes)
         plan.decoding.append(one)
 
     around(patch, Scheduler, "retire", retire)

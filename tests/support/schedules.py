@@ -67,7 +67,7 @@ class Record:
     order: int  # of arrival
     last_turn: int  # by which it has left the queue, whatever comes later
     steps: int  # until its search is over
-    speaks: bool
+    synthesizes: bool
     passed: int = 0  # later ones that were admitted before it
     since: int = 0  # the turn at which it began to wait for a synthesis pass
     blocks: tuple[int, ...] = ()
@@ -95,7 +95,7 @@ class World:
     def live(self) -> list[Job]:
         return [*self.waiting, *self.decoding, *self.synthesizing]
 
-    def arrive(self, one: Job, steps: int, speaks: bool) -> None:
+    def arrive(self, one: Job, steps: int, synthesizes: bool) -> None:
         """It would end after `steps` tokens, or at its limit."""
         blocks, seqs = blocks_of(one), seqs_of(one)
         try:
@@ -108,7 +108,7 @@ class World:
         # Decoding, older and overtaking requests may go first. At worst they run one after another.
         ahead = self.num_seqs + len(self.waiting) + self.limits.patience + self.num_seqs
         last = self.turns + (ahead + 1) * (self.LONGEST + 1)
-        self.records[one] = Record(len(self.records), last, min(steps, one.max_new_tokens), speaks)
+        self.records[one] = Record(len(self.records), last, min(steps, one.max_new_tokens), synthesizes)
         self.waiting.append(one)
         self.check()
 
@@ -149,7 +149,9 @@ class World:
         """Every request is in the stage of its record, and no two requests hold the same block or beam."""
         plan = self.scheduler
         plan.blocks.check_integrity()
-        assert plan.waiting == self.waiting and plan.decoding == self.decoding and plan.synthesizing == self.synthesizing
+        assert (
+            plan.waiting == self.waiting and plan.decoding == self.decoding and plan.synthesizing == self.synthesizing
+        )
         for stage, jobs in (
             (Stage.WAITING, self.waiting),
             (Stage.DECODING, self.decoding),
@@ -219,8 +221,8 @@ class World:
 
     def _retire(self, one: Job) -> None:
         record = self.records[one]
-        self.scheduler.retire(one, record.speaks)
-        if not record.speaks:
+        self.scheduler.retire(one, record.synthesizes)
+        if not record.synthesizes:
             self._end(one)
             return
         record.since = self.turns
@@ -229,7 +231,9 @@ class World:
 
     def _synthesize(self) -> None:
         tokens = sum(one.position for one in self.synthesizing)
-        overdue = bool(self.synthesizing) and self.turns - self.records[self.synthesizing[0]].since >= self.limits.patience
+        overdue = (
+            bool(self.synthesizing) and self.turns - self.records[self.synthesizing[0]].since >= self.limits.patience
+        )
         due = bool(self.synthesizing) and (tokens >= self.limits.max_synthesis_tokens or not self.decoding or overdue)
         spoken = self.scheduler.next_synthesis()
         assert bool(spoken) == due
