@@ -17,7 +17,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: kernels then run on CPU tensors
 
-from seamless_kernels import jit, native
+from seamless_kernels import dispatch, jit, native
 from support.checkpoint import write_tiny
 from support.packed import BACKENDS
 
@@ -43,6 +43,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return write_tiny(tmp_path_factory.mktemp("checkpoint"), seed, **options)
 
     return build
+
+
+@pytest.fixture(autouse=True)
+def backends_are_chosen_in_each_test() -> Iterator[None]:
+    """A test that sets SEAMLESS_BACKEND before it calls an operation does not see what an earlier test chose."""
+    dispatch.reset()
+    yield
+    dispatch.reset()
 
 
 @pytest.fixture(params=BACKENDS)

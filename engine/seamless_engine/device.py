@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from seamless_engine.errors import UsageError
-from seamless_kernels.dispatch import backend_for
+from seamless_kernels import dispatch
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -33,7 +33,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if where.type == "cuda" and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         raise UsageError("TRITON_INTERPRET=1 runs kernels in an interpreter on the CPU: unset it to use the GPU")
     try:
-        backend_for(torch.empty(0, device=where), {"torch": None})
+        dispatch.settle(where)
     except ValueError as error:
         raise UsageError(str(error)) from None
     return where

@@ -13,8 +13,7 @@ import torch
 
 import seamless_kernels
 from seamless_engine.search.native_search import available
-from seamless_kernels import native
-from seamless_kernels.dispatch import backend_for
+from seamless_kernels import dispatch, native
 
 _PACKAGES = (  # what may be installed for this one, and transformers
     "torch",
@@ -56,7 +55,7 @@ def describe() -> dict[str, str]:
     facts["cpu instructions"] = " ".join(instruction_sets()) or "not known here"
     facts["torch on the cpu"] = torch.backends.cpu.get_cpu_capability()
     facts |= _devices()
-    facts["SEAMLESS_BACKEND"] = os.environ.get("SEAMLESS_BACKEND") or "not set"
+    facts["SEAMLESS_BACKEND"] = dispatch.forced() or "not set"
     facts |= _extensions()
     facts |= _backends()
     return facts
@@ -114,14 +113,14 @@ def _extensions() -> dict[str, str]:
 
 def _backends() -> dict[str, str]:
     """Operation → implementation that runs on the device that `device="auto"` chooses."""
-    probe = torch.empty(0, device="cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = {}
     for module in pkgutil.iter_modules(seamless_kernels.__path__):
         impls = getattr(importlib.import_module(f"seamless_kernels.{module.name}"), "IMPLS", None)
         if impls:
             try:
-                used = backend_for(probe, impls)
+                used = dispatch.backend_for(device, impls)
             except ValueError as error:
                 used = f"none: {error}"
             facts[f"op {module.name}"] = f"{used} (of {', '.join(impls)})"
-    return facts | {"search": f"{'native' if available(probe.device) else 'torch'} (of torch, native)"}
+    return facts | {"search": f"{'native' if available(device) else 'torch'} (of torch, native)"}

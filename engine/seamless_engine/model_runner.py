@@ -103,7 +103,7 @@ class ModelRunner:
         self.pass_graphs: list[PassGraphs] = []
         self.recorder: CudaGraphCapture | None = None
         # What torch does in place of a kernel reads lengths back, which a graph cannot.
-        by_kernels = backend_for(embedding, {"triton": None, "torch": None}) == "triton"
+        by_kernels = backend_for(device, {"triton": None, "torch": None}) == "triton"
         if device.type == "cuda" and options.cuda_graphs and by_kernels:
             self.recorder = record = CudaGraphCapture()
             # One width of the tables: attention looks at lengths, not at what a row could hold.

@@ -68,7 +68,7 @@ def run(device: torch.device) -> Iterator[Outcome]:
         module = importlib.import_module(f"seamless_kernels.{name.split()[0]}")
         impls = module.INT8_IMPLS if name == "linear int8" else module.IMPLS
         for dtype in DTYPES if name != "top_candidates" else DTYPES[:1]:
-            implementation = backend_for(torch.empty(0, device=device), impls)
+            implementation = backend_for(device, impls)
             try:
                 with torch.inference_mode():
                     problem = check(device, dtype)

@@ -145,7 +145,7 @@ def attention(
 
     q, k, v may be views: of their strides only the last must be 1, or they are copied.
     """
-    name = backend_for(q, IMPLS)
+    name = backend_for(q.device, IMPLS)
     if name == "triton" and q.shape[-1] not in HEAD_DIMS:
         return reference(q, k, v, cu_seqlens, valid)
     return IMPLS[name](q, k, v, cu_seqlens, valid)

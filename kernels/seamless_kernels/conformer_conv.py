@@ -177,7 +177,7 @@ def conformer_conv(
 
     On a GPU depthwise_weight [dim, k] is read best from memory in the order [k, dim], as `w.T.contiguous().T`.
     """
-    name = backend_for(x, IMPLS)
+    name = backend_for(x.device, IMPLS)
     if name == "triton" and depthwise_weight.shape[0] > _LARGEST:
         name = "torch"
     return IMPLS[name](x, depthwise_weight, norm_weight, norm_bias, cu_seqlens, valid)

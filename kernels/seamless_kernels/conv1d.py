@@ -33,7 +33,7 @@ _PANEL = 16  # output channels of a panel of the compiled kernel
 def pack_conv_weight(weight: torch.Tensor) -> torch.Tensor:
     """`weight` [out, in, k] as `conv1d` reads it: [out, in, 1, k] with the input channels innermost. For the compiled
     kernel: panels [⌈out / 16⌉, (k + ⌈k / 3⌉) · in, 16] of `pair_taps`, in float32 whatever the weight's dtype."""
-    if backend_for(weight, IMPLS) == "native":
+    if backend_for(weight.device, IMPLS) == "native":
         terms = F.pad(pair_taps(weight.float()), (0, 0, 0, 0, 0, -len(weight) % _PANEL))
         return terms.unflatten(0, (-1, _PANEL)).permute(0, 3, 2, 1).flatten(1, 2).contiguous()
     return weight[:, :, None, :].contiguous(memory_format=torch.channels_last)
@@ -73,7 +73,7 @@ def pair_taps(weight: torch.Tensor) -> torch.Tensor:
 
 def backend_of_weight(x: torch.Tensor, panels: bool) -> str:
     """Panels are for the compiled kernel alone; other weights for all others, whichever the data of `x` asks for."""
-    return "native" if panels else backend_for(x, _UNPACKED)
+    return "native" if panels else backend_for(x.device, _UNPACKED)
 
 
 def reference(

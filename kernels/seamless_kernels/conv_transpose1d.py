@@ -154,7 +154,7 @@ def conv_transpose1d(
     leaky_slope: float,
 ) -> torch.Tensor:
     """[total · stride, out]; `weight` is as `pack_conv_transpose_weight` left it, k − stride even and not negative."""
-    return IMPLS[backend_for(x, IMPLS)](x, weight, bias, cu_seqlens, stride=stride, leaky_slope=leaky_slope)
+    return IMPLS[backend_for(x.device, IMPLS)](x, weight, bias, cu_seqlens, stride=stride, leaky_slope=leaky_slope)
 
 
 IMPLS = {"torch": reference, "triton": _triton}

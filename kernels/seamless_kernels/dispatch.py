@@ -1,7 +1,13 @@
-"""Which implementation of an operation runs: the only place that chooses."""
+"""Which implementation of an operation runs: the only place that chooses, once for each type of device.
+
+The environment variable SEAMLESS_BACKEND overrides the choice, so that a wrong result can be traced to one
+implementation by running with SEAMLESS_BACKEND=torch. It is read once in a process, when an engine is loaded or an
+operation is first called; `reset` lets it be read again.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -14,31 +20,53 @@ from seamless_kernels import jit, native
 BACKENDS = {"cuda": ("triton", "torch"), "cpu": ("native", "onednn", "torch")}
 
 
-def backend_for(tensor: torch.Tensor, impls: Mapping[str, Any]) -> str:
-    """Name of the implementation in `impls` for data on the device of `tensor`.
+def backend_for(device: torch.device, impls: Mapping[str, Any]) -> str:
+    """Name of the implementation in `impls`, one of which is "torch", for data on `device`. Raises as `settle` does."""
+    for name in _order(device.type):
+        if name in impls:
+            return name
+    raise KeyError("an operation must have a torch implementation")
 
-    The environment variable SEAMLESS_BACKEND overrides it, so that a wrong result can be traced to one implementation
-    by running with SEAMLESS_BACKEND=torch. An operation that does not have what it names runs torch. Raises ValueError
-    if it names a backend that does not exist, or that no operation can have here.
+
+def settle(device: torch.device) -> None:
+    """Choose the implementations for devices of this type now; later changes of SEAMLESS_BACKEND have no effect.
+
+    An operation that does not have what SEAMLESS_BACKEND names runs torch. Raises ValueError if it names a backend that
+    does not exist, or that no operation can have here.
     """
-    device = tensor.device.type
+    _order(device.type)
+
+
+def reset() -> None:
+    """Forget what was chosen: SEAMLESS_BACKEND is read again at the next call of an operation."""
+    forced.cache_clear()
+    _order.cache_clear()
+
+
+@functools.cache
+def forced() -> str | None:
+    """What SEAMLESS_BACKEND names, which may not exist; None if it is not set."""
+    return os.environ.get("SEAMLESS_BACKEND") or None
+
+
+@functools.cache
+def _order(device: str) -> tuple[str, ...]:
+    """Implementations for a type of device, best first."""
     preferred = BACKENDS.get(device, ("torch",))
-    forced = os.environ.get("SEAMLESS_BACKEND")
-    if not forced:
-        if not jit.available():
-            preferred = tuple(name for name in preferred if name != "triton")
-        return next(name for name in preferred if name in impls)
+    name = forced()
+    if name is None:
+        return tuple(name for name in preferred if name != "triton" or jit.available())
     known = sorted({name for names in BACKENDS.values() for name in names})
-    if forced not in known:
-        raise ValueError(f"SEAMLESS_BACKEND is {forced!r}: use one of {', '.join(known)}, or unset it")
-    if forced == "triton":
+    if name not in known:
+        raise ValueError(f"SEAMLESS_BACKEND is {name!r}: use one of {', '.join(known)}, or unset it")
+    if name == "triton":
         _check_triton(device)
-    elif forced == "native":
+    elif name == "native":
         _check_native(device)
-    elif forced == "onednn":
+    elif name == "onednn":
         _check_onednn(device)
     # On a GPU "native" is the search of csrc/; its other kernels are the CPU's.
-    return forced if forced in impls and (forced in preferred or forced == "triton") else "torch"
+    return (name, "torch") if name in preferred or name == "triton" else ("torch",)
 
 
 def _check_triton(device: str) -> None:

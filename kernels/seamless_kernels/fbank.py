@@ -221,7 +221,7 @@ def fbank(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *, s
 
     Raises ValueError if a clip has fewer than 560 samples, or if the bounds do not fit the waveform.
     """
-    return IMPLS[backend_for(waveform, IMPLS)](waveform, cu_samples, stride=stride)
+    return IMPLS[backend_for(waveform.device, IMPLS)](waveform, cu_samples, stride=stride)
 
 
 IMPLS = {"torch": reference, "triton": _triton}

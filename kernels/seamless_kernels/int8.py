@@ -90,7 +90,7 @@ def _native(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """x [rows, in] → int8 [rows, in] and float32 [rows], of which x ≈ int8 · scale. A row of zeros has the scale 1."""
-    return IMPLS[backend_for(x, IMPLS)](x)
+    return IMPLS[backend_for(x.device, IMPLS)](x)
 
 
 IMPLS = {"torch": reference, "triton": _triton} | ({"native": _native} if csrc else {})

@@ -80,7 +80,7 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
 
 def store_kv(k: torch.Tensor, v: torch.Tensor, k_pool: torch.Tensor, v_pool: torch.Tensor, slots: torch.Tensor) -> None:
     """What a slot that appears twice then holds is one of its rows or a mixture: padding may share a slot."""
-    IMPLS[backend_for(k, IMPLS)](k, v, k_pool, v_pool, slots)
+    IMPLS[backend_for(k.device, IMPLS)](k, v, k_pool, v_pool, slots)
 
 
 IMPLS = {"torch": reference, "triton": _triton}

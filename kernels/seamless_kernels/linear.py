@@ -329,13 +329,13 @@ def _schedule(rows: int, columns: int, chunks: int, config: dict[str, Any]) -> t
 
 def pack_weight(weight: torch.Tensor) -> torch.Tensor | PackedWeight:
     """`weight` [out, in] in the layout in which `linear` reads it fastest on its device. Done once, at load."""
-    return pack(weight) if backend_for(weight, IMPLS) == "native" else weight.contiguous()
+    return pack(weight) if backend_for(weight.device, IMPLS) == "native" else weight.contiguous()
 
 
 def pack_weight_int8(weight: torch.Tensor) -> Int8:
     """`weight` [out, in] in 8 bits, as `linear` reads it."""
     packed = Int8(*quantize_rows(weight))
-    return pack_int8(packed) if backend_for(weight, INT8_IMPLS) == "onednn" else packed
+    return pack_int8(packed) if backend_for(weight.device, INT8_IMPLS) == "onednn" else packed
 
 
 def linear(
@@ -356,9 +356,9 @@ def linear(
     if isinstance(weight, PackedWeight):
         call = product
     elif isinstance(weight, Int8):
-        call = INT8_IMPLS["onednn" if weight.values.is_mkldnn else backend_for(x, _INT8_PLAIN)]
+        call = INT8_IMPLS["onednn" if weight.values.is_mkldnn else backend_for(x.device, _INT8_PLAIN)]
     else:
-        call = IMPLS[backend_for(x, _PLAIN)]
+        call = IMPLS[backend_for(x.device, _PLAIN)]
     return call(x, weight, bias, activation=activation, residual=residual, scale=scale, out_dtype=out_dtype)
 
 

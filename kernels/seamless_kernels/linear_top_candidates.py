@@ -201,7 +201,7 @@ def linear_top_candidates(
     """log p float32 and token int64 [rows, count]; `weight` as `pack_weight` or `pack_weight_int8` left it, `banned` as
     `top_candidates` has it. `count` may not exceed the vocabulary."""
     fused = isinstance(weight, torch.Tensor) and hidden.dtype == weight.dtype and count <= _LARGEST
-    return IMPLS[backend_for(hidden, IMPLS) if fused else "torch"](hidden, weight, count, banned)
+    return IMPLS[backend_for(hidden.device, IMPLS) if fused else "torch"](hidden, weight, count, banned)
 
 
 IMPLS = {"torch": reference, "triton": _triton}

@@ -371,7 +371,7 @@ def cross_attention(
 
 
 def _implementation(q: torch.Tensor):
-    name, d = backend_for(q, IMPLS), q.shape[-1]
+    name, d = backend_for(q.device, IMPLS), q.shape[-1]
     takes = d >= 16 and d & (d - 1) == 0
     return reference if name == "triton" and not takes else IMPLS[name]
 

@@ -287,7 +287,7 @@ def rel_attention(
 
     q, k, v may be views: of their strides only the last must be 1, or they are copied. chunk_size is in rows.
     """
-    name = backend_for(q, IMPLS)
+    name = backend_for(q.device, IMPLS)
     implementation = reference if name == "triton" and q.shape[-1] not in HEAD_DIMS else IMPLS[name]
     return implementation(
         q, k, v, distance_embedding, cu_seqlens, valid, left=left, chunk_size=chunk_size, left_chunks=left_chunks

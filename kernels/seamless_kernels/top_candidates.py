@@ -270,7 +270,7 @@ def top_candidates(
     logits: torch.Tensor, count: int, banned: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`count` may not exceed the vocabulary."""
-    name = backend_for(logits, IMPLS)
+    name = backend_for(logits.device, IMPLS)
     return (reference if name == "triton" and count > LARGEST else IMPLS[name])(logits, count, banned)
 
 

@@ -12,7 +12,7 @@ from seamless_kernels.dispatch import backend_for
 
 def upsample(x: torch.Tensor, counts: torch.Tensor, output_size: int) -> torch.Tensor:
     """`output_size` is Σ counts, which the caller has read back once for all its segments."""
-    return IMPLS[backend_for(x, IMPLS)](x, counts, output_size)
+    return IMPLS[backend_for(x.device, IMPLS)](x, counts, output_size)
 
 
 def reference(x: torch.Tensor, counts: torch.Tensor, output_size: int) -> torch.Tensor:

@@ -110,7 +110,7 @@ def test_generate_isolates_a_nan_that_is_found_late(checkpoint: Checkpoint) -> N
                 poisoned.append(turn)
 
         results = answer(engine, requests, meanwhile=poison)
-        assert poisoned and "NaN" in (results.pop(victim).error or "")
+        assert poisoned and "NaN" in str(results.pop(victim).error)
         assert all_same(results, expected[:victim] + expected[victim + 1 :])
 
 

@@ -17,7 +17,7 @@ from seamless_engine.search.schema import IntParam, Status, fingerprint
 from seamless_engine.search.state import SearchState
 from seamless_engine.search.step_batch import StepBatch
 from seamless_engine.search.torch_search import TorchSearch
-from seamless_kernels import native
+from seamless_kernels import dispatch, native
 from support.searches import EOS, Searches, assert_same, clone, known, live, overwrite, random_params, tensors
 from tolerance import SCORE_ATOL
 
@@ -257,8 +257,10 @@ def test_check_schema_refuses_a_module_of_another_layout() -> None:
 def test_native_search_is_none_where_the_backend_is_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     state = Searches(vocab=9).state
     monkeypatch.setenv("SEAMLESS_BACKEND", "torch")
+    dispatch.reset()
     assert native_search(state) is None
     monkeypatch.delenv("SEAMLESS_BACKEND")
+    dispatch.reset()
     assert isinstance(native_search(state), CpuSearch)
 
 

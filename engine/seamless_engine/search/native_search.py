@@ -6,7 +6,6 @@ which finds the best candidates of queries that need no logits; nothing is read 
 
 from __future__ import annotations
 
-import os
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +15,7 @@ from seamless_engine.models.text_decoder import NextTokens, StepInputs
 from seamless_engine.search import schema
 from seamless_engine.search.state import SearchState
 from seamless_engine.search.step_batch import StepBatch
+from seamless_kernels import dispatch
 from seamless_kernels.native import csrc, csrc_cuda
 
 _BATCH = ("query_beam", "query_offset", "search_id", "search_query", "search_active")
@@ -44,7 +44,7 @@ for _module in filter(None, (csrc, csrc_cuda)):
 def available(device: torch.device) -> bool:
     """Whether csrc/ was built for such a device, and SEAMLESS_BACKEND does not name another implementation."""
     cuda = device.type == "cuda"
-    wanted = os.environ.get("SEAMLESS_BACKEND") or "native"
+    wanted = dispatch.forced() or "native"
     return (csrc_cuda if cuda else csrc) is not None and wanted in (("native", "triton") if cuda else ("native",))
 
 
