@@ -1,9 +1,9 @@
-"""How a kernel is launched: tile sizes, warps and stages from the table configs.json, never from the number of rows.
+"""How a kernel is launched: tile sizes, warps and stages from the table configs.json, never from the number of tokens.
 
     {operation: {architecture: {dims, as "1024x64": {dtype, or "*" for any: {"BLOCK_M": 64, "num_warps": 4, …}}}}}
 
-Architectures are "sm_80", "sm_90", "sm_100" and "interpreter" (Triton on the CPU). The sizes of a reduction's chunks
-are arithmetic: the bits of a result depend on them. What dims mean is each operation's to say, in its own file.
+Architectures are "sm_80", "sm_90", "sm_100" and "interpreter" (Triton on the CPU). The sizes of a
+reduction's chunks are arithmetic: the bits of a result depend on them. The file of an operation says what its dims are.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def config_for(op: str, dims: tuple[int, ...], dtype: torch.dtype, device: torch
     """Keyword arguments of a launch: the table's entry, or that of the nearest dims, and `enable_fp_fusion`.
 
     Nearest: the least sum of |log2(dim / entry's dim)|, the smaller entry on a tie. A GPU that the table does not have
-    takes the newest architecture before it, one of compute capability 12 takes sm_80: it has its instructions and, like
-    sm_86 and sm_89, 99 KB of shared memory for a program. Raises KeyError for an operation that is not in the table.
+    takes the newest architecture before its own. Compute capability 12 takes sm_80: it has the same instructions and,
+    like sm_86 and sm_89, 99 KB of shared memory for a program. Raises KeyError if the table has no such operation.
     """
     return dict(_lookup(op, dims, dtype, architecture(device)))
 
@@ -35,6 +35,12 @@ def architecture(device: torch.device) -> str:
         return "interpreter"
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"
+
+
+@functools.cache
+def num_sms(device: torch.device, interpreted: int) -> int:
+    """Streaming multiprocessors of a GPU; `interpreted` for Triton on the CPU."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else interpreted
 
 
 @functools.cache
@@ -49,7 +55,7 @@ def _lookup(op: str, dims: tuple[int, ...], dtype: torch.dtype, arch: str) -> di
     nearest = min(sorted(by_dims), key=lambda entry: _distance(entry, dims))
     entries = by_dims[nearest]
     name = str(dtype).removeprefix("torch.")
-    # Given always: whether a · b + c is rounded once is arithmetic, and Triton's default differs between versions.
+    # Always explicit: it decides whether a · b + c is rounded once, and Triton's default differs between versions.
     return {**entries.get(name, entries.get("*")), "enable_fp_fusion": True}
 
 

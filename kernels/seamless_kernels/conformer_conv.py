@@ -3,11 +3,13 @@
     y = GLU(x);  z[t] = Σ_τ w[τ] · y[t − (k−1) + τ]  (causal, depthwise);  out = SiLU(LayerNorm(z))
     x [total, 2·dim], w [dim, k], cu_seqlens int32 [n + 1]  →  [total, dim]
 
-Taps before the start of a segment read zero. Rows from valid[i] on (the half-real frame) count as zero.
+Taps before the start of a segment read zero. Frames from valid[i] on (the half-padded one of an odd clip) count as
+zero.
 
-A program of the kernel has ROWS rows of one segment in all channels, since LayerNorm needs them all. It reads the rows
-from k − 1 before its first to its last, gates each once, and adds it to every sum that it belongs to. Sums and weights
-stay in registers, a few channels a thread: rows are names of the program, not an axis of a tensor.
+A program of the kernel computes ROWS frames of one segment in all channels, since LayerNorm needs all channels. It
+reads the frames from k − 1 before its first to its last, gates each once, and adds it to every sum that it is part of.
+Sums and weights stay in registers, a few channels for each thread: the ROWS sums are a tuple of the program, not an
+axis of a tensor.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ import torch.nn.functional as F
 
 from seamless_kernels.config import config_for
 from seamless_kernels.dispatch import backend_for
-from seamless_kernels.flash import ONE_CHUNK, locate, tiles_at_most
+from seamless_kernels.flash import ONE_CHUNK, locate_tile, max_tiles
 from seamless_kernels.jit import jit, tl, triton
+from seamless_kernels.layout import unit_stride
 from seamless_kernels.precision import compute_dtype
 
 _EPS = 1e-5
-_LARGEST = 1024  # channels: a program holds whole rows in registers
+_MAX_CHANNELS = 1024  # a program holds all channels of a frame in registers
 
 
 def reference(
@@ -39,7 +42,7 @@ def reference(
     x, depthwise_weight, norm_weight, norm_bias = (
         tensor.to(compute_dtype(x)) for tensor in (x, depthwise_weight, norm_weight, norm_bias)
     )
-    weight = depthwise_weight[:, None].contiguous()  # once, not by F.conv1d for each segment
+    weight = depthwise_weight[:, None].contiguous()  # or F.conv1d would copy it for each segment
     for start, end, count in zip(bounds, bounds[1:], valid.tolist(), strict=False):
         if start == end:
             continue
@@ -51,83 +54,84 @@ def reference(
 
 
 @jit
-def _by_sigmoid(value, gate):
-    """value · sigmoid(gate) = value · (1 + 2^(−gate · log2 e))^−½ squared, in six instructions for eleven."""
+def _times_sigmoid(value, gate):
+    """value · sigmoid(gate), as value · ((1 + 2^(−gate · log2 e))^−½)²: six instructions instead of eleven."""
     root = tl.rsqrt(1.0 + tl.exp2(gate * -1.4426950408889634))
     return value * root * root
 
 
 @jit
-def _gated(x_row, inside, channels, DIM: tl.constexpr):
-    """GLU of a row, float32 [channels]; zero outside."""
-    value = tl.load(x_row + channels, mask=inside, other=0.0).to(tl.float32)
-    gate = tl.load(x_row + DIM + channels, mask=inside, other=0.0).to(tl.float32)
-    return _by_sigmoid(value, gate)
+def _glu(x_ptr, mask, offs_c, DIM: tl.constexpr):
+    """GLU of a frame, float32 [CHANNELS]; zero where it is masked."""
+    value = tl.load(x_ptr + offs_c, mask=mask, other=0.0).to(tl.float32)
+    gate = tl.load(x_ptr + DIM + offs_c, mask=mask, other=0.0).to(tl.float32)
+    return _times_sigmoid(value, gate)
 
 
 @jit
-def _side_by_side(rows, CHANNELS: tl.constexpr, ROWS: tl.constexpr):
+def _stack(frames, CHANNELS: tl.constexpr, ROWS: tl.constexpr):
     """[CHANNELS, ROWS] of a tuple of ROWS (2, 4, 8 or 16) vectors, without moving data between threads."""
     for level in tl.static_range(1, 5):
         if ROWS >> level > 0:
-            pairs = (tl.join(rows[0], rows[ROWS >> level]),)
+            pairs = (tl.join(frames[0], frames[ROWS >> level]),)
             for j in tl.static_range(1, ROWS >> level):
-                pairs = pairs + (tl.join(rows[j], rows[j + (ROWS >> level)]),)
-            rows = pairs
-    return tl.reshape(rows[0], CHANNELS, ROWS)
+                pairs = pairs + (tl.join(frames[j], frames[j + (ROWS >> level)]),)
+            frames = pairs
+    return tl.reshape(frames[0], CHANNELS, ROWS)
 
 
 @jit(do_not_specialize=["segments"])
 def _kernel(
     x_ptr,
     taps_ptr,
-    weight_ptr,
-    bias_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
     out_ptr,
-    cu_seqlens,
+    cu_seqlens_ptr,
     valid_ptr,
     segments,
     chunk,
     eps,
-    X_STRIDE: tl.constexpr,
+    STRIDE_XM: tl.constexpr,
     DIM: tl.constexpr,
     TAPS: tl.constexpr,
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    segment, tile = locate(cu_seqlens, segments, tl.program_id(0), chunk, ROWS)
-    start = tl.load(cu_seqlens + segment)
-    length = tl.load(cu_seqlens + segment + 1) - start
-    first = tile * ROWS
-    if first >= length:
+    segment, tile = locate_tile(cu_seqlens_ptr, segments, tl.program_id(0), chunk, ROWS)
+    start = tl.load(cu_seqlens_ptr + segment)
+    length = tl.load(cu_seqlens_ptr + segment + 1) - start
+    start_m = tile * ROWS
+    if start_m >= length:
         return
-    real = tl.load(valid_ptr + segment)
-    channels = tl.arange(0, CHANNELS)
-    inside = channels < DIM
+    valid = tl.load(valid_ptr + segment)
+    offs_c = tl.arange(0, CHANNELS)
+    c_mask = offs_c < DIM
     taps = ()
     for tap in tl.static_range(TAPS):
-        taps = taps + (tl.load(taps_ptr + tap * DIM + channels, mask=inside, other=0.0).to(tl.float32),)
+        taps = taps + (tl.load(taps_ptr + tap * DIM + offs_c, mask=c_mask, other=0.0).to(tl.float32),)
     sums = ()
     for _ in tl.static_range(ROWS):
         sums = sums + (tl.zeros([CHANNELS], tl.float32),)
-    x_first = x_ptr + (start + first).to(tl.int64) * X_STRIDE
-    for k in tl.static_range(ROWS + TAPS - 1):
-        row = first + k - (TAPS - 1)
-        y = _gated(x_first + (k - (TAPS - 1)) * X_STRIDE, inside & (row >= 0) & (row < real), channels, DIM)
+    x_ptr += (start + start_m).to(tl.int64) * STRIDE_XM
+    for i in tl.static_range(ROWS + TAPS - 1):
+        frame = start_m + i - (TAPS - 1)
+        x_mask = c_mask & (frame >= 0) & (frame < valid)
+        y = _glu(x_ptr + (i - (TAPS - 1)) * STRIDE_XM, x_mask, offs_c, DIM)
         for j in tl.static_range(ROWS):
-            if k - j >= 0 and k - j < TAPS:
-                sums = sums[:j] + (sums[j] + taps[k - j] * y,) + sums[j + 1 :]
-    z = _side_by_side(sums, CHANNELS, ROWS)
+            if i - j >= 0 and i - j < TAPS:
+                sums = sums[:j] + (sums[j] + taps[i - j] * y,) + sums[j + 1 :]
+    z = _stack(sums, CHANNELS, ROWS)
     mean = tl.sum(z, axis=0) / DIM
-    centred = tl.where(inside[:, None], z - mean[None, :], 0.0)
-    variance = tl.sum(centred * centred, axis=0) / DIM
-    weight = tl.load(weight_ptr + channels, mask=inside, other=0.0).to(tl.float32)
-    bias = tl.load(bias_ptr + channels, mask=inside, other=0.0).to(tl.float32)
-    normed = centred * tl.rsqrt(variance + eps)[None, :] * weight[:, None] + bias[:, None]
-    out = _by_sigmoid(normed, normed)
-    rows = first + tl.arange(0, ROWS)
-    target = out_ptr + (start + rows).to(tl.int64)[None, :] * DIM + channels[:, None]
-    tl.store(target, out.to(out_ptr.dtype.element_ty), mask=inside[:, None] & (rows < length)[None, :])
+    centered = tl.where(c_mask[:, None], z - mean[None, :], 0.0)
+    variance = tl.sum(centered * centered, axis=0) / DIM
+    weight = tl.load(norm_weight_ptr + offs_c, mask=c_mask, other=0.0).to(tl.float32)
+    bias = tl.load(norm_bias_ptr + offs_c, mask=c_mask, other=0.0).to(tl.float32)
+    normed = centered * tl.rsqrt(variance + eps)[None, :] * weight[:, None] + bias[:, None]
+    out = _times_sigmoid(normed, normed)
+    offs_m = start_m + tl.arange(0, ROWS)
+    out_ptrs = out_ptr + (start + offs_m).to(tl.int64)[None, :] * DIM + offs_c[:, None]
+    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=c_mask[:, None] & (offs_m < length)[None, :])
 
 
 def _triton(
@@ -140,14 +144,14 @@ def _triton(
 ) -> torch.Tensor:
     dim, taps = depthwise_weight.shape
     total, segments = x.shape[0], cu_seqlens.numel() - 1
-    x = x if x.stride(1) == 1 else x.contiguous()
+    x = unit_stride(x)
     out = x.new_empty(total, dim)
     config = config_for("conformer_conv", (dim, taps), x.dtype, x.device)
-    tiles = tiles_at_most(total, segments, config["ROWS"], ONE_CHUNK)
+    tiles = max_tiles(total, segments, config["ROWS"], ONE_CHUNK)
     if tiles:
         _kernel[(tiles,)](
             x,
-            depthwise_weight.T.contiguous(),  # a copy unless the weight lies tap by tap
+            depthwise_weight.T.contiguous(),  # a copy, unless the weight is stored as [k, dim]
             norm_weight,
             norm_bias,
             out,
@@ -156,7 +160,7 @@ def _triton(
             segments,
             ONE_CHUNK,
             _EPS,
-            X_STRIDE=x.stride(0),
+            STRIDE_XM=x.stride(0),
             DIM=dim,
             TAPS=taps,
             CHANNELS=triton.next_power_of_2(dim),
@@ -173,12 +177,12 @@ def conformer_conv(
     cu_seqlens: torch.Tensor,
     valid: torch.Tensor,
 ) -> torch.Tensor:
-    """[total, dim] from x [total, 2·dim]; valid int [n]: the rows of each segment that are whole.
+    """[total, dim] from x [total, 2·dim]; valid int [n]: the frames of each segment without padding.
 
-    On a GPU depthwise_weight [dim, k] is read best from memory in the order [k, dim], as `w.T.contiguous().T`.
+    On a GPU depthwise_weight [dim, k] should lie in memory as [k, dim], made by `w.T.contiguous().T`.
     """
     name = backend_for(x.device, IMPLS)
-    if name == "triton" and depthwise_weight.shape[0] > _LARGEST:
+    if name == "triton" and depthwise_weight.shape[0] > _MAX_CHANNELS:
         name = "torch"
     return IMPLS[name](x, depthwise_weight, norm_weight, norm_bias, cu_seqlens, valid)
 

@@ -3,15 +3,16 @@
     y[t] = scale · (residual[t] + b + Σ_τ W[:, :, τ] · act(x[t + (τ − (k−1)/2) · dilation]))       "same" length, odd k
     x [total, in], W [out, in, k], b [out], cu_seqlens int32 [n + 1]  →  [total, out];   act: none or leaky ReLU
 
-Taps outside a segment read zero, so a segment's samples do not depend on its neighbours.
+Taps outside a segment read zero, so the result of a segment does not depend on the other segments.
 
-The kernel is the matrix product of `implicit_gemm`. Tiles of rows are counted from the start of their segment. On a
-CPU the compiled one (csrc/conv1d_isa.h) makes the rows of a segment two by two, with a third fewer products, and adds
-them up in one order, whatever rows are beside. An infinity becomes NaN there in what reads it.
+The Triton kernel is the matrix product of `implicit_gemm`, in tiles that are counted from the start of their segment.
+The CPU kernel (csrc/ops/conv1d_isa.h) computes the rows of a segment in pairs, with a third fewer products, and in an
+order of sums that no other row changes. There an infinity in x becomes NaN in the rows that read it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -19,40 +20,56 @@ import torch.nn.functional as F
 
 from seamless_kernels.config import config_for
 from seamless_kernels.dispatch import backend_for
-from seamless_kernels.flash import ONE_CHUNK, locate, tiles_at_most
-from seamless_kernels.implicit_gemm import by_tap, chain, leaky
+from seamless_kernels.flash import ONE_CHUNK, locate_tile, max_tiles
+from seamless_kernels.implicit_gemm import conv_k_loop, leaky_relu, taps_outermost
 from seamless_kernels.jit import jit, tl, triton
+from seamless_kernels.layout import unit_stride
 from seamless_kernels.native import csrc
 from seamless_kernels.precision import compute_dtype
 
-_TILE = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")  # a tile of the table
-_ROWS = 128  # of a program that has one output channel
-_PANEL = 16  # output channels of a panel of the compiled kernel
+_TILE = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")  # the numbers of a tile in the table
+_ROWS = 128  # of a program where there is one output channel
+_PANEL = 16  # output channels of a panel of the CPU kernel
 
 
-def pack_conv_weight(weight: torch.Tensor) -> torch.Tensor:
-    """`weight` [out, in, k] as `conv1d` reads it: [out, in, 1, k] with the input channels innermost. For the compiled
-    kernel: panels [⌈out / 16⌉, (k + ⌈k / 3⌉) · in, 16] of `pair_taps`, in float32 whatever the weight's dtype."""
+@dataclass(frozen=True)
+class PackedFilter:
+    """A filter [out, in, k] as the CPU kernel reads it, float32 whatever the weight's dtype.
+
+    panels: those of `winograd_terms`, [⌈out / 16⌉, (k + ⌈k / 3⌉) · in, 16], zeros beyond `out`. The filters of a
+    residual block are stacked in front.
+    """
+
+    panels: torch.Tensor
+
+
+ConvWeight = torch.Tensor | PackedFilter  # a tensor for all other implementations
+
+
+def pack_conv_weight(weight: torch.Tensor) -> ConvWeight:
+    """`weight` [out, in, k] as `conv1d` reads it fastest on its device: a PackedFilter, or a tensor [out, in, 1, k]
+    with the input channels innermost in memory."""
     if backend_for(weight.device, IMPLS) == "native":
-        terms = F.pad(pair_taps(weight.float()), (0, 0, 0, 0, 0, -len(weight) % _PANEL))
-        return terms.unflatten(0, (-1, _PANEL)).permute(0, 3, 2, 1).flatten(1, 2).contiguous()
+        terms = F.pad(winograd_terms(weight.float()), (0, 0, 0, 0, 0, -len(weight) % _PANEL))
+        return PackedFilter(terms.unflatten(0, (-1, _PANEL)).permute(0, 3, 2, 1).flatten(1, 2).contiguous())
     return weight[:, :, None, :].contiguous(memory_format=torch.channels_last)
 
 
-def pair_taps(weight: torch.Tensor) -> torch.Tensor:
-    """`weight` [out, in, k] as two neighbours y₀, y₁ are made with it together: [out, in, k + ⌈k / 3⌉].
+def winograd_terms(weight: torch.Tensor) -> torch.Tensor:
+    """`weight` [out, in, k] transformed to compute two adjacent outputs y₀, y₁ together: [out, in, k + ⌈k / 3⌉].
 
-    By three taps w₀ w₁ w₂ of x₀ … x₃, in four products of the six (Winograd's F(2, 3): arXiv 1509.09308, section 4.1):
+    Three taps w₀ w₁ w₂ of x₀ … x₃ take four products instead of six (Winograd's F(2, 3): arXiv 1509.09308, section
+    4.1):
 
         y₀ = (x₀ − x₂) w₀ + (x₁ + x₂) (w₀ + w₁ + w₂) / 2 + (x₂ − x₁) (w₀ − w₁ + w₂) / 2
         y₁ =                (x₁ + x₂) (w₀ + w₁ + w₂) / 2 − (x₂ − x₁) (w₀ − w₁ + w₂) / 2 + (x₁ − x₃) (−w₂)
 
-    Of the one or two taps that may be left, two in three products of four:
+    Two remaining taps take three products instead of four; one remaining tap takes two:
 
         y₀ = (x₁ − x₀) (−w₀) + x₁ (w₀ + w₁)              y₀ = x₀ w₀
         y₁ =                   x₁ (w₀ + w₁) + (x₂ − x₁) w₁        y₁ = x₁ w₀
 
-    What y₀ alone has comes first, of all taps; then what both have; what they have with opposite signs; y₁ alone.
+    The order is: all terms of y₀ alone, those that both add, those with opposite signs, those of y₁ alone.
     """
     w = weight.double().unbind(-1)
     even, both, opposite, odd = [], [], [], []
@@ -71,9 +88,9 @@ def pair_taps(weight: torch.Tensor) -> torch.Tensor:
     return torch.stack([*even, *both, *opposite, *odd], -1).to(weight.dtype)
 
 
-def backend_of_weight(x: torch.Tensor, panels: bool) -> str:
-    """Panels are for the compiled kernel alone; other weights for all others, whichever the data of `x` asks for."""
-    return "native" if panels else backend_for(x.device, _UNPACKED)
+def backend_of(x: torch.Tensor, weight: ConvWeight) -> str:
+    """The CPU kernel reads packed filters alone, and the other implementations plain ones alone."""
+    return "native" if isinstance(weight, PackedFilter) else backend_for(x.device, _PLAIN)
 
 
 def reference(
@@ -102,10 +119,10 @@ def reference(
 
 
 def as_image(x: torch.Tensor, leaky_slope: float | None) -> torch.Tensor:
-    """act(x) [1, in, 1, T] of a segment [rows, in]: as an image of height 1, channels can stay innermost.
+    """act(x) [1, in, 1, T] of a segment [rows, in]: in an image of height 1 the channels can stay innermost.
 
-    A tensor of its own, so that every segment has the same alignment. T is `rows` rounded up by less than a sixteenth,
-    with zeros: of few different lengths oneDNN keeps the code that it makes for each.
+    It is a new tensor, so that every segment has the same alignment. T is `rows` rounded up by less than a sixteenth,
+    filled with zeros: oneDNN generates code for each length and keeps it only while lengths are few.
     """
     rows = len(x)
     unit = 1 << max(rows.bit_length() - 5, 0)
@@ -121,11 +138,11 @@ def as_image(x: torch.Tensor, leaky_slope: float | None) -> torch.Tensor:
 @jit(do_not_specialize=["segments", "taps", "dilation"])
 def _kernel(
     x_ptr,
-    weight_ptr,
+    w_ptr,
     bias_ptr,
     residual_ptr,
     out_ptr,
-    cu_seqlens,
+    cu_seqlens_ptr,
     segments,
     chunk,
     taps,
@@ -139,24 +156,24 @@ def _kernel(
     BLOCK_K: tl.constexpr,
 ):
     TILES_N: tl.constexpr = (OUT + BLOCK_N - 1) // BLOCK_N
-    segment, tile = locate(cu_seqlens, segments, tl.program_id(0) // TILES_N, chunk, BLOCK_M)
-    start = tl.load(cu_seqlens + segment)
-    first = tile * BLOCK_M
-    left = tl.load(cu_seqlens + segment + 1) - start - first  # rows of the segment from here on
-    if left <= 0:
+    segment, tile = locate_tile(cu_seqlens_ptr, segments, tl.program_id(0) // TILES_N, chunk, BLOCK_M)
+    start = tl.load(cu_seqlens_ptr + segment)
+    start_m = tile * BLOCK_M
+    rows_left = tl.load(cu_seqlens_ptr + segment + 1) - start - start_m  # of the segment, from the tile's first on
+    if rows_left <= 0:
         return
-    above = (start + first).to(tl.int64)
-    rows = tl.arange(0, BLOCK_M)
-    columns = tl.program_id(0) % TILES_N * BLOCK_N + tl.arange(0, BLOCK_N)
-    bias = tl.load(bias_ptr + columns % OUT).to(tl.float32)
-    y = chain(
+    first = (start + start_m).to(tl.int64)
+    offs_m = tl.arange(0, BLOCK_M)
+    offs_n = tl.program_id(0) % TILES_N * BLOCK_N + tl.arange(0, BLOCK_N)
+    bias = tl.load(bias_ptr + offs_n % OUT).to(tl.float32)
+    y = conv_k_loop(
         tl.zeros([BLOCK_M, BLOCK_N], tl.float32) + bias[None, :],
-        x_ptr + above * IN,
-        weight_ptr,
-        rows,
-        columns % OUT,
-        -first,
-        left,
+        x_ptr + first * IN,
+        w_ptr,
+        offs_m,
+        offs_n % OUT,
+        -start_m,
+        rows_left,
         taps,
         dilation,
         slope,
@@ -165,8 +182,8 @@ def _kernel(
         1,
         BLOCK_K,
     )
-    offsets = above * OUT + (rows[:, None] * OUT + columns[None, :])
-    mask = (rows < left)[:, None] & (columns < OUT)[None, :]
+    offsets = first * OUT + (offs_m[:, None] * OUT + offs_n[None, :])
+    mask = (offs_m < rows_left)[:, None] & (offs_n < OUT)[None, :]
     if residual_ptr is not None:
         y += tl.load(residual_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
     tl.store(out_ptr + offsets, (y * scale).to(out_ptr.dtype.element_ty), mask=mask)
@@ -175,11 +192,11 @@ def _kernel(
 @jit(do_not_specialize=["segments", "taps", "dilation"])
 def _one_channel_kernel(
     x_ptr,
-    weight_ptr,
+    w_ptr,
     bias_ptr,
     residual_ptr,
     out_ptr,
-    cu_seqlens,
+    cu_seqlens_ptr,
     segments,
     chunk,
     taps,
@@ -190,29 +207,30 @@ def _one_channel_kernel(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """out = 1, of which a matrix instruction would make at least eight."""
-    segment, tile = locate(cu_seqlens, segments, tl.program_id(0), chunk, ROWS)
-    start = tl.load(cu_seqlens + segment)
-    first = tile * ROWS
-    left = tl.load(cu_seqlens + segment + 1) - start - first
-    if left <= 0:
+    """out = 1: a matrix instruction would compute at least eight columns."""
+    segment, tile = locate_tile(cu_seqlens_ptr, segments, tl.program_id(0), chunk, ROWS)
+    start = tl.load(cu_seqlens_ptr + segment)
+    start_m = tile * ROWS
+    rows_left = tl.load(cu_seqlens_ptr + segment + 1) - start - start_m
+    if rows_left <= 0:
         return
-    above = (start + first).to(tl.int64)
-    rows = tl.arange(0, ROWS)
-    channels = tl.arange(0, CHANNELS)
-    inside = channels < IN
-    sums = tl.zeros([ROWS, CHANNELS], tl.float32)
+    first = (start + start_m).to(tl.int64)
+    offs_m = tl.arange(0, ROWS)
+    offs_c = tl.arange(0, CHANNELS)
+    c_mask = offs_c < IN
+    acc = tl.zeros([ROWS, CHANNELS], tl.float32)
     for tap in range(taps):
-        row = rows + (tap - taps // 2) * dilation
-        known = ((row >= -first) & (row < left))[:, None] & inside[None, :]
-        x = tl.load(x_ptr + above * IN + (row[:, None] * IN + channels[None, :]), mask=known, other=0.0).to(tl.float32)
+        row = offs_m + (tap - taps // 2) * dilation
+        x_mask = ((row >= -start_m) & (row < rows_left))[:, None] & c_mask[None, :]
+        x = tl.load(x_ptr + first * IN + (row[:, None] * IN + offs_c[None, :]), mask=x_mask, other=0.0).to(tl.float32)
         if slope is not None:
-            x = leaky(x, slope)
-        sums += x * tl.load(weight_ptr + tap * IN + channels, mask=inside, other=0.0).to(tl.float32)[None, :]
-    y = tl.sum(sums, 1) + tl.load(bias_ptr).to(tl.float32)
+            x = leaky_relu(x, slope)
+        acc += x * tl.load(w_ptr + tap * IN + offs_c, mask=c_mask, other=0.0).to(tl.float32)[None, :]
+    y = tl.sum(acc, 1) + tl.load(bias_ptr).to(tl.float32)
+    m_mask = offs_m < rows_left
     if residual_ptr is not None:
-        y += tl.load(residual_ptr + above + rows, mask=rows < left, other=0.0).to(tl.float32)
-    tl.store(out_ptr + above + rows, (y * scale).to(out_ptr.dtype.element_ty), mask=rows < left)
+        y += tl.load(residual_ptr + first + offs_m, mask=m_mask, other=0.0).to(tl.float32)
+    tl.store(out_ptr + first + offs_m, (y * scale).to(out_ptr.dtype.element_ty), mask=m_mask)
 
 
 def _triton(
@@ -233,7 +251,7 @@ def _triton(
         return out
     arguments = (
         x.contiguous(),
-        by_tap(weight),
+        taps_outermost(weight),
         bias,
         None if residual is None else residual.contiguous(),
         out,
@@ -247,7 +265,7 @@ def _triton(
     )
     config = config_for("conv1d", (columns, inner), weight.dtype, x.device)
     if columns == 1:
-        _one_channel_kernel[(tiles_at_most(total, segments, _ROWS, ONE_CHUNK),)](
+        _one_channel_kernel[(max_tiles(total, segments, _ROWS, ONE_CHUNK),)](
             *arguments,
             IN=inner,
             CHANNELS=triton.next_power_of_2(inner),
@@ -257,9 +275,9 @@ def _triton(
         return out
     tile: dict[str, int] = {}
     programs = 0
-    for sizes in config["TILES"]:  # large to small: the first that gives the GPU enough programs
+    for sizes in config["TILES"]:  # from large to small: the first that gives the GPU enough programs
         tile = dict(zip(_TILE, sizes, strict=True))
-        programs = tiles_at_most(total, segments, tile["BLOCK_M"], ONE_CHUNK) * triton.cdiv(columns, tile["BLOCK_N"])
+        programs = max_tiles(total, segments, tile["BLOCK_M"], ONE_CHUNK) * triton.cdiv(columns, tile["BLOCK_N"])
         if programs >= config["PROGRAMS"]:
             break
     _kernel[(programs,)](*arguments, IN=inner, OUT=columns, enable_fp_fusion=config["enable_fp_fusion"], **tile)
@@ -268,7 +286,7 @@ def _triton(
 
 def _native(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: PackedFilter,
     bias: torch.Tensor,
     cu_seqlens: torch.Tensor,
     *,
@@ -278,11 +296,11 @@ def _native(
     scale: float = 1.0,
 ) -> torch.Tensor:
     assert csrc is not None
-    x = x.float()
+    x = unit_stride(x.float())
     out = x.new_empty(len(x), len(bias))
     csrc.conv1d(
-        (x if x.stride(1) == 1 else x.contiguous()).numpy(),
-        weight.numpy(),
+        x.numpy(),
+        weight.panels.numpy(),
         bias.float().numpy(),
         cu_seqlens.to(torch.int32).numpy(),
         None if residual is None else residual.float().contiguous().numpy(),
@@ -297,7 +315,7 @@ def _native(
 
 def conv1d(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: ConvWeight,
     bias: torch.Tensor,
     cu_seqlens: torch.Tensor,
     *,
@@ -310,10 +328,10 @@ def conv1d(
 
     x may be narrower than the bias, whose dtype the result has.
     """
-    return IMPLS[backend_of_weight(x, weight.ndim == 3)](
+    return IMPLS[backend_of(x, weight)](
         x, weight, bias, cu_seqlens, dilation=dilation, leaky_slope=leaky_slope, residual=residual, scale=scale
     )
 
 
-_UNPACKED = {"torch": reference, "triton": _triton}
-IMPLS = _UNPACKED | ({"native": _native} if csrc else {})
+_PLAIN = {"torch": reference, "triton": _triton}
+IMPLS = _PLAIN | ({"native": _native} if csrc else {})

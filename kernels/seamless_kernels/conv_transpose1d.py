@@ -3,9 +3,9 @@
 y[s] = b + Σ_{t, τ : t · stride + τ − padding = s} W[:, :, τ]ᵀ · act(x[t]),    padding = (k − stride) / 2
 x [total, in], W [in, out, k], b [out], cu_seqlens int32 [n + 1]  →  [total · stride, out];   act: leaky ReLU
 
-Row q · stride + r of the result is phase r of row q of x. It takes from row q + o of x the tap
-τ = r + padding − o · stride, two or three of the k. The kernel makes all phases as one matrix product of the rows
-q + o, [rows, stride · out], where a tile of columns has the offsets o of its phases; what it stores is contiguous.
+Row q · stride + r of the result is phase r of row q of x. It multiplies row q + o of x by tap τ = r + padding − o ·
+stride, for two or three offsets o. The kernel computes all phases as one matrix product [rows, stride · out], whose
+reduction runs over the offsets that the phases of a tile need; a tile is stored contiguously.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import torch.nn.functional as F
 from seamless_kernels.config import config_for
 from seamless_kernels.conv1d import as_image
 from seamless_kernels.dispatch import backend_for
-from seamless_kernels.flash import ONE_CHUNK, locate, tiles_at_most
-from seamless_kernels.implicit_gemm import leaky
+from seamless_kernels.flash import ONE_CHUNK, locate_tile, max_tiles
+from seamless_kernels.implicit_gemm import leaky_relu
 from seamless_kernels.jit import jit, tl, triton
 from seamless_kernels.precision import compute_dtype
 
 
 def pack_conv_transpose_weight(weight: torch.Tensor) -> torch.Tensor:
-    """`weight` [in, out, k] as `conv_transpose1d` reads it: [in, out, 1, k], channels innermost."""
+    """`weight` [in, out, k] as `conv_transpose1d` reads it: [in, out, 1, k] with the output channels innermost in
+    memory."""
     return weight[:, :, None, :].contiguous(memory_format=torch.channels_last)
 
 
@@ -53,10 +54,10 @@ def reference(
 @jit(do_not_specialize=["segments", "taps", "stride"])
 def _kernel(
     x_ptr,
-    weight_ptr,
+    w_ptr,
     bias_ptr,
     out_ptr,
-    cu_seqlens,
+    cu_seqlens_ptr,
     segments,
     chunk,
     taps,
@@ -68,45 +69,47 @@ def _kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    width = stride * OUT
-    tiles_n = tl.cdiv(width, BLOCK_N)
-    segment, tile = locate(cu_seqlens, segments, tl.program_id(0) // tiles_n, chunk, BLOCK_M)
-    start = tl.load(cu_seqlens + segment)
-    first = tile * BLOCK_M
-    left = tl.load(cu_seqlens + segment + 1) - start - first
-    if left <= 0:
+    N = stride * OUT
+    tiles_n = tl.cdiv(N, BLOCK_N)
+    segment, tile = locate_tile(cu_seqlens_ptr, segments, tl.program_id(0) // tiles_n, chunk, BLOCK_M)
+    start = tl.load(cu_seqlens_ptr + segment)
+    start_m = tile * BLOCK_M
+    rows_left = tl.load(cu_seqlens_ptr + segment + 1) - start - start_m
+    if rows_left <= 0:
         return
-    above = (start + first).to(tl.int64)
-    x_ptr += above * IN
-    rows = tl.arange(0, BLOCK_M)
-    column = tl.program_id(0) % tiles_n * BLOCK_N
-    columns = column + tl.arange(0, BLOCK_N)
-    channels = columns % OUT
-    # offsets rise as taps fall: the lowest is of the first phase's last tap, the highest of the last phase's first
+    first = (start + start_m).to(tl.int64)
+    x_ptr += first * IN
+    offs_m = tl.arange(0, BLOCK_M)
+    start_n = tl.program_id(0) % tiles_n * BLOCK_N
+    offs_n = start_n + tl.arange(0, BLOCK_N)
+    channel = offs_n % OUT
+    # Offsets rise as taps fall: the lowest belongs to the last tap of the tile's first phase, the highest to the first
+    # tap of its last phase.
     padding = (taps - stride) // 2
-    lowest = -((taps - 1 - padding - column // OUT) // stride)
-    highest = (padding + (tl.minimum(column + BLOCK_N, width) - 1) // OUT) // stride
-    phase = (columns // OUT + padding)[None, :]
+    lowest = -((taps - 1 - padding - start_n // OUT) // stride)
+    highest = (padding + (tl.minimum(start_n + BLOCK_N, N) - 1) // OUT) // stride
+    phase = (offs_n // OUT + padding)[None, :]
 
-    k = tl.arange(0, BLOCK_K)
-    inner = (highest - lowest + 1) * IN
-    total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for at in range(0, inner, BLOCK_K):
-        offset = lowest + (at + k) // IN
-        row = rows[:, None] + offset[None, :]
+    offs_k = tl.arange(0, BLOCK_K)
+    K = (highest - lowest + 1) * IN
+    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for start_k in range(0, K, BLOCK_K):
+        offset = lowest + (start_k + offs_k) // IN
+        row = offs_m[:, None] + offset[None, :]
         tap = phase - (offset * stride)[:, None]
-        known = (row >= -first) & (row < left)
-        used = (tap >= 0) & (tap < taps)
+        x_mask = (row >= -start_m) & (row < rows_left)
+        w_mask = (tap >= 0) & (tap < taps)
         if IN % BLOCK_K != 0:
-            known &= (at + k < inner)[None, :]
-            used &= (at + k < inner)[:, None]
-        weights = weight_ptr + (((at + k) % IN)[:, None] * (taps * OUT) + (tap * OUT + channels[None, :]))
-        weight = tl.load(weights, mask=used, other=0.0, cache_modifier=".ca")
-        x = tl.load(x_ptr + (row * IN + ((at + k) % IN)[None, :]), mask=known, other=0.0, cache_modifier=".ca")
-        total = tl.dot(leaky(x, slope).to(weight.dtype), weight, total, input_precision="ieee")
-    y = total + tl.load(bias_ptr + channels).to(tl.float32)[None, :]
-    out_ptr += above * width + (rows[:, None] * width + columns[None, :])
-    tl.store(out_ptr, y.to(out_ptr.dtype.element_ty), mask=(rows < left)[:, None] & (columns < width)[None, :])
+            x_mask &= (start_k + offs_k < K)[None, :]
+            w_mask &= (start_k + offs_k < K)[:, None]
+        w_ptrs = w_ptr + (((start_k + offs_k) % IN)[:, None] * (taps * OUT) + (tap * OUT + channel[None, :]))
+        w = tl.load(w_ptrs, mask=w_mask, other=0.0, cache_modifier=".ca")
+        x_ptrs = x_ptr + (row * IN + ((start_k + offs_k) % IN)[None, :])
+        x = tl.load(x_ptrs, mask=x_mask, other=0.0, cache_modifier=".ca")
+        acc = tl.dot(leaky_relu(x, slope).to(w.dtype), w, acc, input_precision="ieee")
+    y = acc + tl.load(bias_ptr + channel).to(tl.float32)[None, :]
+    out_ptrs = out_ptr + first * N + (offs_m[:, None] * N + offs_n[None, :])
+    tl.store(out_ptrs, y.to(out_ptr.dtype.element_ty), mask=(offs_m < rows_left)[:, None] & (offs_n < N)[None, :])
 
 
 def _triton(
@@ -122,13 +125,11 @@ def _triton(
     segments = cu_seqlens.numel() - 1
     out = x.new_empty(total * stride, columns)
     config = config_for("conv_transpose1d", (columns, inner), x.dtype, x.device)
-    tiles = tiles_at_most(total, segments, config["BLOCK_M"], ONE_CHUNK) * triton.cdiv(
-        stride * columns, config["BLOCK_N"]
-    )
+    tiles = max_tiles(total, segments, config["BLOCK_M"], ONE_CHUNK) * triton.cdiv(stride * columns, config["BLOCK_N"])
     if total:
         _kernel[(tiles,)](
             x.contiguous(),
-            weight.movedim(1, -1).contiguous(),  # [in, 1, k, out]: as it lies in memory
+            weight.movedim(1, -1).contiguous(),  # [in, 1, k, out]: its order in memory, so no copy
             bias,
             out,
             cu_seqlens,

@@ -1,20 +1,20 @@
-"""Log-mel filter bank of speech, normalised per clip and stacked in pairs of frames: the input of the speech encoder.
+"""Log-mel filter bank of speech, normalized per clip and stacked in pairs of frames: the input of the speech encoder.
 
     frame t of a clip covers its samples 160·t … 160·t + 399;  N = 1 + ⌊(samples − 400) / 160⌋ frames, nothing is padded
     s = 32768·x − mean(32768·x);  y[n] = s[n] − 0.97·s[n−1], y[0] = 0.03·s[0]
     m = ln max(|rFFT512(y · povey)|² · W, 1.19e-7)                                                 [N, 80]
     features = (m − mean(m)) / sqrt(var(m) + 1e-7),  statistics per clip and mel bin, var divided by N − 1
 
-Two consecutive frames make a row of 160. A clip with an odd N ends in a row whose second half is zero. As in
-transformers (`SeamlessM4TFeatureExtractor`), everything up to the logarithm is float64 but for the spectrum, which is
-complex64.
+Two consecutive frames are stacked to a token of 160 features. A clip with an odd N ends in a token whose second half is
+zero. As in transformers (`SeamlessM4TFeatureExtractor`), everything up to the logarithm is float64 except the spectrum,
+which is complex64.
 
-A row does not depend on what else is in the batch: frames go through transform and product in blocks of one fixed
-shape, statistics are taken clip by clip.
+The result is batch-invariant: frames are transformed and multiplied in blocks of one fixed shape, and statistics are
+computed clip by clip.
 
-On a GPU the transform is torch's; what is in front of it is one kernel, and so are what follows it and, for all clips
-at once, the statistics. Their sums are float64 there: a bin that never changes has features 0, where the CPU has
-NumPy's rounding error of the mean, a last bit that the small deviation makes large.
+On a GPU the transform is torch's, with one kernel before it, one after it, and one for the statistics of all clips,
+whose sums are float64. There a bin that never changes has features 0, where the CPU has NumPy's rounding error of the
+mean, divided by a small deviation.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ MIN_SAMPLES = 560  # two frames; the variance of one is undefined
 
 _FRAME, _HOP, _FFT = 400, 160, 512
 _FLOOR = 1.192092955078125e-07
-_MEL_GROUP = 16  # mel bins of a program that normalises
-_CPU_BLOCK, _GPU_BLOCK = 128, 4096  # frames; a CPU's block stays in its cache and in one thread
+_MEL_BLOCK = 16  # mel bins of a program that normalizes
+_CPU_BLOCK, _GPU_BLOCK = 128, 4096  # frames; on a CPU a block fits in the cache and is computed by one thread
 
 
 def frame_count(samples: int) -> int:
@@ -53,8 +53,8 @@ def sample_count(frames: int) -> int:
 
 
 class FbankOutput(NamedTuple):
-    """features float32 [rows, 80·stride] packed; cu_seqlens int32 [n + 1] of its rows, ⌈N/stride⌉ for a clip;
-    valid int32 [n], the rows without a padded frame, ⌊N/stride⌋."""
+    """features float32 [tokens, 80·stride] packed; cu_seqlens int32 [n + 1], ⌈N/stride⌉ tokens for each clip;
+    valid int32 [n], the tokens without a padded frame, ⌊N/stride⌋."""
 
     features: torch.Tensor
     cu_seqlens: torch.Tensor
@@ -65,12 +65,12 @@ def reference(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], 
     bounds: list[int] = torch.as_tensor(cu_samples).tolist()
     frames = _frame_counts(bounds, waveform.shape[0])
     log_mel = _log_mel(waveform, _frame_starts(bounds, frames, waveform.device))  # [frames, 80]
-    cu_rows, cu_seqlens, valid = _output_bounds(frames, stride, waveform.device)
-    features = torch.zeros(cu_rows[-1] * stride, NUM_MEL, dtype=torch.float32, device=waveform.device)
-    for row, clip in zip(cu_rows, log_mel.split(frames), strict=False):
+    cu_tokens, cu_seqlens, valid = _output_bounds(frames, stride, waveform.device)
+    features = torch.zeros(cu_tokens[-1] * stride, NUM_MEL, dtype=torch.float32, device=waveform.device)
+    for first, clip in zip(cu_tokens, log_mel.split(frames), strict=False):
         mean, deviation = _statistics(clip)
-        features[row * stride :][: clip.shape[0]] = (clip - mean) / deviation
-    return FbankOutput(features.view(cu_rows[-1], stride * NUM_MEL), cu_seqlens, valid)
+        features[first * stride :][: clip.shape[0]] = (clip - mean) / deviation
+    return FbankOutput(features.view(cu_tokens[-1], stride * NUM_MEL), cu_seqlens, valid)
 
 
 @jit(do_not_specialize=["start_ptr", "count"])
@@ -84,17 +84,17 @@ def _frame_kernel(
     FFT: tl.constexpr,
     FRAMES: tl.constexpr,
 ):
-    """Pre-emphasised, windowed and padded frames; those from `count` on are zero."""
+    """Frames after pre-emphasis, window and zero-padding; frames from `count` on are zero."""
     frame = tl.program_id(0) * FRAMES + tl.arange(0, FRAMES)
     n = tl.arange(0, FFT)[None, :]
-    inside = (frame < count)[:, None] & (n < SAMPLES)
+    mask = (frame < count)[:, None] & (n < SAMPLES)
     start = tl.load(start_ptr + frame, mask=frame < count, other=0)[:, None]
-    x = tl.load(waveform_ptr + start + n, mask=inside, other=0.0).to(tl.float64) * 32768.0
-    before = tl.load(waveform_ptr + start + n - 1, mask=inside & (n > 0), other=0.0).to(tl.float64) * 32768.0
+    x = tl.load(waveform_ptr + start + n, mask=mask, other=0.0).to(tl.float64) * 32768.0
+    before = tl.load(waveform_ptr + start + n - 1, mask=mask & (n > 0), other=0.0).to(tl.float64) * 32768.0
     mean = (tl.sum(x, 1) / SAMPLES)[:, None]
-    # the first sample has none before it, but meets a zero of the window
+    # the first sample has no sample before it; the window is zero there
     y = ((x - mean) - (before - mean) * 0.97) * tl.load(window_ptr + n, mask=n < SAMPLES, other=0.0)
-    tl.store(y_ptr + frame[:, None] * FFT + n, tl.where(inside & (n > 0), y, 0.0))
+    tl.store(y_ptr + frame[:, None] * FFT + n, tl.where(mask & (n > 0), y, 0.0))
 
 
 @jit(do_not_specialize=["out_ptr", "count"])
@@ -108,61 +108,61 @@ def _mel_kernel(
     MEL: tl.constexpr,
     TAPS: tl.constexpr,
     FRAMES: tl.constexpr,
-    WIDTH: tl.constexpr,
+    BLOCK_MEL: tl.constexpr,
 ):
     frame = (tl.program_id(0) * FRAMES + tl.arange(0, FRAMES))[:, None]
-    mel = tl.arange(0, WIDTH)[None, :]
-    inside = (frame < count) & (mel < MEL)
+    mel = tl.arange(0, BLOCK_MEL)[None, :]
+    mask = (frame < count) & (mel < MEL)
     first = tl.load(first_ptr + mel, mask=mel < MEL, other=0)
-    total = tl.zeros([FRAMES, WIDTH], tl.float64)
+    acc = tl.zeros([FRAMES, BLOCK_MEL], tl.float64)
     for tap in range(TAPS):
         weight = tl.load(filter_ptr + tap * MEL + mel, mask=mel < MEL, other=0.0)
         at = (frame * BINS + first + tap) * 2
-        read = inside & (weight > 0.0)
-        real = tl.load(spectrum_ptr + at, mask=read, other=0.0).to(tl.float32).to(tl.float64)
-        imaginary = tl.load(spectrum_ptr + at + 1, mask=read, other=0.0).to(tl.float32).to(tl.float64)
-        total += weight * (real * real + imaginary * imaginary)
-    out = tl.log(tl.maximum(total, 1.192092955078125e-07))
-    tl.store(out_ptr + frame * MEL + mel, out.to(tl.float32), mask=inside)
+        read = mask & (weight > 0.0)
+        re = tl.load(spectrum_ptr + at, mask=read, other=0.0).to(tl.float32).to(tl.float64)
+        im = tl.load(spectrum_ptr + at + 1, mask=read, other=0.0).to(tl.float32).to(tl.float64)
+        acc += weight * (re * re + im * im)
+    out = tl.log(tl.maximum(acc, 1.192092955078125e-07))
+    tl.store(out_ptr + frame * MEL + mel, out.to(tl.float32), mask=mask)
 
 
-@jit(do_not_specialize=["cu_frames_ptr", "cu_rows_ptr", "stride"])
-def _normalise_kernel(
+@jit(do_not_specialize=["cu_frames_ptr", "cu_tokens_ptr", "stride"])
+def _normalize_kernel(
     log_mel_ptr,  # [frames, MEL]
     cu_frames_ptr,
-    cu_rows_ptr,
-    out_ptr,  # [rows · stride, MEL]
+    cu_tokens_ptr,
+    out_ptr,  # [tokens · stride, MEL]
     stride,
     MEL: tl.constexpr,
     FRAMES: tl.constexpr,
-    WIDTH: tl.constexpr,
+    BLOCK_MEL: tl.constexpr,
 ):
     clip = tl.program_id(0)
-    mel = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)[None, :]
+    mel = tl.program_id(1) * BLOCK_MEL + tl.arange(0, BLOCK_MEL)[None, :]
     first = tl.load(cu_frames_ptr + clip)
     count = tl.load(cu_frames_ptr + clip + 1) - first
-    row = tl.load(cu_rows_ptr + clip)
-    last = (tl.load(cu_rows_ptr + clip + 1) - row) * stride
+    first_token = tl.load(cu_tokens_ptr + clip)
+    padded = (tl.load(cu_tokens_ptr + clip + 1) - first_token) * stride
     log_mel_ptr += first.to(tl.int64) * MEL + mel
-    out_ptr += row.to(tl.int64) * stride * MEL + mel
-    total = tl.zeros([FRAMES, WIDTH], tl.float64)
+    out_ptr += first_token.to(tl.int64) * stride * MEL + mel
+    acc = tl.zeros([FRAMES, BLOCK_MEL], tl.float64)
     for start in range(0, count, FRAMES):
         frame = start + tl.arange(0, FRAMES)[:, None]
-        total += tl.load(log_mel_ptr + frame * MEL, mask=frame < count, other=0.0).to(tl.float64)
-    mean = (tl.sum(total, 0) / count).to(tl.float32)[None, :]
-    total = tl.zeros([FRAMES, WIDTH], tl.float64)
+        acc += tl.load(log_mel_ptr + frame * MEL, mask=frame < count, other=0.0).to(tl.float64)
+    mean = (tl.sum(acc, 0) / count).to(tl.float32)[None, :]
+    acc = tl.zeros([FRAMES, BLOCK_MEL], tl.float64)
     for start in range(0, count, FRAMES):
         frame = start + tl.arange(0, FRAMES)[:, None]
         x = tl.load(log_mel_ptr + frame * MEL, mask=frame < count, other=0.0)
         difference = tl.where(frame < count, x - mean, 0.0).to(tl.float64)
-        total += difference * difference
-    variance = (tl.sum(total, 0) / (count - 1)).to(tl.float32)
+        acc += difference * difference
+    variance = (tl.sum(acc, 0) / (count - 1)).to(tl.float32)
     deviation = tl.sqrt_rn(variance + 1e-7)[None, :]
-    for start in range(0, last, FRAMES):
+    for start in range(0, padded, FRAMES):
         frame = start + tl.arange(0, FRAMES)[:, None]
         x = tl.load(log_mel_ptr + frame * MEL, mask=frame < count, other=0.0)
-        out = tl.where(frame < count, tl.div_rn(x - mean, tl.broadcast_to(deviation, [FRAMES, WIDTH])), 0.0)
-        tl.store(out_ptr + frame * MEL, out, mask=frame < last)
+        out = tl.where(frame < count, tl.div_rn(x - mean, tl.broadcast_to(deviation, [FRAMES, BLOCK_MEL])), 0.0)
+        tl.store(out_ptr + frame * MEL, out, mask=frame < padded)
 
 
 def _triton(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *, stride: int = 2) -> FbankOutput:
@@ -171,7 +171,7 @@ def _triton(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *,
     device, count = waveform.device, sum(frames)
     starts = _frame_starts(bounds, frames, device)
     window, _ = _tables(device)
-    first, taps = _narrow_filters(device)
+    first, taps = _sparse_filters(device)
     config = config_for("fbank", (NUM_MEL,), torch.float32, device)
     options = {"num_warps": config["num_warps"], "enable_fp_fusion": config["enable_fp_fusion"]}
     size = _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
@@ -194,13 +194,13 @@ def _triton(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *,
             MEL=NUM_MEL,
             TAPS=taps.shape[0],
             FRAMES=config["MEL_FRAMES"],
-            WIDTH=triton.next_power_of_2(NUM_MEL),
+            BLOCK_MEL=triton.next_power_of_2(NUM_MEL),
             **options,
         )
-    cu_rows, cu_seqlens, valid = _output_bounds(frames, stride, device)
-    features = torch.empty(cu_rows[-1], stride * NUM_MEL, dtype=torch.float32, device=device)
+    cu_tokens, cu_seqlens, valid = _output_bounds(frames, stride, device)
+    features = torch.empty(cu_tokens[-1], stride * NUM_MEL, dtype=torch.float32, device=device)
     cu_frames = torch.tensor([0, *itertools.accumulate(frames)], dtype=torch.int32, device=device)
-    _normalise_kernel[(len(frames), NUM_MEL // _MEL_GROUP)](
+    _normalize_kernel[(len(frames), NUM_MEL // _MEL_BLOCK)](
         log_mel,
         cu_frames,
         cu_seqlens,
@@ -208,7 +208,7 @@ def _triton(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *,
         stride,
         MEL=NUM_MEL,
         FRAMES=config["CLIP_FRAMES"],
-        WIDTH=_MEL_GROUP,
+        BLOCK_MEL=_MEL_BLOCK,
         **options,
     )
     return FbankOutput(features, cu_seqlens, valid)
@@ -217,7 +217,7 @@ def _triton(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *,
 def fbank(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *, stride: int = 2) -> FbankOutput:
     """Features of n mono clips at 16 kHz in [-1, 1].
 
-    waveform: float32 [samples], the clips one after the other; cu_samples: [n + 1], where they begin and end.
+    waveform: float32 [samples], the clips one after the other; cu_samples: [n + 1], their bounds.
 
     Raises ValueError if a clip has fewer than 560 samples, or if the bounds do not fit the waveform.
     """
@@ -248,16 +248,16 @@ def _frame_starts(bounds: list[int], frames: list[int], device: torch.device) ->
 def _output_bounds(
     frames: list[int], stride: int, device: torch.device
 ) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-    """Where the rows of each clip begin, on the host and on the device, and how many have no padded frame."""
-    cu_rows = [0, *itertools.accumulate(-(-count // stride) for count in frames)]
+    """Where the tokens of each clip begin, on the host and on the device, and how many have no padded frame."""
+    cu_tokens = [0, *itertools.accumulate(-(-count // stride) for count in frames)]
     valid = torch.tensor([count // stride for count in frames], dtype=torch.int32, device=device)
-    return cu_rows, torch.tensor(cu_rows, dtype=torch.int32, device=device), valid
+    return cu_tokens, torch.tensor(cu_tokens, dtype=torch.int32, device=device), valid
 
 
 def _log_mel(waveform: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
     """Log-mel energies float32 [frames, 80] of the frames that begin at `starts`."""
     window, filters = _tables(waveform.device)
-    frames_at = (waveform * 32768.0).unfold(0, _FRAME, 1)  # a view: row i is the frame that begins at sample i
+    frames_at = (waveform * 32768.0).unfold(0, _FRAME, 1)  # a view: frames_at[i] begins at sample i
     size = _CPU_BLOCK if waveform.device.type == "cpu" else _GPU_BLOCK
     count = starts.shape[0]
     log_mel = []
@@ -266,7 +266,7 @@ def _log_mel(waveform: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         x -= x.mean(dim=1, keepdim=True)
         y = torch.zeros(size, _FFT, dtype=torch.float64, device=x.device)
         torch.sub(x[:, 1:], x[:, :-1], alpha=0.97, out=y[:, 1:_FRAME])
-        y[:, :_FRAME] *= window  # the first sample, 0.03·x[0], meets a zero of the window
+        y[:, :_FRAME] *= window  # it is zero at the first sample, 0.03·x[0]
         spectrum = torch.view_as_real(torch.fft.rfft(y)).float().double().square_()
         power = spectrum[..., 0] + spectrum[..., 1]  # [size, 257]
         log_mel.append((power @ filters).clamp_min_(_FLOOR).log_().float())
@@ -278,7 +278,8 @@ def _statistics(clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if clip.device.type != "cpu":
         variance, mean = torch.var_mean(clip, dim=0, correction=1)
         return mean, (variance + 1e-7).sqrt()
-    # NumPy's order of summation is transformers': it shows where a bin hardly varies (silence, a pure tone).
+    # NumPy's order of summation, as in transformers: the result depends on it where a bin hardly varies (silence, a
+    # tone).
     columns = clip.T.contiguous().numpy()
     deviation = np.sqrt(columns.var(axis=1, ddof=1) + 1e-7)
     return torch.from_numpy(columns.mean(axis=1)), torch.from_numpy(deviation)
@@ -292,13 +293,13 @@ def _tables(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @functools.cache
-def _narrow_filters(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _sparse_filters(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """First bin int32 [80] of each mel filter, and its values from there on, float64 [widest, 80]."""
     filters = mel_filters()
     first = (filters > 0).argmax(axis=0)
     widest = int((filters > 0).sum(axis=0).max())
-    rows = np.minimum(first + np.arange(widest)[:, None], len(filters) - 1)
-    taps = np.take_along_axis(filters, rows, axis=0)
+    bins = np.minimum(first + np.arange(widest)[:, None], len(filters) - 1)
+    taps = np.take_along_axis(filters, bins, axis=0)
     return torch.from_numpy(first.astype(np.int32)).to(device), torch.from_numpy(taps).to(device)
 
 

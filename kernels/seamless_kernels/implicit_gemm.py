@@ -1,8 +1,8 @@
-"""What the convolutions share: the matrix product of one, whose left operand exists nowhere.
+"""What the convolutions share: implicit GEMM, a matrix product whose left operand is read from x and never stored.
 
     y[t] = Σ_j A[t, j] · W[:, j],    A[t, τ · in + c] = act(x[t + (τ − (k−1)/2) · dilation, c])          j < k · in
 
-Row t of A is the rows of x that the taps meet, one after the other, and is read from x at each step of the reduction.
+Row t of A is the rows of x that the k taps of output t read, one after the other.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from seamless_kernels.jit import jit, tl
 
 
 @jit
-def leaky(x, slope):
+def leaky_relu(x, slope):
     """x, or slope · x where it is negative, in float32; a NaN stays."""
     x = x.to(tl.float32)
     return tl.where(x > 0, x, x * slope)
 
 
 @jit
-def chain(
-    total,
+def conv_k_loop(
+    acc,
     x_ptr,
-    weight_ptr,
-    rows,
-    columns,
-    low,
-    high,
+    w_ptr,
+    offs_m,
+    offs_n,
+    first_row,
+    end_row,
     taps,
     dilation,
     slope,
@@ -36,35 +36,35 @@ def chain(
     GROUP: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """total, float32 [BLOCK_M, BLOCK_N], plus the products of taps and channels in their order.
+    """acc, float32 [BLOCK_M, BLOCK_N], plus the products of all taps and channels, in their order.
 
-    x_ptr is at row 0; of all rows [low, high) are read. Column g · OUT + c is channel c of row rows + g · dilation,
-    g < GROUP: rows that share most of what they read are made in one product, whose weight is zero where a row does not
-    reach. A sum does not feel the zeros.
+    x_ptr points at row 0; only rows first_row … end_row − 1 are read. Column g · OUT + c of the tile is channel c of
+    row offs_m + g · dilation, g < GROUP: rows that read nearly the same rows of x share one product, in which the
+    weight of what a row does not read is zero. Adding these zeros does not change a sum.
     """
-    k = tl.arange(0, BLOCK_K)
-    inner = taps * IN
-    weight_ptr += (columns % OUT)[:, None] * inner
-    ahead = (columns // OUT * IN)[:, None]
-    for start in range(0, inner + (GROUP - 1) * IN, BLOCK_K):
-        at = start + k
-        row = rows[:, None] + ((at // IN - taps // 2) * dilation)[None, :]
-        known = (row >= low) & (row < high)
+    offs_k = tl.arange(0, BLOCK_K)
+    K = taps * IN
+    w_ptr += (offs_n % OUT)[:, None] * K
+    shift = (offs_n // OUT * IN)[:, None]
+    for start_k in range(0, K + (GROUP - 1) * IN, BLOCK_K):
+        k = start_k + offs_k
+        row = offs_m[:, None] + ((k // IN - taps // 2) * dilation)[None, :]
+        x_mask = (row >= first_row) & (row < end_row)
         if GROUP == 1 and IN % BLOCK_K != 0:
-            known &= (at < inner)[None, :]  # beyond the last tap: zero times NaN would be NaN
-        own = at[None, :] - ahead
+            x_mask &= (k < K)[None, :]  # beyond the last tap, zero times NaN would be NaN
+        w_k = k[None, :] - shift
         if IN % BLOCK_K != 0 or GROUP > 1:
-            weight = tl.load(weight_ptr + own, mask=(own >= 0) & (own < inner), other=0.0, cache_modifier=".ca")
+            w = tl.load(w_ptr + w_k, mask=(w_k >= 0) & (w_k < K), other=0.0, cache_modifier=".ca")
         else:
-            weight = tl.load(weight_ptr + own, cache_modifier=".ca")
-        # through the L1 cache: the next tap wants nearly the same rows
-        x = tl.load(x_ptr + (row * IN + (at % IN)[None, :]), mask=known, other=0.0, cache_modifier=".ca")
+            w = tl.load(w_ptr + w_k, cache_modifier=".ca")
+        # .ca: through the L1 cache, because the next tap reads nearly the same rows
+        x = tl.load(x_ptr + (row * IN + (k % IN)[None, :]), mask=x_mask, other=0.0, cache_modifier=".ca")
         if slope is not None:
-            x = leaky(x, slope)
-        total = tl.dot(x.to(weight.dtype), tl.trans(weight), total, input_precision="ieee")
-    return total
+            x = leaky_relu(x, slope)
+        acc = tl.dot(x.to(w.dtype), tl.trans(w), acc, input_precision="ieee")
+    return acc
 
 
-def by_tap(weight: torch.Tensor) -> torch.Tensor:
-    """[…, out, k · in] of a packed weight […, out, in, 1, k], with which it shares its memory."""
+def taps_outermost(weight: torch.Tensor) -> torch.Tensor:
+    """[…, out, k · in], a view of a packed weight […, out, in, 1, k]."""
     return weight.movedim(-3, -1).flatten(-3)

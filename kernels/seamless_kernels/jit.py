@@ -1,6 +1,6 @@
-"""Triton for the kernel files, and a stand-in where it is not installed, so that the references run without it.
+"""Triton for the kernel files, or a substitute where it is not installed, so that the references run without it.
 
-A kernel file says `from seamless_kernels.jit import jit, tl, triton` and uses no other name of Triton at module level.
+A kernel file does `from seamless_kernels.jit import jit, tl, triton` and uses no other name of Triton at module level.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    # Kernels are Triton's own language: what its library says of Python types does not fit them.
+    # The types of Triton's library do not fit its own language, in which kernels are written.
     class _Language(type):
         def __getattr__(cls, name: str) -> Any: ...
 
@@ -38,10 +38,10 @@ def interpreted() -> bool:
 
 
 def jit(function: Callable[..., Any] | None = None, *, do_not_specialize: Sequence[str] = ()) -> Any:
-    """`triton.jit`, as `@jit` or `@jit(do_not_specialize=["rows"])`; without Triton the function itself.
+    """`triton.jit`, as `@jit` or `@jit(do_not_specialize=["M"])`; without Triton the function itself.
 
-    Name every argument that counts rows in `do_not_specialize`: Triton otherwise compiles another kernel where it is 1
-    or a multiple of 16, and what a row gives must not depend on their number.
+    Name every argument that depends on the batch in `do_not_specialize`: Triton otherwise compiles another kernel where
+    it is 1 or a multiple of 16, and results must not depend on the batch.
     """
     if function is None:
         return lambda decorated: jit(decorated, do_not_specialize=do_not_specialize)

@@ -1,6 +1,6 @@
 """LayerNorm with the scaled residual in front: s = residual + scale · x;  y = (s − mean) / sqrt(var + eps) · w + b.
 
-    x, residual [rows, dim], w, b [dim]  →  y, s [rows, dim]
+    x, residual [tokens, dim], w, b [dim]  →  y, s [tokens, dim]
 
 Statistics are biased (divided by dim) and in float32.
 """
@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from seamless_kernels.config import config_for
 from seamless_kernels.dispatch import backend_for
 from seamless_kernels.jit import jit, tl, triton
+from seamless_kernels.layout import unit_stride
 
-_LARGEST = 8192  # columns: a program holds a whole row in registers
+_MAX_DIM = 8192  # a program holds a token in registers
 
 
 def reference(
@@ -38,29 +39,29 @@ def _kernel(
     bias_ptr,
     y_ptr,
     sum_ptr,
-    x_stride,
-    residual_stride,
+    stride_xm,
+    stride_rm,
     scale,
     eps,
     DIM: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ADD: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    inside = columns < DIM
-    value = tl.load(x_ptr + row * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    if ADD:
-        residual = tl.load(residual_ptr + row * residual_stride + columns, mask=inside, other=0.0).to(tl.float32)
-        value = residual + scale * value
-        tl.store(sum_ptr + row * DIM + columns, value.to(sum_ptr.dtype.element_ty), mask=inside)
-    mean = tl.sum(value, axis=0) / DIM
-    centred = tl.where(inside, value - mean, 0.0)
-    variance = tl.sum(centred * centred, axis=0) / DIM
-    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-    bias = tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-    y = centred * tl.rsqrt(variance + eps) * weight + bias
-    tl.store(y_ptr + row * DIM + columns, y.to(y_ptr.dtype.element_ty), mask=inside)
+    token = tl.program_id(0).to(tl.int64)
+    offs_n = tl.arange(0, BLOCK_N)
+    n_mask = offs_n < DIM
+    x = tl.load(x_ptr + token * stride_xm + offs_n, mask=n_mask, other=0.0).to(tl.float32)
+    if HAS_RESIDUAL:
+        residual = tl.load(residual_ptr + token * stride_rm + offs_n, mask=n_mask, other=0.0).to(tl.float32)
+        x = residual + scale * x
+        tl.store(sum_ptr + token * DIM + offs_n, x.to(sum_ptr.dtype.element_ty), mask=n_mask)
+    mean = tl.sum(x, axis=0) / DIM
+    centered = tl.where(n_mask, x - mean, 0.0)
+    variance = tl.sum(centered * centered, axis=0) / DIM
+    weight = tl.load(weight_ptr + offs_n, mask=n_mask, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + offs_n, mask=n_mask, other=0.0).to(tl.float32)
+    y = centered * tl.rsqrt(variance + eps) * weight + bias
+    tl.store(y_ptr + token * DIM + offs_n, y.to(y_ptr.dtype.element_ty), mask=n_mask)
 
 
 def _triton(
@@ -71,14 +72,14 @@ def _triton(
     residual: torch.Tensor | None = None,
     scale: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    rows, dim = x.shape
-    x = _rows_of_columns(x)
+    tokens, dim = x.shape
+    x = unit_stride(x)
     add = residual is not None
-    residual = _rows_of_columns(residual) if add else x
+    residual = unit_stride(residual) if add else x
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     total = torch.empty_like(y) if add else x
-    if rows:
-        _kernel[(rows,)](
+    if tokens:
+        _kernel[(tokens,)](
             x,
             residual,
             weight,
@@ -90,20 +91,15 @@ def _triton(
             scale,
             eps,
             DIM=dim,
-            BLOCK=triton.next_power_of_2(dim),
-            ADD=add,
+            BLOCK_N=triton.next_power_of_2(dim),
+            HAS_RESIDUAL=add,
             **config_for("layer_norm", (dim,), x.dtype, x.device),
         )
     return y, total
 
 
-def _rows_of_columns(x: torch.Tensor) -> torch.Tensor:
-    """x with a stride of 1 along its columns; rows may be any distance apart."""
-    return x if x.stride(1) == 1 else x.contiguous()
-
-
 def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
-    """LayerNorm of x [rows, dim] over its last dimension."""
+    """LayerNorm of x [tokens, dim] over its last dimension."""
     return _implementation(x)(x, weight, bias, eps)[0]
 
 
@@ -116,13 +112,13 @@ def add_layer_norm(
     residual: torch.Tensor,
     scale: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(LayerNorm(residual + scale · x), residual + scale · x), both [rows, dim]."""
+    """(LayerNorm(residual + scale · x), residual + scale · x), both [tokens, dim]."""
     return _implementation(x)(x, weight, bias, eps, residual, scale)
 
 
 def _implementation(x: torch.Tensor):
     name = backend_for(x.device, IMPLS)
-    return reference if name == "triton" and x.shape[-1] > _LARGEST else IMPLS[name]
+    return reference if name == "triton" and x.shape[-1] > _MAX_DIM else IMPLS[name]
 
 
 IMPLS = {"torch": reference, "triton": _triton}

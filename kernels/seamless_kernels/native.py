@@ -1,6 +1,6 @@
-"""The extensions compiled from csrc/, or None for what was not built: then torch does its work.
+"""The extensions compiled from csrc/, or None where they were not built: torch then runs in their place.
 
-`csrc`: CPU kernels. `csrc_cuda`: CUDA kernels, which import, but do not run, on a machine without a GPU.
+`csrc`: CPU kernels. `csrc_cuda`: CUDA kernels, which can be imported, but not run, on a machine without a GPU.
 """
 
 from __future__ import annotations

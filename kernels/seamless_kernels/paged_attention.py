@@ -1,33 +1,34 @@
-"""Decode attention: one query per row, keys and values scattered over the slots of a pool.
+"""Decode attention: each query attends to keys and values that are scattered over the slots of a pool.
 
     o[r] = softmax(q[r] · K_tᵀ / sqrt(d)) · V_t,   K_t, V_t = the pool at slot_table[t, :lengths[t]]
-    q [rows, heads, d], k_pool, v_pool [slots, heads, d], slot_table int32 [tables, width], lengths int32 [tables]
+    q [queries, heads, d], k_pool, v_pool [slots, heads, d], slot_table int32 [tables, width], lengths int32 [tables]
 
-`self_attention`: a table per row. `cross_attention`: a table per request, which serves rows cu_rows[t]:cu_rows[t + 1],
-so keys and values are read once however many beams look at them. Slots past `lengths` are never read.
+`self_attention`: a table for each query. `cross_attention`: a table for each request, shared by the queries
+cu_queries[t] … cu_queries[t + 1] − 1, so that keys and values are read once for all beams. Slots past `lengths` are
+never read.
 
-The kernel takes the keys of a table in chunks of a fixed size, those of a chunk in blocks, and keeps of each the
-maximum m, the sum l and the unnormalised result a of a softmax in base 2. Chunks are joined in their order,
+The kernel splits the keys of a table into chunks of a fixed size, and a chunk into blocks, and computes for each the
+maximum m, the sum l and the unnormalized result acc of a softmax in base 2. Chunks are combined in their order,
 
-    (m, l, a) + (m', l', a') = (M, l·2^(m−M) + l'·2^(m'−M), a·2^(m−M) + a'·2^(m'−M)),   M = max(m, m'),
+    (m, l, acc) + (m', l', acc') = (M, l·2^(m−M) + l'·2^(m'−M), acc·2^(m−M) + acc'·2^(m'−M)),   M = max(m, m'),
 
-by the program that computed them or, where few programs would leave the device idle, by a second kernel: the same bits.
+by the program that computed them or, where few programs would leave the GPU idle, by a second kernel (split-KV, as in
+FlashDecoding), with the same bits.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 import torch.nn.functional as F
 
-from seamless_kernels.config import config_for
+from seamless_kernels.config import config_for, num_sms
 from seamless_kernels.dispatch import backend_for
 from seamless_kernels.jit import jit, tl, triton
 from seamless_kernels.native import csrc
 
-_BEAMS = 16  # queries of a tile of cross-attention: the rows of a matrix instruction
+_BEAMS = 16  # queries of a tile of cross-attention: the least rows of a matrix instruction
 
 
 def reference(
@@ -36,13 +37,13 @@ def reference(
     v_pool: torch.Tensor,
     slot_table: torch.Tensor,
     lengths: torch.Tensor,
-    cu_rows: torch.Tensor | None,
-    lines: torch.Tensor | None = None,
+    cu_queries: torch.Tensor | None,
+    table_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    slot_table = slot_table if lines is None else slot_table[lines.long()]
-    if cu_rows is None:
+    slot_table = slot_table if table_ids is None else slot_table[table_ids.long()]
+    if cu_queries is None:
         return _reference_self(q, k_pool, v_pool, slot_table, lengths)
-    return _reference_cross(q, k_pool, v_pool, slot_table, lengths, cu_rows)
+    return _reference_cross(q, k_pool, v_pool, slot_table, lengths, cu_queries)
 
 
 def _reference_self(
@@ -50,14 +51,14 @@ def _reference_self(
 ) -> torch.Tensor:
     out = torch.empty_like(q)
     scale = 1.0 / math.sqrt(q.shape[-1])
-    # Rows of equal length go together. Multiply-and-sum, because a batched product is not the same in every batch.
+    # All queries of one length together. Multiply and sum, because a batched product is not batch-invariant.
     for length in lengths.unique().tolist():
-        rows = (lengths == length).nonzero()[:, 0]
-        slots = slot_table[rows, :length].flatten().long()
-        k = k_pool.index_select(0, slots).view(len(rows), length, *q.shape[1:]).float()
-        v = v_pool.index_select(0, slots).view(len(rows), length, *q.shape[1:]).float()
-        score = (q[rows, None].float() * k).sum(-1) * scale  # [rows, length, heads]
-        out[rows] = (torch.softmax(score, dim=1)[..., None] * v).sum(1).to(q.dtype)
+        chosen = (lengths == length).nonzero()[:, 0]
+        slots = slot_table[chosen, :length].flatten().long()
+        k = k_pool.index_select(0, slots).view(len(chosen), length, *q.shape[1:]).float()
+        v = v_pool.index_select(0, slots).view(len(chosen), length, *q.shape[1:]).float()
+        score = (q[chosen, None].float() * k).sum(-1) * scale  # [queries, length, heads]
+        out[chosen] = (torch.softmax(score, dim=1)[..., None] * v).sum(1).to(q.dtype)
     return out
 
 
@@ -67,29 +68,29 @@ def _reference_cross(
     v_pool: torch.Tensor,
     slot_table: torch.Tensor,
     lengths: torch.Tensor,
-    cu_rows: torch.Tensor,
+    cu_queries: torch.Tensor,
 ) -> torch.Tensor:
     out = torch.empty_like(q)
-    bounds = cu_rows.tolist()
+    bounds = cu_queries.tolist()
     for table, length in enumerate(lengths.tolist()):
-        rows = slice(bounds[table], bounds[table + 1])
-        if rows.start == rows.stop:
+        chosen = slice(bounds[table], bounds[table + 1])
+        if chosen.start == chosen.stop:
             continue
         slots = slot_table[table, :length]
         k = k_pool.index_select(0, slots).transpose(0, 1).float()  # [heads, length, d]
         v = v_pool.index_select(0, slots).transpose(0, 1).float()
-        # Each query is an entry of the batch: products have one shape, however many beams share the keys.
-        queries = q[rows, :, None].float()  # [beams, heads, 1, d]
+        # Each query is an entry of the batch: the products have one shape, however many beams share the keys.
+        queries = q[chosen, :, None].float()  # [beams, heads, 1, d]
         mixed = F.scaled_dot_product_attention(
             queries, k.expand(len(queries), -1, -1, -1), v.expand(len(queries), -1, -1, -1)
         )
-        out[rows] = mixed[:, :, 0].to(q.dtype)
+        out[chosen] = mixed[:, :, 0].to(q.dtype)
     return out
 
 
 @jit
-def _column(x, BEAMS: tl.constexpr):
-    """A number of each query, to go with tiles that have a line for each query; of one query it is a scalar."""
+def _per_query(x, BEAMS: tl.constexpr):
+    """x [BEAMS] as a column, to go with tiles [BEAMS, …]; a scalar where there is one query."""
     if BEAMS == 1:
         return x
     else:
@@ -97,8 +98,8 @@ def _column(x, BEAMS: tl.constexpr):
 
 
 @jit
-def _nothing(D: tl.constexpr, BEAMS: tl.constexpr):
-    """(m, l, a) of no keys."""
+def _empty_softmax(D: tl.constexpr, BEAMS: tl.constexpr):
+    """(m_i, l_i, acc) of no keys."""
     if BEAMS == 1:
         return tl.full([], float("-inf"), tl.float32), tl.full([], 0.0, tl.float32), tl.zeros([D], tl.float32)
     else:
@@ -107,128 +108,130 @@ def _nothing(D: tl.constexpr, BEAMS: tl.constexpr):
 
 
 @jit
-def _join(top, total, acc, next_top, next_total, next_acc, BEAMS: tl.constexpr):
-    largest = tl.maximum(top, next_top)
-    old, new = tl.exp2(top - largest), tl.exp2(next_top - largest)
-    # fma by name: the compiler might round once in one kernel and twice in the other
-    total = tl.fma(total, old, next_total * new)
-    acc = tl.fma(acc, _column(old, BEAMS), next_acc * _column(new, BEAMS))
-    return largest, total, acc
+def _combine(m_i, l_i, acc, m_chunk, l_chunk, acc_chunk, BEAMS: tl.constexpr):
+    m_new = tl.maximum(m_i, m_chunk)
+    alpha, beta = tl.exp2(m_i - m_new), tl.exp2(m_chunk - m_new)
+    # explicit fma: the compiler might round once in one kernel and twice in the other
+    l_i = tl.fma(l_i, alpha, l_chunk * beta)
+    acc = tl.fma(acc, _per_query(alpha, BEAMS), acc_chunk * _per_query(beta, BEAMS))
+    return m_new, l_i, acc
 
 
 @jit
-def _add_block(top, total, acc, q, k, v, read, scale, BEAMS: tl.constexpr):
-    """(m, l, a) of the keys before and those of a block; k, v [BLOCK, D], `read` marks the keys that exist."""
+def _online_softmax_update(m_i, l_i, acc, q, k, v, n_mask, scale, BEAMS: tl.constexpr):
+    """(m_i, l_i, acc) after a block of keys and values k, v [BLOCK, D], of which `n_mask` marks those that exist."""
     if BEAMS == 1:
-        score = tl.sum(q.to(tl.float32) * k.to(tl.float32), 1)  # [BLOCK]
+        qk = tl.sum(q.to(tl.float32) * k.to(tl.float32), 1)  # [BLOCK]
     else:
-        score = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BEAMS, BLOCK]
-    score = tl.where(read, score, float("-inf"))
-    largest = tl.maximum(top, tl.max(score, len(score.shape) - 1) * scale)
-    p = tl.exp2(tl.fma(score, scale, -_column(largest, BEAMS)))
+        qk = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BEAMS, BLOCK]
+    qk = tl.where(n_mask, qk, float("-inf"))
+    m_new = tl.maximum(m_i, tl.max(qk, len(qk.shape) - 1) * scale)
+    p = tl.exp2(tl.fma(qk, scale, -_per_query(m_new, BEAMS)))
     if BEAMS == 1:
-        added = tl.sum(p[:, None] * v.to(tl.float32), 0)
+        pv = tl.sum(p[:, None] * v.to(tl.float32), 0)
     else:
-        added = tl.dot(p.to(v.dtype), v, input_precision="ieee")
-    shrink = tl.exp2(top - largest)
-    total = tl.fma(total, shrink, tl.sum(p, len(p.shape) - 1))
-    return largest, total, tl.fma(acc, _column(shrink, BEAMS), added)
+        pv = tl.dot(p.to(v.dtype), v, input_precision="ieee")
+    alpha = tl.exp2(m_i - m_new)
+    l_i = tl.fma(l_i, alpha, tl.sum(p, len(p.shape) - 1))
+    return m_new, l_i, tl.fma(acc, _per_query(alpha, BEAMS), pv)
 
 
 @jit
-def _store(out_ptr, place, inside, total, acc, D: tl.constexpr, BEAMS: tl.constexpr):
-    out = acc / _column(tl.where(total == 0.0, 1.0, total), BEAMS)
-    offsets = _column(place, BEAMS) * D + tl.arange(0, D)
-    tl.store(out_ptr + offsets, out.to(out_ptr.dtype.element_ty), mask=_column(inside, BEAMS))
+def _store(out_ptr, place, m_mask, l_i, acc, D: tl.constexpr, BEAMS: tl.constexpr):
+    out = acc / _per_query(tl.where(l_i == 0.0, 1.0, l_i), BEAMS)
+    offsets = _per_query(place, BEAMS) * D + tl.arange(0, D)
+    tl.store(out_ptr + offsets, out.to(out_ptr.dtype.element_ty), mask=_per_query(m_mask, BEAMS))
 
 
 @jit
-def _rows_of(table, cu_rows_ptr):
-    if cu_rows_ptr is None:
+def _queries_of(table, cu_queries_ptr):
+    """First and end of the queries that read a table."""
+    if cu_queries_ptr is None:
         return table, table + 1
     else:
-        return tl.load(cu_rows_ptr + table), tl.load(cu_rows_ptr + table + 1)
+        return tl.load(cu_queries_ptr + table), tl.load(cu_queries_ptr + table + 1)
 
 
 @jit
-def _group(first, end, BEAMS: tl.constexpr):
-    """Rows of a tile, and which of them there are."""
+def _tile(start_m, end_m, BEAMS: tl.constexpr):
+    """(offs_m, m_mask) of a tile of queries."""
     if BEAMS == 1:
-        return tl.full([], first, tl.int64), tl.full([], 1, tl.int1)
+        return tl.full([], start_m, tl.int64), tl.full([], 1, tl.int1)
     else:
-        row = first + tl.arange(0, BEAMS)
-        return row.to(tl.int64), row < end
+        offs_m = start_m + tl.arange(0, BEAMS)
+        return offs_m.to(tl.int64), offs_m < end_m
 
 
-@jit(do_not_specialize=["table_ptr", "length_ptr", "table_stride", "chunks"])
+@jit(do_not_specialize=["table_ptr", "length_ptr", "stride_table", "chunks"])
 def _kernel(
-    q_ptr,  # [rows, HEADS, D], rows q_stride apart
+    q_ptr,  # [queries, HEADS, D], queries stride_qm apart
     k_ptr,
     v_ptr,
     table_ptr,
     length_ptr,
-    line_ptr,  # the line of slot_table that each table is; None: its own number
-    cu_rows_ptr,  # None: a table per row
+    table_id_ptr,  # row of slot_table of each table; None: its own number
+    cu_queries_ptr,  # None: a table for each query
     out_ptr,
-    top_ptr,  # m, l, a of chunks when SPLIT: [rows, HEADS, chunks]
-    total_ptr,
-    acc_ptr,  # [rows, HEADS, chunks, D]
+    m_ptr,  # (m, l, acc) of chunks where SPLIT_KV: [queries, HEADS, chunks]
+    l_ptr,
+    acc_ptr,  # [queries, HEADS, chunks, D]
     scale,
-    q_stride,
-    k_stride,
-    v_stride,
-    table_stride,
+    stride_qm,
+    stride_kn,
+    stride_vn,
+    stride_table,
     chunks,
     HEADS: tl.constexpr,
     D: tl.constexpr,
     BEAMS: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
-    SPLIT: tl.constexpr,
+    SPLIT_KV: tl.constexpr,
 ):
     table = tl.program_id(0) // HEADS
     head = tl.program_id(0) % HEADS
-    first, end = _rows_of(table, cu_rows_ptr)
+    first, end = _queries_of(table, cu_queries_ptr)
     length = tl.load(length_ptr + table)
-    line = table if line_ptr is None else tl.load(line_ptr + table)
-    table_ptr += line.to(tl.int64) * table_stride
-    inner = head * D + tl.arange(0, D)
-    for group in range(first, end, BEAMS):
-        row, inside = _group(group, end, BEAMS)
-        place = row * HEADS + head
-        q = tl.load(q_ptr + _column(row, BEAMS) * q_stride + inner, mask=_column(inside, BEAMS), other=0.0)
-        top, total, acc = _nothing(D, BEAMS)
+    table_id = table if table_id_ptr is None else tl.load(table_id_ptr + table)
+    table_ptr += table_id.to(tl.int64) * stride_table
+    offs_d = head * D + tl.arange(0, D)
+    for start_m in range(first, end, BEAMS):
+        offs_m, m_mask = _tile(start_m, end, BEAMS)
+        place = offs_m * HEADS + head
+        q_ptrs = q_ptr + _per_query(offs_m, BEAMS) * stride_qm + offs_d
+        q = tl.load(q_ptrs, mask=_per_query(m_mask, BEAMS), other=0.0)
+        m_i, l_i, acc = _empty_softmax(D, BEAMS)
         for chunk in range(tl.program_id(1), tl.cdiv(length, CHUNK), tl.num_programs(1)):
-            chunk_top, chunk_total, chunk_acc = _nothing(D, BEAMS)
-            for start in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, length), BLOCK):
-                key = start + tl.arange(0, BLOCK)
-                read = key < length
-                slot = tl.load(table_ptr + key, mask=read, other=0).to(tl.int64)[:, None]
+            m_chunk, l_chunk, acc_chunk = _empty_softmax(D, BEAMS)
+            for start_n in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, length), BLOCK):
+                offs_n = start_n + tl.arange(0, BLOCK)
+                n_mask = offs_n < length
+                slot = tl.load(table_ptr + offs_n, mask=n_mask, other=0).to(tl.int64)[:, None]
                 # Slots that were never written may hold NaN, and 0 · NaN is NaN: values are masked as well as scores.
-                k = tl.load(k_ptr + slot * k_stride + inner, mask=read[:, None], other=0.0)
-                v = tl.load(v_ptr + slot * v_stride + inner, mask=read[:, None], other=0.0)
-                chunk_top, chunk_total, chunk_acc = _add_block(
-                    chunk_top, chunk_total, chunk_acc, q, k, v, read, scale, BEAMS
+                k = tl.load(k_ptr + slot * stride_kn + offs_d, mask=n_mask[:, None], other=0.0)
+                v = tl.load(v_ptr + slot * stride_vn + offs_d, mask=n_mask[:, None], other=0.0)
+                m_chunk, l_chunk, acc_chunk = _online_softmax_update(
+                    m_chunk, l_chunk, acc_chunk, q, k, v, n_mask, scale, BEAMS
                 )
-            if SPLIT:
+            if SPLIT_KV:
                 if length > CHUNK:
                     at = place * chunks + chunk
-                    tl.store(top_ptr + at, chunk_top, mask=inside)
-                    tl.store(total_ptr + at, chunk_total, mask=inside)
-                    offsets = _column(at, BEAMS) * D + tl.arange(0, D)
-                    tl.store(acc_ptr + offsets, chunk_acc, mask=_column(inside, BEAMS))
-            top, total, acc = _join(top, total, acc, chunk_top, chunk_total, chunk_acc, BEAMS)
-        if not SPLIT or (length <= CHUNK and tl.program_id(1) == 0):
-            _store(out_ptr, place, inside, total, acc, D, BEAMS)
+                    tl.store(m_ptr + at, m_chunk, mask=m_mask)
+                    tl.store(l_ptr + at, l_chunk, mask=m_mask)
+                    offsets = _per_query(at, BEAMS) * D + tl.arange(0, D)
+                    tl.store(acc_ptr + offsets, acc_chunk, mask=_per_query(m_mask, BEAMS))
+            m_i, l_i, acc = _combine(m_i, l_i, acc, m_chunk, l_chunk, acc_chunk, BEAMS)
+        if not SPLIT_KV or (length <= CHUNK and tl.program_id(1) == 0):
+            _store(out_ptr, place, m_mask, l_i, acc, D, BEAMS)
 
 
 @jit(do_not_specialize=["length_ptr", "chunks"])
-def _join_kernel(
+def _combine_kernel(
     length_ptr,
-    cu_rows_ptr,
+    cu_queries_ptr,
     out_ptr,
-    top_ptr,
-    total_ptr,
+    m_ptr,
+    l_ptr,
     acc_ptr,
     chunks,
     HEADS: tl.constexpr,
@@ -238,21 +241,21 @@ def _join_kernel(
 ):
     table = tl.program_id(0) // HEADS
     head = tl.program_id(0) % HEADS
-    first, end = _rows_of(table, cu_rows_ptr)
+    first, end = _queries_of(table, cu_queries_ptr)
     length = tl.load(length_ptr + table)
     if length > CHUNK:
-        for group in range(first, end, BEAMS):
-            row, inside = _group(group, end, BEAMS)
-            place = row * HEADS + head
-            top, total, acc = _nothing(D, BEAMS)
+        for start_m in range(first, end, BEAMS):
+            offs_m, m_mask = _tile(start_m, end, BEAMS)
+            place = offs_m * HEADS + head
+            m_i, l_i, acc = _empty_softmax(D, BEAMS)
             for chunk in range(tl.cdiv(length, CHUNK)):
                 at = place * chunks + chunk
-                next_top = tl.load(top_ptr + at, mask=inside, other=0.0)
-                next_total = tl.load(total_ptr + at, mask=inside, other=0.0)
-                offsets = _column(at, BEAMS) * D + tl.arange(0, D)
-                next_acc = tl.load(acc_ptr + offsets, mask=_column(inside, BEAMS), other=0.0)
-                top, total, acc = _join(top, total, acc, next_top, next_total, next_acc, BEAMS)
-            _store(out_ptr, place, inside, total, acc, D, BEAMS)
+                m_chunk = tl.load(m_ptr + at, mask=m_mask, other=0.0)
+                l_chunk = tl.load(l_ptr + at, mask=m_mask, other=0.0)
+                offsets = _per_query(at, BEAMS) * D + tl.arange(0, D)
+                acc_chunk = tl.load(acc_ptr + offsets, mask=_per_query(m_mask, BEAMS), other=0.0)
+                m_i, l_i, acc = _combine(m_i, l_i, acc, m_chunk, l_chunk, acc_chunk, BEAMS)
+            _store(out_ptr, place, m_mask, l_i, acc, D, BEAMS)
 
 
 def _triton(
@@ -261,31 +264,31 @@ def _triton(
     v_pool: torch.Tensor,
     slot_table: torch.Tensor,
     lengths: torch.Tensor,
-    cu_rows: torch.Tensor | None,
-    lines: torch.Tensor | None = None,
+    cu_queries: torch.Tensor | None,
+    table_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    tables, (count, heads, d) = lengths.shape[0], q.shape
+    tables, (queries, heads, d) = lengths.shape[0], q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    beams = 1 if cu_rows is None else _BEAMS
+    beams = 1 if cu_queries is None else _BEAMS
     config = config_for("paged_attention", (beams, d), q.dtype, q.device)
     chunks = triton.cdiv(slot_table.shape[1], config["CHUNK"])
-    splits = max(1, min(chunks, 2 * _processors(q.device) // max(tables * heads, 1)))
-    partial = (count, heads, chunks) if splits > 1 else (0,)
+    splits = max(1, min(chunks, 2 * num_sms(q.device, 64) // max(tables * heads, 1)))
+    partial = (queries, heads, chunks) if splits > 1 else (0,)
     acc = torch.empty(*partial, d, dtype=torch.float32, device=q.device)
-    top, total = (torch.empty(partial, dtype=torch.float32, device=q.device) for _ in range(2))
+    m_i, l_i = (torch.empty(partial, dtype=torch.float32, device=q.device) for _ in range(2))
     dims = {"HEADS": heads, "D": d, "BEAMS": beams}
-    if count and tables:
+    if queries and tables:
         _kernel[(tables * heads, splits)](
             q,
             k_pool,
             v_pool,
             slot_table,
             lengths,
-            lines,
-            cu_rows,
+            table_ids,
+            cu_queries,
             out,
-            top,
-            total,
+            m_i,
+            l_i,
             acc,
             math.log2(math.e) / math.sqrt(d),
             q.stride(0),
@@ -293,13 +296,13 @@ def _triton(
             v_pool.stride(0),
             slot_table.stride(0),
             chunks,
-            SPLIT=splits > 1,
+            SPLIT_KV=splits > 1,
             **dims,
             **config,
         )
         if splits > 1:
             options = {name: config[name] for name in ("CHUNK", "enable_fp_fusion")} | {"num_warps": 1}
-            _join_kernel[(tables * heads,)](lengths, cu_rows, out, top, total, acc, chunks, **dims, **options)
+            _combine_kernel[(tables * heads,)](lengths, cu_queries, out, m_i, l_i, acc, chunks, **dims, **options)
     return out
 
 
@@ -309,33 +312,28 @@ def _native(
     v_pool: torch.Tensor,
     slot_table: torch.Tensor,
     lengths: torch.Tensor,
-    cu_rows: torch.Tensor | None,
-    lines: torch.Tensor | None = None,
+    cu_queries: torch.Tensor | None,
+    table_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     assert csrc is not None
     if q.dtype != torch.float32:
-        return reference(q, k_pool, v_pool, slot_table, lengths, cu_rows, lines)
+        return reference(q, k_pool, v_pool, slot_table, lengths, cu_queries, table_ids)
     out = torch.empty(q.shape, dtype=q.dtype)
     if not len(q):
         return out
-    attend = csrc.self_attention if cu_rows is None else csrc.cross_attention
+    attend = csrc.self_attention if cu_queries is None else csrc.cross_attention
     attend(
         q.numpy(),
         k_pool.numpy(),
         v_pool.numpy(),
         slot_table.numpy(),
         lengths.numpy(),
-        None if lines is None else lines.numpy(),
-        *(() if cu_rows is None else (cu_rows.numpy(),)),
+        None if table_ids is None else table_ids.numpy(),
+        *(() if cu_queries is None else (cu_queries.numpy(),)),
         out.numpy(),
         torch.get_num_threads(),
     )
     return out
-
-
-@functools.cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 64
 
 
 def self_attention(
@@ -344,13 +342,14 @@ def self_attention(
     v_pool: torch.Tensor,
     slot_table: torch.Tensor,
     lengths: torch.Tensor,
-    rows: torch.Tensor | None = None,
+    table_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """[rows, heads, d]; lengths [rows], at least 1; slots are contiguous inside, any distance apart.
+    """[queries, heads, d]; lengths [queries], at least 1. A slot is contiguous; slots may be any distance apart.
 
-    slot_table [rows, width]; with `rows` int32 [rows], any table, of which row r reads line rows[r].
+    slot_table [queries, width]; or, with `table_ids` int32 [queries], a table of any rows, of which query r reads row
+    table_ids[r].
     """
-    return _implementation(q)(q, k_pool, v_pool, slot_table, lengths, None, rows)
+    return _implementation(q)(q, k_pool, v_pool, slot_table, lengths, None, table_ids)
 
 
 def cross_attention(
@@ -359,21 +358,21 @@ def cross_attention(
     v_pool: torch.Tensor,
     slot_table: torch.Tensor,
     lengths: torch.Tensor,
-    cu_rows: torch.Tensor,
-    requests: torch.Tensor | None = None,
+    cu_queries: torch.Tensor,
+    table_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """[rows, heads, d]; lengths [requests], cu_rows int32 [requests + 1].
+    """[queries, heads, d]; lengths [requests], cu_queries int32 [requests + 1].
 
-    slot_table [requests, width]; with `requests` int32 [requests], any table, of which request r reads line
-    requests[r]. A request may have no rows. Rows from cu_rows[-1] on are not written.
+    slot_table [requests, width]; or, with `table_ids` int32 [requests], a table of any rows, of which request r reads
+    row table_ids[r]. A request may have no queries. Results of queries from cu_queries[-1] on are not written.
     """
-    return _implementation(q)(q, k_pool, v_pool, slot_table, lengths, cu_rows, requests)
+    return _implementation(q)(q, k_pool, v_pool, slot_table, lengths, cu_queries, table_ids)
 
 
 def _implementation(q: torch.Tensor):
     name, d = backend_for(q.device, IMPLS), q.shape[-1]
-    takes = d >= 16 and d & (d - 1) == 0
-    return reference if name == "triton" and not takes else IMPLS[name]
+    fits_triton = d >= 16 and d & (d - 1) == 0
+    return IMPLS["torch" if name == "triton" and not fits_triton else name]
 
 
 IMPLS = {"torch": reference, "triton": _triton} | ({"native": _native} if csrc else {})

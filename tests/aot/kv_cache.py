@@ -6,7 +6,7 @@ import torch
 
 from seamless_kernels.kv_cache import IMPLS
 
-COUNTS = {"rows"}
+COUNTS = {"tokens"}
 
 
 def launch(dims: tuple[int, ...], dtype: torch.dtype, rows: int) -> None:

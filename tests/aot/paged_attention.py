@@ -7,7 +7,7 @@ import torch
 from seamless_kernels.paged_attention import IMPLS
 
 COUNTS = ("chunks",)
-SCHEDULING = ("SPLIT", "_join_kernel")
+SCHEDULING = ("SPLIT_KV", "_combine_kernel")
 
 
 def launch(dims: tuple[int, ...], dtype: torch.dtype, rows: int) -> None:

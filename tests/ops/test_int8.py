@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from seamless_kernels import linear_cpu
-from seamless_kernels.int8 import IMPLS, LARGEST, Int8, quantize_rows
+from seamless_kernels.int8 import IMPLS, LARGEST, Int8Weight, quantize_rows
 from seamless_kernels.linear import INT8_IMPLS, linear, pack_weight_int8
 from support.epilogue import finished
 from support.packed import BACKENDS, DEVICE, DTYPES, WITH_NATIVE, normal
@@ -28,7 +28,9 @@ def implementation(name: str) -> Callable[..., torch.Tensor]:
     """`linear` on plain weights, by one implementation."""
     if name == "packed":
         return lambda x, weight, bias=None, **options: linear(x, pack_weight_int8(weight), bias, **options)
-    return lambda x, weight, bias=None, **options: INT8_IMPLS[name](x, Int8(*quantize_rows(weight)), bias, **options)
+    return lambda x, weight, bias=None, **options: INT8_IMPLS[name](
+        x, Int8Weight(*quantize_rows(weight)), bias, **options
+    )
 
 
 def formula(

@@ -191,7 +191,7 @@ def test_neither_width_nor_the_split_of_the_work_changes_a_bit(monkeypatch: pyte
     q, full, rows = queries(4, 2, 64), int32(lengths), bounds([2, 0, 1, 1])
     results = []
     for processors, slack in ((8, 3), (1, 3), (1, 1000), (2, 1000), (100, 3), (100, 1000)):
-        monkeypatch.setattr(paged_attention, "_processors", lambda _, count=processors: count)
+        monkeypatch.setattr(paged_attention, "num_sms", lambda *_, count=processors: count)
         pools = place(lengths, torch.float32, 2, 64, seed=9, slack=slack)
         results.append((self_attention(q, *pools, full), cross_attention(q, *pools, full, rows)))
     for selves, crossed in results[1:]:

@@ -11,7 +11,7 @@ import torch
 from seamless_engine.config import ModelConfig, Reference, TransformerDims
 from seamless_engine.errors import NumericalError
 from seamless_kernels.attention import attention
-from seamless_kernels.conv1d import conv1d, pack_conv_weight
+from seamless_kernels.conv1d import ConvWeight, conv1d, pack_conv_weight
 from seamless_kernels.layer_norm import layer_norm
 from seamless_kernels.linear import Activation, LinearWeight, linear, pack_weight
 
@@ -86,7 +86,7 @@ class LayerNorm:
 
 @dataclass(frozen=True)
 class Conv1d:
-    weight: torch.Tensor
+    weight: ConvWeight
     bias: torch.Tensor
 
     def __call__(
