@@ -1,4 +1,4 @@
-// The module seamless_kernels._csrc: numpy views of tensors in, checked, and on to the kernels without the GIL.
+// The module seamless_kernels._csrc: checks numpy views of tensors, and calls the kernels without the GIL.
 #include <pybind11/stl.h>
 
 #include <optional>
@@ -17,25 +17,25 @@ namespace {
 namespace py = pybind11;
 using namespace seamless;
 
-// q, out, tables and lengths of both kinds of attention; the slots of the first `lengths` of each table.
+// The arguments that both kinds of attention have.
 PagedAttention attention(const py::array& q, const py::array& k, const py::array& v, const py::array& slot_table,
                          py::array& out) {
     PagedAttention p{};
     p.q = rows_of<float>(q, {-1, -1, -1}, "q", p.q_stride);
-    p.rows = q.shape(0), p.heads = q.shape(1), p.d = q.shape(2);
+    p.queries = q.shape(0), p.heads = q.shape(1), p.d = q.shape(2);
     require(p.heads > 0 && p.d > 0, "q has no heads, or heads of size 0");
     p.k = elements<float>(k, {-1, p.heads, p.d}, "k_pool");
     p.v = elements<float>(v, {k.shape(0), p.heads, p.d}, "v_pool");
     p.slots = rows_of<int32_t>(slot_table, {-1, -1}, "slot_table", p.slots_stride);
-    p.out = writable<float>(out, {p.rows, p.heads, p.d}, "out");
+    p.out = writable<float>(out, {p.queries, p.heads, p.d}, "out");
     return p;
 }
 
 void check_slots(const PagedAttention& p, int64_t width, int64_t slots) {
     for (int64_t table = 0; table < p.tables; ++table) {
-        if (p.cu_rows && p.cu_rows[table] == p.cu_rows[table + 1]) continue;  // nobody reads it
+        if (p.cu_queries && p.cu_queries[table] == p.cu_queries[table + 1]) continue;  // it is not read
         require(p.lengths[table] >= 1 && p.lengths[table] <= width, "lengths must be 1 … the width of slot_table");
-        const int32_t* own = p.slots + (p.table_of ? p.table_of[table] : table) * p.slots_stride;
+        const int32_t* own = p.slots + (p.table_ids ? p.table_ids[table] : table) * p.slots_stride;
         uint32_t largest = 0;
         for (int32_t i = 0; i < p.lengths[table]; ++i) {
             const auto slot = static_cast<uint32_t>(own[i]);  // a negative one becomes large
@@ -45,38 +45,40 @@ void check_slots(const PagedAttention& p, int64_t width, int64_t slots) {
     }
 }
 
-void read_lines(PagedAttention& p, const std::optional<py::array>& lines, int64_t count) {
-    if (lines) {
-        p.table_of = elements<int32_t>(*lines, {p.tables}, "lines");
+void set_table_ids(PagedAttention& p, const std::optional<py::array>& table_ids, int64_t rows) {
+    if (table_ids) {
+        p.table_ids = elements<int32_t>(*table_ids, {p.tables}, "table_ids");
         for (int64_t table = 0; table < p.tables; ++table)
-            require(p.table_of[table] >= 0 && p.table_of[table] < count, "lines names one that slot_table does not have");
+            require(p.table_ids[table] >= 0 && p.table_ids[table] < rows,
+                    "table_ids names a row that slot_table does not have");
     } else {
-        require(count == p.tables, "slot_table must have a line for each of lengths, or `lines` be given");
+        require(rows == p.tables, "without table_ids slot_table must have a row for each of lengths");
     }
 }
 
 void self_attention(const py::array& q, const py::array& k, const py::array& v, const py::array& slot_table,
-                    const py::array& lengths, const std::optional<py::array>& lines, py::array out, int threads) {
+                    const py::array& lengths, const std::optional<py::array>& table_ids, py::array out, int threads) {
     PagedAttention p = attention(q, k, v, slot_table, out);
-    p.tables = p.rows;
-    p.lengths = elements<int32_t>(lengths, {p.rows}, "lengths");
-    read_lines(p, lines, slot_table.shape(0));
+    p.tables = p.queries;
+    p.lengths = elements<int32_t>(lengths, {p.queries}, "lengths");
+    set_table_ids(p, table_ids, slot_table.shape(0));
     check_slots(p, slot_table.shape(1), k.shape(0));
     py::gil_scoped_release release;
     paged_attention(p, threads);
 }
 
 void cross_attention(const py::array& q, const py::array& k, const py::array& v, const py::array& slot_table,
-                     const py::array& lengths, const std::optional<py::array>& lines, const py::array& cu_rows,
+                     const py::array& lengths, const std::optional<py::array>& table_ids, const py::array& cu_queries,
                      py::array out, int threads) {
     PagedAttention p = attention(q, k, v, slot_table, out);
     p.tables = lengths.size();
     p.lengths = elements<int32_t>(lengths, {p.tables}, "lengths");
-    read_lines(p, lines, slot_table.shape(0));
-    p.cu_rows = elements<int32_t>(cu_rows, {p.tables + 1}, "cu_rows");
-    require(p.cu_rows[0] == 0 && p.cu_rows[p.tables] <= p.rows, "cu_rows must go from 0 to at most the rows of q");
+    set_table_ids(p, table_ids, slot_table.shape(0));
+    p.cu_queries = elements<int32_t>(cu_queries, {p.tables + 1}, "cu_queries");
+    require(p.cu_queries[0] == 0 && p.cu_queries[p.tables] <= p.queries,
+            "cu_queries must go from 0 to at most the length of q");
     for (int64_t table = 0; table < p.tables; ++table)
-        require(p.cu_rows[table] <= p.cu_rows[table + 1], "cu_rows must not decrease");
+        require(p.cu_queries[table] <= p.cu_queries[table + 1], "cu_queries must not decrease");
     check_slots(p, slot_table.shape(1), k.shape(0));
     py::gil_scoped_release release;
     paged_attention(p, threads);
@@ -86,21 +88,21 @@ void candidates(const py::array& logits, int64_t count, const std::optional<py::
                 py::array tokens, int threads) {
     TopCandidates p{};
     p.logits = rows_of<float>(logits, {-1, -1}, "logits", p.stride);
-    p.rows = logits.shape(0), p.vocab = logits.shape(1), p.count = count;
+    p.queries = logits.shape(0), p.vocab = logits.shape(1), p.count = count;
     require(count >= 1 && count <= p.vocab, "count must be 1 … the vocabulary");
-    p.log_probs = writable<float>(log_probs, {p.rows, count}, "log_probs");
-    p.tokens = writable<int64_t>(tokens, {p.rows, count}, "tokens");
+    p.log_probs = writable<float>(log_probs, {p.queries, count}, "log_probs");
+    p.tokens = writable<int64_t>(tokens, {p.queries, count}, "tokens");
     if (banned) {
-        p.banned = elements<int64_t>(*banned, {p.rows, -1}, "banned");
+        p.banned = elements<int64_t>(*banned, {p.queries, -1}, "banned");
         p.bans = banned->shape(1);
-        for (int64_t i = 0; i < p.rows * p.bans; ++i)
+        for (int64_t i = 0; i < p.queries * p.bans; ++i)
             require(p.banned[i] >= -1 && p.banned[i] < p.vocab, "banned names a token outside the vocabulary");
     }
     py::gil_scoped_release release;
-    if (p.rows > 0) top_candidates(p, threads);
+    if (p.queries > 0) top_candidates(p, threads);
 }
 
-void rows_in_8_bits(const py::array& x, py::array values, py::array scale, int threads) {
+void quantize(const py::array& x, py::array values, py::array scale, int threads) {
     QuantizeRows p{};
     p.x = rows_of<float>(x, {-1, -1}, "x", p.stride);
     p.rows = x.shape(0), p.columns = x.shape(1);
@@ -117,7 +119,7 @@ Format format_of(const std::string& name) {
     refuse("no product of " + name);
 }
 
-// Rows of numbers of a format; those of 16 bits come as int16, since numpy has no bfloat16.
+// Rows of numbers of a format. 16-bit numbers come as int16, since numpy has no bfloat16.
 const void* rows_in(Format format, const py::array& array, Shape shape, const char* name, int64_t& stride) {
     if (format == Format::f32) return rows_of<float>(array, shape, name, stride);
     return rows_of<int16_t>(array, shape, name, stride);
@@ -128,7 +130,7 @@ void product(const py::array& x, const py::array& weight, int64_t columns, const
              const std::string& out_format, const std::string& activation, float scale, int threads) {
     Linear p{};
     p.format = format_of(format), p.out_format = format_of(out_format);
-    require(p.out_format == p.format || p.out_format == Format::f32, "the result is as narrow as x or float32");
+    require(p.out_format == p.format || p.out_format == Format::f32, "the result must have the dtype of x, or float32");
     p.x = rows_in(p.format, x, {-1, -1}, "x", p.x_stride);
     p.rows = x.shape(0), p.inner = x.shape(1), p.columns = columns;
     int64_t stride;
@@ -150,8 +152,8 @@ void product(const py::array& x, const py::array& weight, int64_t columns, const
     if (p.rows > 0) linear(p, threads);
 }
 
-Rows packed_rows(const py::array& x, const py::array& bounds) {
-    Rows rows{};
+PackedRows packed_rows(const py::array& x, const py::array& bounds) {
+    PackedRows rows{};
     rows.x = rows_of<float>(x, {-1, -1}, "x", rows.stride);
     rows.rows = x.shape(0);
     rows.segments = bounds.size() - 1;
@@ -178,7 +180,7 @@ Filter filter(int64_t in, const py::array& weight, const py::array& bias, int64_
 void convolution(const py::array& x, const py::array& weight, const py::array& bias, const py::array& bounds,
                  const std::optional<py::array>& residual, py::array out, int64_t dilation, float slope, float scale,
                  int threads) {
-    const Rows rows = packed_rows(x, bounds);
+    const PackedRows rows = packed_rows(x, bounds);
     const Filter f = filter(x.shape(1), weight, bias, dilation);
     Result result{};
     result.y = writable<float>(out, {rows.rows, f.out}, "out");
@@ -191,11 +193,11 @@ void convolution(const py::array& x, const py::array& weight, const py::array& b
 void pair_of_convolutions(const py::array& x, const py::array& weights, const py::array& biases,
                           const py::array& bounds, const std::optional<py::array>& total, py::array out,
                           int64_t dilation, float slope, float scale, int threads) {
-    const Rows rows = packed_rows(x, bounds);
+    const PackedRows rows = packed_rows(x, bounds);
     const int64_t columns = x.shape(1);
     check_shape<float>(weights, {2, -1, -1, -1}, "weights");
     check_shape<float>(biases, {2, columns}, "biases");
-    const auto part = [](const py::array& whole, int i) { return py::array(whole[py::int_(i)]); };
+    const auto part = [](const py::array& array, int i) { return py::array(array[py::int_(i)]); };
     const Filter first = filter(columns, part(weights, 0), part(biases, 0), dilation);
     const Filter second = filter(columns, part(weights, 1), part(biases, 1), 1);
     Result result{};
@@ -221,21 +223,21 @@ void use_instruction_set(const std::string& name) {
 
 PYBIND11_MODULE(_csrc, m) {
     m.doc() = "CPU kernels. Arrays are views of torch tensors; wrong ones raise ValueError.";
-    m.def("self_attention", &self_attention, "q, k_pool, v_pool, slot_table, lengths, lines or None, out, threads");
+    m.def("self_attention", &self_attention, "q, k_pool, v_pool, slot_table, lengths, table_ids or None, out, threads");
     m.def("cross_attention", &cross_attention,
-          "q, k_pool, v_pool, slot_table, lengths, lines or None, cu_rows, out, threads");
+          "q, k_pool, v_pool, slot_table, lengths, table_ids or None, cu_queries, out, threads");
     m.def("top_candidates", &candidates,
-          "logits, count, banned or None, log_probs and tokens to write to, threads");
-    m.def("quantize_rows", &rows_in_8_bits, "x, values and scale to write to, threads");
+          "logits, count, banned or None, log_probs and tokens (written), threads");
+    m.def("quantize_rows", &quantize, "x, values and scale (written), threads");
     m.def("linear", &product,
-          "x, weight in panels, its columns, float32 bias or None, residual or None, out, format of x and weight, format "
-          "of residual and out, activation, scale, threads");
+          "x, weight in panels, its columns, float32 bias or None, residual or None, out, format of x and weight, "
+          "format of residual and out, activation, scale, threads");
     m.def("conv1d", &convolution,
           "x, weight in panels, bias, cu_seqlens, residual or None, out, dilation, slope, scale, threads");
     m.def("conv_pair", &pair_of_convolutions,
           "x, two weights in panels, two biases, cu_seqlens, total or None, out, dilation of the first, slope, scale, "
           "threads");
-    m.def("instruction_sets", &instruction_sets, "Those that can be used here, best last.");
+    m.def("instruction_sets", &instruction_sets, "Those of this processor, the best last.");
     m.def("instruction_set", [] { return NAMES[static_cast<int>(current_isa())]; }, "The one in use.");
     m.def("use_instruction_set", &use_instruction_set, "For tests: results differ in the last bits.");
     bind_search(m);

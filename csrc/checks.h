@@ -1,4 +1,4 @@
-// Arrays that Python hands over, as pointers: every dtype, shape and layout is checked here, or it is a ValueError.
+// Arrays from Python as pointers. A wrong dtype, shape or layout is a ValueError.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -17,11 +17,11 @@ inline void require(bool holds, const char* what) {
     if (!holds) refuse(what);
 }
 
-using Shape = std::initializer_list<py::ssize_t>;  // −1 where any size will do
+using Shape = std::initializer_list<py::ssize_t>;  // −1 for any size
 
 template <typename T>
 void check_shape(const py::array& array, Shape shape, const char* name) {
-    // Identity before equivalence: numpy has one object for each of these dtypes, and comparing is slow.
+    // Identity first: numpy has one object for each of these dtypes, and comparing dtypes is slow.
     static PyObject* const wanted = py::dtype::of<T>().release().ptr();
     if (py::detail::array_proxy(array.ptr())->descr != wanted && !py::handle(wanted).equal(array.dtype()))
         refuse(std::string(name) + " has dtype " + std::string(py::str(array.dtype())) + ", expected " +
@@ -55,7 +55,7 @@ const T* rows_of(const py::array& array, Shape shape, const char* name, int64_t&
     return static_cast<const T*>(array.data());
 }
 
-// The same, to write to.
+// The same, writable.
 template <typename T>
 T* writable(py::array& array, Shape shape, const char* name) {
     elements<T>(array, shape, name);

@@ -14,7 +14,7 @@ inline void check_cuda(cudaError_t code, const char* what) {
                                  ")");
 }
 
-// What a launch itself reports. Errors of the kernel's run appear at the next synchronisation, as with any other.
+// Errors of a launch itself. Errors of the running kernel appear at the next synchronization.
 inline void check_launch(const char* what) { check_cuda(cudaGetLastError(), what); }
 
 }  // namespace seamless

@@ -1,7 +1,7 @@
-// Compiles the file KERNEL once for every instruction set, each in a namespace of its own: avx512, avx2, plain.
-// The processor's is chosen at run time (isa.h). Vectors in the source rather than target_clones: GCC takes vectors
-// apart for the plain instruction set before it makes the clones. LANES is said here, because g++ reads the whole file
-// before it acts on a pragma: __AVX2__ and the like do not change within a file.
+// Compiles the file KERNEL once for every instruction set, in the namespaces avx512, avx2 and plain. isa.h chooses one
+// at run time. target_clones is not used, because GCC splits vectors for the plain instruction set before it makes the
+// clones. LANES is defined here, because the preprocessor runs before the pragmas act: __AVX2__ and the like do not
+// change within a file.
 #include <cstdint>
 
 #include "isa.h"

@@ -1,4 +1,4 @@
-// Which instruction set the kernels use: the best that the processor has, or the one that a test asks for.
+// The instruction set that the CPU kernels use: the best of the processor, unless a test chooses another.
 #pragma once
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)

@@ -1,4 +1,4 @@
-// Memory for what a kernel keeps in between.
+// Scratch memory of CPU kernels.
 #pragma once
 
 #include <cstdint>
@@ -6,8 +6,8 @@
 
 namespace seamless {
 
-// One share for each thread, at least `each` floats, aligned to a line of the cache; `each` becomes the floats from share
-// to share. Kept from call to call. What calls this may not call another that does.
+// One share for each thread of at least `each` floats, aligned to a cache line; `each` becomes the stride of the
+// shares. The memory is kept from call to call. A function that uses it must not call another one that does.
 inline float* shares_of(int threads, int64_t& each) {
     each = (each + 15) / 16 * 16;
     static thread_local std::vector<float> memory;

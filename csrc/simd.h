@@ -1,8 +1,8 @@
-// Vectors of one instruction set, of LANES floats. Included once for each by each_isa.h, inside its namespace: no include
-// guard.
+// Vectors of LANES floats, of one instruction set. each_isa.h includes this file once for each, inside its namespace:
+// no include guard.
 //
-// Nothing of std:: may be instantiated here. The linker keeps one copy of an inline function for the whole library, and
-// that could be the one compiled for a processor that is not there.
+// No template or inline function of std:: may be used here. The linker keeps one copy of it for the whole library,
+// which could be the copy that was compiled for instructions that this processor does not have.
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t IntVec __attribute__((vector_size(4 * LANES)));
@@ -18,7 +18,7 @@ INLINE Vec load(const float* from) {
 
 INLINE void store(float* to, Vec v) { __builtin_memcpy(to, &v, sizeof v); }
 
-// `count` < LANES elements, none if it is negative, then `rest`: what lies beyond them may be another's memory.
+// `count` < LANES elements, none if it is negative, then `rest`. Memory beyond them is not read.
 INLINE Vec load_part(const float* from, int64_t count, Vec rest = Vec{}) {
     float lanes[LANES];
     store(lanes, rest);
@@ -31,7 +31,7 @@ INLINE Vec broadcast(float x) { return x - Vec{}; }
 // The larger; b where either is NaN.
 INLINE Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
 
-// Any lane set in a mask of comparisons.
+// Whether any lane of a comparison is true.
 INLINE bool any(IntVec mask) {
     LongVec lanes = (LongVec)mask;
     int64_t all = 0;
@@ -39,7 +39,7 @@ INLINE bool any(IntVec mask) {
     return all != 0;
 }
 
-// Lanes moved down by `by`, around.
+// Lanes rotated down by `by`.
 INLINE Vec rotate(Vec v, int by) {
     IntVec from;
     for (int i = 0; i < LANES; ++i) from[i] = (i + by) % LANES;
@@ -76,7 +76,7 @@ INLINE float largest(Vec v) {
 INLINE Vec exponential(Vec x) {
     const Vec lowest = broadcast(-87.33654f);
     Vec inside = x < lowest ? lowest : x;
-    Vec shifted = inside * 1.44269504f + 12582912.0f;  // 1.5 · 2^23: n stands in the low bits
+    Vec shifted = inside * 1.44269504f + 12582912.0f;  // 1.5 · 2^23: n is in the low bits
     Vec n = shifted - 12582912.0f;
     Vec r = inside - n * 0.693359375f;
     r = r - n * -2.12194440e-4f;

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from seamless_kernels import conv1d as conv1d_module
 from seamless_kernels import native
-from seamless_kernels.conv1d import conv1d, pack_conv_weight
+from seamless_kernels.conv1d import PackedFilter, conv1d, pack_conv_weight
 from seamless_kernels.int8 import IMPLS, quantize_rows
 from seamless_kernels.paged_attention import cross_attention, self_attention
 from seamless_kernels.top_candidates import top_candidates
@@ -86,7 +86,7 @@ def test_every_instruction_set_convolves_right(
     parts = x.double(), weight[:, :, None].double(), bias.double(), bounds(lengths)
     exact = conv1d_module.reference(*parts, residual=residual.double(), **options)
     packed = pack_conv_weight(weight)
-    assert packed.ndim == 3
+    assert isinstance(packed, PackedFilter)
     y = conv1d(x, packed, bias, bounds(lengths), residual=residual, **options)
     assert_close_to_fp64(y, exact, terms=4 * channels * taps)  # 4: rows are made two by two
 
@@ -208,8 +208,8 @@ def test_rows_without_a_distribution_are_nan_and_name_real_tokens(vocab: int) ->
 def attend(kind: str, **changed: Any) -> None:
     """With arguments that are right but for the changed ones."""
     k, v, table, sizes = (x.numpy() for x in scene([5, 2], 2, 16, slots=50))
-    given = {"q": normal(2, 2, 16).numpy(), "k": k, "v": v, "table": table, "lengths": sizes, "lines": None}
-    given |= {"cu_rows": bounds([1, 1]).numpy()} if kind == "cross_attention" else {}
+    given = {"q": normal(2, 2, 16).numpy(), "k": k, "v": v, "table": table, "lengths": sizes, "table_ids": None}
+    given |= {"cu_queries": bounds([1, 1]).numpy()} if kind == "cross_attention" else {}
     given |= {"out": np.empty((2, 2, 16), dtype=np.float32), "threads": 1}
     getattr(csrc, kind)(*(given | changed).values())
 
@@ -236,9 +236,9 @@ def read_only(array: np.ndarray) -> np.ndarray:
         ({"table": np.full((2, 7), -1, dtype=np.int32)}, "slot that the pool does not have"),
         ({"lengths": np.array([5, 2, 1], dtype=np.int32)}, "lengths has shape|a line for each of lengths"),
         ({"table": np.zeros((3, 7), dtype=np.int32)}, "a line for each of lengths"),
-        ({"lines": np.array([0, 2], dtype=np.int32)}, "lines names one"),
-        ({"lines": np.array([-1, 0], dtype=np.int32)}, "lines names one"),
-        ({"lines": np.array([0], dtype=np.int32)}, "lines has shape"),
+        ({"table_ids": np.array([0, 2], dtype=np.int32)}, "table_ids names a row"),
+        ({"table_ids": np.array([-1, 0], dtype=np.int32)}, "table_ids names a row"),
+        ({"table_ids": np.array([0], dtype=np.int32)}, "table_ids has shape"),
         ({"lengths": np.array([0, 2], dtype=np.int32)}, "lengths must be 1"),
         ({"lengths": np.array([5, 8], dtype=np.int32)}, "lengths must be 1"),
         ({"out": np.empty((1, 2, 16), dtype=np.float32)}, "out has shape"),
@@ -253,17 +253,17 @@ def test_attention_refuses_bad_arguments(kind: str, changed: dict[str, Any], mes
 
 
 @pytest.mark.parametrize(
-    "cu_rows,message",
+    "cu_queries,message",
     [
-        ([0, 2], "cu_rows has shape"),
-        ([1, 1, 2], "cu_rows must go from 0"),
-        ([0, 1, 3], "cu_rows must go from 0"),
-        ([0, 2, 1], "cu_rows must not decrease"),
+        ([0, 2], "cu_queries has shape"),
+        ([1, 1, 2], "cu_queries must go from 0"),
+        ([0, 1, 3], "cu_queries must go from 0"),
+        ([0, 2, 1], "cu_queries must not decrease"),
     ],
 )
-def test_attention_refuses_bad_rows(cu_rows: list[int], message: str) -> None:
+def test_attention_refuses_bad_rows(cu_queries: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        attend("cross_attention", cu_rows=np.array(cu_rows, dtype=np.int32))
+        attend("cross_attention", cu_queries=np.array(cu_queries, dtype=np.int32))
 
 
 @pytest.mark.parametrize(

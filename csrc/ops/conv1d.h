@@ -1,15 +1,15 @@
-// 1-D convolution over packed segments on the CPU, and pairs of them: see kernels/seamless_kernels/conv1d.py and residual_block.py for
-// the formulas. float32, channels last.
+// 1-D convolution over packed segments on the CPU, and pairs of them. kernels/seamless_kernels/conv1d.py and
+// residual_block.py have the formulas. float32, channels last.
 #pragma once
 
 #include <cstdint>
 
 namespace seamless {
 
-constexpr int64_t PANEL = 16;  // output channels whose weights lie side by side
+constexpr int64_t PANEL = 16;  // output channels that are innermost in the packed weights
 
 struct Filter {
-    const float* weight;  // pair_taps of kernels/seamless_kernels/conv1d.py, [⌈out / PANEL⌉, terms, in, PANEL], zeros beyond `out`
+    const float* weight;  // winograd_terms of conv1d.py, [⌈out / PANEL⌉, terms, in, PANEL], zeros beyond `out`
     const float* bias;  // [out]
     int64_t in, out, taps, dilation;
 
@@ -17,7 +17,7 @@ struct Filter {
     int64_t terms() const { return taps + (taps + 2) / 3; }
 };
 
-struct Rows {
+struct PackedRows {
     const float* x;  // [rows, columns]
     int64_t stride;  // elements from row to row
     int64_t rows;
@@ -32,15 +32,16 @@ struct Result {
     float scale;
 };
 
-// Rows begin … end − 1, all of one segment, which is rows first … last − 1.
+// Rows begin … end − 1 of one segment, which has rows first … last − 1.
 struct ConvBlock {
     int64_t begin, end, first, last;
 };
 
-// Filter of leaky(x); slope 1 for none.
-void conv1d(const Rows& x, const Filter& filter, float slope, const Result& result, int threads);
+// Convolution of leaky_relu(x); a slope of 1 is no activation.
+void conv1d(const PackedRows& x, const Filter& filter, float slope, const Result& result, int threads);
 
-// Filter `second` of leaky(filter `first` of leaky(x)); all have as many channels.
-void conv_pair(const Rows& x, const Filter& first, const Filter& second, float slope, const Result& result, int threads);
+// Convolution `second` of leaky_relu(convolution `first` of leaky_relu(x)), all with the same number of channels.
+void conv_pair(const PackedRows& x, const Filter& first, const Filter& second, float slope, const Result& result,
+               int threads);
 
 }  // namespace seamless

@@ -1,27 +1,27 @@
 // A block of rows of a convolution, for one instruction set.
 //
-// Two outputs that are one dilation apart are made together, of fewer products than each alone: pair_taps in
-// kernels/seamless_kernels/conv1d.py has the formulas. A dilated filter reads its rows as `dilation` sequences, to each of which it is not
-// dilated.
+// Two outputs that are one dilation apart are computed together, with fewer products than one by one (Winograd):
+// winograd_terms in kernels/seamless_kernels/conv1d.py has the formulas. The rows that a dilated filter reads are
+// sorted into `dilation` sequences, on each of which the filter is not dilated.
 //
-// An element is the sum of chains of fused products, in the order of terms and channels. So its bits depend on nothing
-// but the rows that it reads and, as the two of a pair round differently, on its place in the segment. One chain for all
-// would round more coarsely than torch does.
+// An element is summed in chunks of CHUNK fused products, in the order of terms and channels. Its bits depend on the
+// rows that it reads and, because the two outputs of a pair round differently, on its place in the segment; on nothing
+// else. A single sum without chunks would have a larger error than torch.
 
 #if LANES == 16
-constexpr int GROUPS = 4, PANELS = 2;  // a tile: 3 · GROUPS pairs × PANELS panels, as many sums as registers hold
+constexpr int GROUPS = 4, PANELS = 2;  // a tile: 3 · GROUPS pairs × PANELS panels, as many sums as fit in the registers
 #elif LANES == 8
 constexpr int GROUPS = 2, PANELS = 1;
 #else
 constexpr int GROUPS = 1, PANELS = 1;
 #endif
-constexpr int64_t CHAIN = 128;  // products, at most
-constexpr int VECS = 16 / LANES;  // of a panel
+constexpr int64_t CHUNK = 128;  // products, at most
+constexpr int VECS = 16 / LANES;  // vectors of a panel
 
-// What a term reads at u: x[u], x[u + 1] − x[u], x[u] + x[u + 1], x[u] − x[u + 2].
+// The input of a term at row u: x[u], x[u + 1] − x[u], x[u] + x[u + 1], x[u] − x[u + 2].
 enum Form { PLAIN, DIFFERENCE, SUM, SKIP, FORMS };
 
-// The outputs of a pair that a term is added to. OPPOSITE: to the first, and subtracted from the second.
+// The outputs of a pair that a term is added to. OPPOSITE: added to the first, subtracted from the second.
 enum Part { FIRST, BOTH, OPPOSITE, SECOND, PARTS };
 
 struct Term {
@@ -47,10 +47,10 @@ INLINE Term term(const Filter& f, int part, int i) {
 
 INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-INLINE Vec leaky(Vec x, float slope) { return x > 0.0f ? x : x * slope; }
+INLINE Vec leaky_relu(Vec x, float slope) { return x > 0.0f ? x : x * slope; }
 
-// What a block reads, in `memory`: of each form, `dilation` sequences of `length` rows of f.in channels; then, for
-// itself, a row of zeros.
+// The input of a block, in `memory`: of each form, `dilation` sequences of `length` rows of f.in channels; behind them
+// a row of zeros, which stands for rows outside the segment.
 struct Planes {
     float* memory;
     int64_t length, sequence, plane;
@@ -67,11 +67,11 @@ INLINE void write_forms(const float* x, const float* second, const float* third,
                         const bool* wanted, float* to, int64_t plane) {
     int64_t c = 0;
     for (; c + LANES <= columns; c += LANES, to += LANES) {
-        const Vec a = leaky(load(x + c), slope), b = leaky(load(second + c), slope);
+        const Vec a = leaky_relu(load(x + c), slope), b = leaky_relu(load(second + c), slope);
         if (wanted[PLAIN]) store(to + PLAIN * plane, a);
         if (wanted[DIFFERENCE]) store(to + DIFFERENCE * plane, b - a);
         if (wanted[SUM]) store(to + SUM * plane, a + b);
-        if (wanted[SKIP]) store(to + SKIP * plane, a - leaky(load(third + c), slope));
+        if (wanted[SKIP]) store(to + SKIP * plane, a - leaky_relu(load(third + c), slope));
     }
     const auto activated = [&](const float* row) { return row[c] > 0.0f ? row[c] : row[c] * slope; };
     for (; c < columns; ++c, ++to) {
@@ -83,8 +83,9 @@ INLINE void write_forms(const float* x, const float* second, const float* third,
     }
 }
 
-// What outputs from row `begin` on read of activated rows, of which those outside first … last − 1 are zeros.
-static void read_rows(const Filter& f, const Rows& rows, int64_t begin, int64_t first, int64_t last, float slope,
+// Fills `planes` with the activated rows that outputs from row `begin` on read; rows outside first … last − 1 are
+// zeros.
+static void read_rows(const Filter& f, const PackedRows& rows, int64_t begin, int64_t first, int64_t last, float slope,
                       const Planes& planes) {
     float* zeros = planes.memory + FORMS * planes.plane;
     __builtin_memset(zeros, 0, sizeof(float) * f.in);
@@ -101,10 +102,11 @@ static void read_rows(const Filter& f, const Rows& rows, int64_t begin, int64_t 
     }
 }
 
-// Terms first … last − 1 of a part, whose weights begin at `weight`; of each, `count` channels from `channel` on. x is at
-// the tile's first pair. Pairs come by threes: more addresses than that would not fit the registers.
+// sum = the products of terms first … last − 1 of a part, whose weights begin at `weight`, over `count` channels from
+// `channel` on. x points at the tile's first pair. Three pairs share an address: otherwise the addresses would not fit
+// in the registers.
 template <int panels, int groups>
-INLINE void chain(const Filter& f, const Planes& planes, const float* x, const float* weight, int part, int first,
+INLINE void sum_chunk(const Filter& f, const Planes& planes, const float* x, const float* weight, int part, int first,
                   int last, int64_t channel, int64_t count, Vec* sum) {
     const int64_t panel = f.terms() * f.in * PANEL, pair = 2 * f.in;
     constexpr int SUMS = 3 * groups * panels * VECS;
@@ -129,13 +131,13 @@ INLINE void chain(const Filter& f, const Planes& planes, const float* x, const f
 }
 
 template <int count>
-INLINE void add(Vec* total, const Vec* sum, bool& none) {
+INLINE void add(Vec* total, const Vec* sum, bool& empty) {
 #pragma GCC unroll 32
-    for (int i = 0; i < count; ++i) total[i] = none ? sum[i] : total[i] + sum[i];
-    none = false;
+    for (int i = 0; i < count; ++i) total[i] = empty ? sum[i] : total[i] + sum[i];
+    empty = false;
 }
 
-// What becomes of a vector of sums: y at `place`, `count` elements from `column` on.
+// The epilogue of a vector of sums: y at `place`, `count` elements from `column` on.
 INLINE void finish(const Filter& f, const Result& r, int64_t place, int64_t column, int64_t count, Vec sum) {
     if (count >= LANES) {
         Vec y = sum + load(f.bias + column);
@@ -152,7 +154,7 @@ INLINE void finish(const Filter& f, const Result& r, int64_t place, int64_t colu
     }
 }
 
-// Pairs `pair` … `pairs` − 1 of a sequence, 3 · groups at most.
+// Pairs `pair` … `pairs` − 1 of a sequence, at most 3 · groups.
 template <int panels, int groups>
 INLINE void tile(const Filter& f, const Planes& planes, int64_t phase, int64_t pair, int64_t pairs, int64_t rows,
                  int64_t panel, const Result& r) {
@@ -161,22 +163,22 @@ INLINE void tile(const Filter& f, const Planes& planes, int64_t phase, int64_t p
             return tile<panels, groups - 1>(f, planes, phase, pair, pairs, rows, panel, r);
     constexpr int SUMS = 3 * groups * panels * VECS;
     Vec y[2][SUMS], sum[SUMS];
-    bool none[2] = {true, true};
+    bool empty[2] = {true, true};
     const float* x = planes.memory + phase * planes.sequence + 2 * pair * f.in;
     const float* weight = f.weight + panel * f.terms() * f.in * PANEL;
-    const int step = f.in < CHAIN ? static_cast<int>(CHAIN / f.in) : 1;
+    const int step = f.in < CHUNK ? static_cast<int>(CHUNK / f.in) : 1;
     for (int part = 0; part < PARTS; ++part) {
         const int terms = terms_of(f, part);
         for (int i = 0; i < terms; i += step)
-            for (int64_t channel = 0; channel < f.in; channel += CHAIN) {
-                chain<panels, groups>(f, planes, x, weight, part, i, i + step < terms ? i + step : terms, channel,
-                                      channel + CHAIN < f.in ? CHAIN : f.in - channel, sum);
-                if (part != SECOND) add<SUMS>(y[0], sum, none[0]);
-                if (part == OPPOSITE)  // never the first: BOTH has as many terms
+            for (int64_t channel = 0; channel < f.in; channel += CHUNK) {
+                sum_chunk<panels, groups>(f, planes, x, weight, part, i, i + step < terms ? i + step : terms, channel,
+                                          channel + CHUNK < f.in ? CHUNK : f.in - channel, sum);
+                if (part != SECOND) add<SUMS>(y[0], sum, empty[0]);
+                if (part == OPPOSITE)  // y[1] is not empty here: BOTH has as many terms and comes before
 #pragma GCC unroll 32
                     for (int s = 0; s < SUMS; ++s) y[1][s] -= sum[s];
                 else if (part != FIRST)
-                    add<SUMS>(y[1], sum, none[1]);
+                    add<SUMS>(y[1], sum, empty[1]);
             }
         weight += terms * f.in * PANEL;
     }
@@ -215,30 +217,30 @@ INLINE Result from_row(const Result& r, int64_t place) {
 // Floats of scratch for blocks of `rows` rows.
 static int64_t conv1d_scratch(const Filter& f, int64_t rows) { return FORMS * Planes(f, rows, nullptr).plane + f.in; }
 
-static void conv1d_block(const Rows& x, const Filter& f, float slope, const Result& r, const ConvBlock& b,
+static void conv1d_block(const PackedRows& x, const Filter& f, float slope, const Result& r, const ConvBlock& b,
                          float* scratch) {
     const Planes planes(f, b.end - b.begin, scratch);
     read_rows(f, x, b.begin, b.first, b.last, slope, planes);
     convolve(f, planes, b.end - b.begin, from_row(r, b.begin * f.out));
 }
 
-// Rows of the first filter's result that a block of `rows` reads, at most. They begin with a whole pair of each sequence.
-INLINE int64_t hidden_rows(const Filter& first, const Filter& second, int64_t rows) {
+// Upper bound of the rows of the first convolution that a block of `rows` reads; they begin with a pair of each sequence.
+INLINE int64_t h_rows(const Filter& first, const Filter& second, int64_t rows) {
     return rows + 2 * second.halo() + 2 * first.dilation;
 }
 
 static int64_t pair_scratch(const Filter& first, const Filter& second, int64_t rows) {
-    const int64_t hidden = hidden_rows(first, second, rows);
-    const int64_t before = conv1d_scratch(first, hidden), after = conv1d_scratch(second, rows);
-    return hidden * second.in + (before > after ? before : after);
+    const int64_t h = h_rows(first, second, rows);
+    const int64_t before = conv1d_scratch(first, h), after = conv1d_scratch(second, rows);
+    return h * second.in + (before > after ? before : after);
 }
 
-static void pair_block(const Rows& x, const Filter& first, const Filter& second, float slope, const Result& r,
+static void pair_block(const PackedRows& x, const Filter& first, const Filter& second, float slope, const Result& r,
                        const ConvBlock& b, float* scratch) {
-    const int64_t pairs = 2 * first.dilation, above = b.begin - b.first - second.halo();
-    const int64_t begin = b.first + (above > 0 ? above / pairs * pairs : 0);
+    const int64_t pairs = 2 * first.dilation, offset = b.begin - b.first - second.halo();
+    const int64_t begin = b.first + (offset > 0 ? offset / pairs * pairs : 0);
     const int64_t end = b.end + second.halo() < b.last ? b.end + second.halo() : b.last;
-    float* memory = scratch + hidden_rows(first, second, b.end - b.begin) * second.in;
+    float* memory = scratch + h_rows(first, second, b.end - b.begin) * second.in;
     const Planes before(first, end - begin, memory), after(second, b.end - b.begin, memory);
     read_rows(first, x, begin, b.first, b.last, slope, before);
     convolve(first, before, end - begin, {scratch, nullptr, nullptr, 1.0f});

@@ -5,11 +5,11 @@
 
 namespace seamless {
 
-enum class Format { f32, bf16, f16 };  // of numbers in memory; sums are float32
+enum class Format { f32, bf16, f16 };  // in memory; sums are float32
 enum class Activation { none, relu, silu, glu };
 
-constexpr int64_t LINEAR_PANEL = 16;  // columns that stand side by side in the packed weight
-constexpr int64_t LINEAR_CHUNK = 256;  // products of one chain of sums
+constexpr int64_t LINEAR_PANEL = 16;  // output channels that are innermost in the packed weight
+constexpr int64_t LINEAR_CHUNK = 256;  // products that are summed before they are added to the others
 
 struct Linear {
     const void* x;  // [rows, inner] of `format`
@@ -29,7 +29,7 @@ struct Linear {
     int64_t chunks() const { return (inner + LINEAR_CHUNK - 1) / LINEAR_CHUNK; }
 };
 
-// What one thread does at a time: rows × columns of the result.
+// The work of one thread at a time: rows × columns of the result.
 struct LinearTask {
     int64_t row, rows, column, columns;
 };

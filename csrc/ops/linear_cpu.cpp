@@ -19,10 +19,10 @@ namespace seamless {
 
 namespace {
 
-constexpr int64_t BLOCK = 1 << 18;  // numbers of x in a block of rows: a MiB, so that it stays in the second cache
-constexpr int64_t MOST_ROWS = 192, LEAST_ROWS = 24;  // of a block
-constexpr int64_t ROW_STEP = 12, COLUMN_STEP = 128;  // whole tiles, with every instruction set
-constexpr int64_t WORTH_A_THREAD = 1 << 18;  // products; some 10 µs
+constexpr int64_t BLOCK = 1 << 18;  // floats of x in a block of rows: a MiB, which stays in the L2 cache
+constexpr int64_t MAX_ROWS = 192, MIN_ROWS = 24;  // of a block
+constexpr int64_t ROW_STEP = 12, COLUMN_STEP = 128;  // full tiles, with every instruction set
+constexpr int64_t WORTH_A_THREAD = 1 << 18;  // products: about 10 µs
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -32,11 +32,11 @@ void linear(const Linear& p, int threads) {
     const auto run = FOR_ISA(linear_block);
     const auto scratch_for = FOR_ISA(linear_scratch);
     threads = std::max<int>(1, std::min<int64_t>(threads, p.rows * p.inner * p.columns / WORTH_A_THREAD));
-    const int64_t most = std::clamp(BLOCK / std::max<int64_t>(p.inner, 1), LEAST_ROWS, MOST_ROWS);
-    int64_t blocks = ceil_div(p.rows, most);
+    const int64_t max_rows = std::clamp(BLOCK / std::max<int64_t>(p.inner, 1), MIN_ROWS, MAX_ROWS);
+    int64_t blocks = ceil_div(p.rows, max_rows);
     if (blocks > 1) blocks = ceil_div(blocks, threads) * threads;
     const int64_t rows = ceil_div(ceil_div(p.rows, blocks), ROW_STEP) * ROW_STEP;
-    // One block for each thread or more: its columns stay together, so that its rows are packed once.
+    // With a block for each thread its columns are not divided, so that its rows are packed once.
     const int64_t shares = blocks >= threads ? 1 : ceil_div(4 * threads, blocks);
     const int64_t columns = ceil_div(ceil_div(p.width(), shares), COLUMN_STEP) * COLUMN_STEP;
     std::vector<LinearTask> tasks;

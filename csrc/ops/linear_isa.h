@@ -1,17 +1,18 @@
 // A block of rows and columns of a product, for one instruction set.
 //
-// An element is the sum of chains of LINEAR_CHUNK fused products, each chain in the order of the reduction, the chains in
-// theirs. Its bits depend on the two vectors alone: which tile it lies in, and what is computed beside it, is scheduling.
+// An element is summed in chunks of LINEAR_CHUNK fused products: the products of a chunk in the order of the reduction,
+// then the chunks in their order. Its bits depend on its row of x and its row of the weight alone; tiles are
+// scheduling.
 
 #if LANES == 16
-constexpr int TILE_ROWS = 14, SUMS = 28;  // a tile has as many vectors of sums as the registers hold
+constexpr int TILE_ROWS = 14, SUMS = 28;  // a tile has as many vectors of sums as fit in the registers
 #elif LANES == 8
 constexpr int TILE_ROWS = 6, SUMS = 12;
 #else
 constexpr int TILE_ROWS = 2, SUMS = 8;
 #endif
-constexpr int VECS = LINEAR_PANEL / LANES;  // of a panel
-constexpr int64_t X_STRIDE = LINEAR_CHUNK + 16;  // of packed rows: not a multiple of what a set of the cache holds
+constexpr int VECS = LINEAR_PANEL / LANES;  // vectors of a panel
+constexpr int64_t X_STRIDE = LINEAR_CHUNK + 16;  // no power of two, or packed rows would share sets of the cache
 
 // Panels of a tile of `rows` rows.
 constexpr int panels_of(int rows) {
@@ -19,8 +20,8 @@ constexpr int panels_of(int rows) {
     while (panels < 8 && 2 * panels * rows * VECS <= SUMS) panels *= 2;
     return panels;
 }
-constexpr int MOST_PANELS = panels_of(1);
-constexpr int64_t TOTAL_STRIDE = (MOST_PANELS + 1) * LINEAR_PANEL;
+constexpr int MAX_PANELS = panels_of(1);
+constexpr int64_t TOTAL_STRIDE = (MAX_PANELS + 1) * LINEAR_PANEL;
 
 typedef uint16_t HalfVec __attribute__((vector_size(2 * LANES)));
 typedef uint32_t WordVec __attribute__((vector_size(4 * LANES)));
@@ -41,9 +42,9 @@ INLINE Vec widen(const void* from) {
     return (Vec)_mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(from)));
 #else
     const WordVec half = words(from), size = (half & 0x7fff) << 13;
-    const WordVec finite = (WordVec)((Vec)size * 0x1p112f);  // exact, of subnormal numbers, too
-    const WordVec special = (WordVec)(size >= 0x0f800000);
-    return (Vec)((special & (size | 0x7f800000)) | (~special & finite) | (half & 0x8000) << 16);
+    const WordVec finite = (WordVec)((Vec)size * 0x1p112f);  // exact for subnormal numbers too
+    const WordVec infinite_or_nan = (WordVec)(size >= 0x0f800000);
+    return (Vec)((infinite_or_nan & (size | 0x7f800000)) | (~infinite_or_nan & finite) | (half & 0x8000) << 16);
 #endif
 }
 
@@ -54,8 +55,8 @@ INLINE void narrow(Vec value, void* to) {
     const WordVec bits = (WordVec)value;
     HalfVec half{};
     if constexpr (format == Format::bf16) {
-        const WordVec rounded = bits + 0x7fff + ((bits >> 16) & 1), broken = (WordVec)(value != value);
-        half = __builtin_convertvector(((broken & (bits | 0x400000)) | (~broken & rounded)) >> 16, HalfVec);
+        const WordVec rounded = bits + 0x7fff + ((bits >> 16) & 1), nan = (WordVec)(value != value);
+        half = __builtin_convertvector(((nan & (bits | 0x400000)) | (~nan & rounded)) >> 16, HalfVec);
     } else {
 #if LANES == 16
         half = (HalfVec)_mm512_maskz_cvtps_ph(0xffff, (__m512)value, _MM_FROUND_TO_NEAREST_INT);
@@ -66,9 +67,9 @@ INLINE void narrow(Vec value, void* to) {
         const WordVec normal = (size - 0x38000000 + 0xfff + ((size >> 13) & 1)) >> 13;
         const WordVec least = (WordVec)((Vec)size + 0.5f) - 0x3f000000;  // the sum is rounded to steps of 2^-24
         const WordVec is_least = (WordVec)(size < 0x38800000), infinite = (WordVec)(size >= 0x477ff000);
-        const WordVec broken = (WordVec)(size > 0x7f800000);
+        const WordVec nan = (WordVec)(size > 0x7f800000);
         WordVec word = (is_least & least) | (~is_least & normal);
-        word = (infinite & 0x7c00) | (~infinite & word) | (broken & 0x200);
+        word = (infinite & 0x7c00) | (~infinite & word) | (nan & 0x200);
         half = __builtin_convertvector(word | (bits & 0x80000000) >> 16, HalfVec);
 #endif
     }
@@ -130,7 +131,7 @@ INLINE void tile(const float* x, const void* weight, int64_t panel, int64_t coun
         }
 }
 
-// The same for `count` panels side by side.
+// The same for `count` adjacent panels.
 template <int rows, Format format>
 static void tiles(const float* x, const char* weight, int64_t panel, int64_t count, int64_t length, float* total,
                   bool first) {
@@ -142,7 +143,7 @@ static void tiles(const float* x, const char* weight, int64_t panel, int64_t cou
     for (; i < count; ++i) tile<rows, 1, format>(x, weights(i), panel, length, total + i * LINEAR_PANEL, first);
 }
 
-// `rows` ≤ TILE_ROWS, as a constant.
+// Calls `tiles` with the number of rows, at most TILE_ROWS, as a template argument.
 template <Format format, int rows = TILE_ROWS, typename... Arguments>
 INLINE void tiles_of(int64_t wanted, Arguments... arguments) {
     if constexpr (rows == 1)
@@ -153,7 +154,7 @@ INLINE void tiles_of(int64_t wanted, Arguments... arguments) {
         tiles_of<format, rows - 1>(wanted, arguments...);
 }
 
-// total [rows, count × 16] = x · W for `count` panels from `panel` on; tiles of nearly equal height.
+// total [rows, count × 16] = x · W for `count` panels from `panel` on, in tiles of nearly equal height.
 template <Format format>
 static void product(const Linear& p, const float* x, int64_t rows, int64_t panel, int64_t count, float* total) {
     const int64_t stride = p.inner * LINEAR_PANEL, heights = (rows + TILE_ROWS - 1) / TILE_ROWS;
@@ -174,7 +175,7 @@ INLINE Vec sigmoid(Vec x) {
     return (x < 0.0f ? e : broadcast(1.0f)) / (e + 1.0f);
 }
 
-// `count` ≤ LANES numbers, zeros behind them.
+// `count` ≤ LANES numbers, then zeros.
 template <Format format>
 INLINE Vec widen_part(const void* from, int64_t count) {
     if (count == LANES) return widen<format>(from);
@@ -183,7 +184,7 @@ INLINE Vec widen_part(const void* from, int64_t count) {
     return widen<format>(lanes);
 }
 
-// Columns `column` … of the result's rows, from their sums.
+// The epilogue of `columns` columns from `column` on.
 template <Format format>
 static void finish(const Linear& p, const LinearTask& task, int64_t column, int64_t columns, const float* total,
                    const float* gates) {
@@ -226,7 +227,7 @@ static void block_of(const Linear& p, const LinearTask& task, float* scratch) {
     pack_rows<format>(p, task, scratch);
     float* total = scratch + task.rows * p.chunks() * X_STRIDE;
     float* gates = total + task.rows * TOTAL_STRIDE;
-    const int64_t group = (task.rows < TILE_ROWS ? MOST_PANELS : panels_of(TILE_ROWS)) * LINEAR_PANEL;
+    const int64_t group = (task.rows < TILE_ROWS ? MAX_PANELS : panels_of(TILE_ROWS)) * LINEAR_PANEL;
     const int64_t end = task.column + task.columns;
     for (int64_t column = task.column; column < end; column += group) {
         const int64_t columns = end - column < group ? end - column : group;

@@ -6,23 +6,23 @@
 namespace seamless {
 
 struct PagedAttention {
-    const float* q;  // [rows, heads, d]
-    int64_t q_stride;  // elements from row to row
+    const float* q;  // [queries, heads, d]
+    int64_t q_stride;  // elements from query to query
     const float* k;  // [slots, heads, d]
     const float* v;
     const int32_t* slots;  // [tables, width]
     int64_t slots_stride;
-    const int32_t* lengths;  // of each row, or of each table where cu_rows is given
-    const int32_t* table_of;  // the line of each table in `slots`, or null: its own number
-    const int32_t* cu_rows;  // [tables + 1], or null: a table serves one row
-    int64_t rows, tables, heads, d;
-    float* out;  // [rows, heads, d]
+    const int32_t* lengths;  // [tables]
+    const int32_t* table_ids;  // row of `slots` of each table, or null: its own number
+    const int32_t* cu_queries;  // [tables + 1], or null: a table for each query
+    int64_t queries, tables, heads, d;
+    float* out;  // [queries, heads, d]
 };
 
-// The rows of one table, for heads first … last − 1. A task is one thread's work.
+// The work of one thread: the queries of one table, for heads first … last − 1.
 struct AttentionTask {
     const float* q;
-    int64_t q_stride, rows;
+    int64_t q_stride, queries;
     const float* k;
     const float* v;
     const int32_t* slots;

@@ -1,4 +1,4 @@
-// Rows in 8 bits with a scale for each: kernels/seamless_kernels/int8.py has the formula.
+// Rows quantized to int8, with a scale for each: kernels/seamless_kernels/int8.py has the formula.
 #pragma once
 
 #include <cstdint>

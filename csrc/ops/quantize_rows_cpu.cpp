@@ -1,4 +1,4 @@
-// Rows in 8 bits: rows over threads.
+// Quantization to int8: rows over threads.
 #include "quantize_rows.h"
 
 #include <algorithm>
@@ -10,7 +10,7 @@ namespace seamless {
 
 namespace {
 
-constexpr int64_t WORTH_A_THREAD = 1 << 17;  // elements; some 30 µs
+constexpr int64_t WORTH_A_THREAD = 1 << 17;  // elements: about 30 µs
 
 }  // namespace
 

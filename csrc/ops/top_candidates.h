@@ -1,4 +1,5 @@
-// The best next tokens of every row on the CPU: see kernels/seamless_kernels/top_candidates.py for the order. float32.
+// The best next tokens of every query on the CPU: see kernels/seamless_kernels/top_candidates.py for the order.
+// float32.
 #pragma once
 
 #include <cstdint>
@@ -6,12 +7,12 @@
 namespace seamless {
 
 struct TopCandidates {
-    const float* logits;  // [rows, vocab]
-    int64_t stride;  // elements from row to row
-    int64_t rows, vocab, count;
-    const int64_t* banned;  // [rows, bans], −1 for none
+    const float* logits;  // [queries, vocab]
+    int64_t stride;  // elements from query to query
+    int64_t queries, vocab, count;
+    const int64_t* banned;  // [queries, bans], −1 for none
     int64_t bans;
-    float* log_probs;  // [rows, count]
+    float* log_probs;  // [queries, count]
     int64_t* tokens;
 };
 
@@ -19,7 +20,7 @@ struct TopCandidates {
 struct Ranking {
     float* values;
     int64_t* tokens;
-    int64_t size, count;  // of now, at most
+    int64_t size, count;  // present and maximal number
     const int64_t* banned;  // [bans], ascending
     int64_t bans;
 };
@@ -29,7 +30,7 @@ struct ChunkSum {
     float largest, sum;
 };
 
-constexpr int64_t CHUNK = 4096;  // columns; it fits the first-level cache
+constexpr int64_t CHUNK = 4096;  // columns; it fits in the L1 cache
 
 void top_candidates(const TopCandidates& problem, int threads);
 

@@ -1,4 +1,4 @@
-// The scan of a range of columns, for one instruction set: chunk by chunk, so that a logit comes from memory once.
+// The scan of a range of columns, for one instruction set: chunk by chunk, so that a logit is read from memory once.
 
 INLINE bool is_banned(const Ranking& best, int64_t token) {
     int64_t low = 0, high = best.bans;
@@ -9,7 +9,7 @@ INLINE bool is_banned(const Ranking& best, int64_t token) {
     return low < best.bans && best.banned[low] == token;
 }
 
-// Tokens come in ascending order, so that a new one stands after its equals. A banned one, or a NaN, counts as −∞.
+// Tokens come in ascending order, so that a new one is placed after its equals. A banned token or a NaN counts as −∞.
 static void rank(Ranking& best, float value, int64_t token) {
     if (value != value || is_banned(best, token)) value = -__builtin_inff();
     int64_t at = best.size;
@@ -29,27 +29,27 @@ static void rank(Ranking& best, float value, int64_t token) {
 
 // Four vectors from x[at], those past `size` filled with −∞.
 INLINE void load_four(const float* x, int64_t at, int64_t size, Vec out[4]) {
-    const Vec nothing = broadcast(-__builtin_inff());
+    const Vec fill = broadcast(-__builtin_inff());
     for (int i = 0; i < 4; ++i) {
         const int64_t from = at + i * LANES;
-        out[i] = from + LANES <= size ? load(x + from) : load_part(x + from, size - from, nothing);
+        out[i] = from + LANES <= size ? load(x + from) : load_part(x + from, size - from, fill);
     }
 }
 
 INLINE ChunkSum sum_chunk(const float* x, int64_t size) {
-    Vec top[4], part[4] = {}, v[4];
-    for (int i = 0; i < 4; ++i) top[i] = broadcast(-__builtin_inff());
+    Vec maxima[4], part[4] = {}, v[4];
+    for (int i = 0; i < 4; ++i) maxima[i] = broadcast(-__builtin_inff());
     for (int64_t at = 0; at < size; at += 4 * LANES) {
         load_four(x, at, size, v);
-        for (int i = 0; i < 4; ++i) top[i] = maximum(v[i], top[i]);
+        for (int i = 0; i < 4; ++i) maxima[i] = maximum(v[i], maxima[i]);
     }
-    const float most = largest(maximum(maximum(top[0], top[1]), maximum(top[2], top[3])));
-    const Vec base = broadcast(most == -__builtin_inff() ? 0.0f : most);  // −∞ − −∞ would be NaN
+    const float max = largest(maximum(maximum(maxima[0], maxima[1]), maximum(maxima[2], maxima[3])));
+    const Vec base = broadcast(max == -__builtin_inff() ? 0.0f : max);  // −∞ − −∞ would be NaN
     for (int64_t at = 0; at < size; at += 4 * LANES) {
         load_four(x, at, size, v);
         for (int i = 0; i < 4; ++i) part[i] += exponential(v[i] - base);
     }
-    return {most, sum((part[0] + part[1]) + (part[2] + part[3]))};
+    return {max, sum((part[0] + part[1]) + (part[2] + part[3]))};
 }
 
 INLINE void rank_chunk(const float* x, int64_t size, int64_t first_token, Ranking& best) {
@@ -68,13 +68,13 @@ INLINE void rank_chunk(const float* x, int64_t size, int64_t first_token, Rankin
     }
 }
 
-// Columns begin … end − 1 of a row, `begin` at a chunk: its chunks' sums, and the best into `best`.
-static void scan(const float* row, int64_t begin, int64_t end, Ranking& best, ChunkSum* sums_of) {
+// Columns begin … end − 1 of a query, `begin` at the start of a chunk: the sums of chunks, and the best into `best`.
+static void scan(const float* logits, int64_t begin, int64_t end, Ranking& best, ChunkSum* sums_of) {
     for (int64_t first = begin; first < end; first += CHUNK) {
         const int64_t size = end - first < CHUNK ? end - first : CHUNK;
-        const ChunkSum chunk = sum_chunk(row + first, size);
+        const ChunkSum chunk = sum_chunk(logits + first, size);
         sums_of[first / CHUNK] = chunk;
         if (best.size < best.count || chunk.largest > best.values[best.count - 1])
-            rank_chunk(row + first, size, first, best);
+            rank_chunk(logits + first, size, first, best);
     }
 }
