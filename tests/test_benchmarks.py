@@ -69,7 +69,7 @@ run(case(torch=torch.sin))
 def test_the_tuner_tries_every_choice_and_one_number_of_a_tile_at_a_time() -> None:
     code = """
 import json
-from benchmarks import tune
+from tools import tune
 choices = {"WARPS": (1, 2), "ROWS": (4, 8), "TILES": {1: (16, 64)}}
 for change in tune.changes({"WARPS": 1, "ROWS": 4, "TILES": [[64, 16], [64, 32]]}, choices):
     print(json.dumps(change))

@@ -29,10 +29,10 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     }
     table = {"op": {"sm_80": {"64": {"*": {"BLOCK": 5}}}, "sm_90": sm_90, "interpreter": {"64": {"*": {"BLOCK": 6}}}}}
     monkeypatch.setattr(config, "table", lambda: table)
-    config._lookup.cache_clear()
+    config.lookup.cache_clear()
     monkeypatch.setattr(config, "architecture", lambda device: "interpreter" if device == CPU else device)
     yield
-    config._lookup.cache_clear()
+    config.lookup.cache_clear()
 
 
 @pytest.mark.usefixtures("entries")

@@ -26,7 +26,7 @@ def config_for(op: str, dims: tuple[int, ...], dtype: torch.dtype, device: torch
     takes the newest architecture before its own. Compute capability 12 takes sm_80: it has the same instructions and,
     like sm_86 and sm_89, 99 KB of shared memory for a program. Raises KeyError if the table has no such operation.
     """
-    return dict(_lookup(op, dims, dtype, architecture(device)))
+    return dict(lookup(op, dims, dtype, architecture(device)))
 
 
 def architecture(device: torch.device) -> str:
@@ -49,7 +49,7 @@ def table() -> dict[str, Any]:
 
 
 @functools.cache
-def _lookup(op: str, dims: tuple[int, ...], dtype: torch.dtype, arch: str) -> dict[str, Any]:
+def lookup(op: str, dims: tuple[int, ...], dtype: torch.dtype, arch: str) -> dict[str, Any]:
     by_arch = table()[op]
     by_dims = {parse_dims(key): entries for key, entries in by_arch[_not_newer(arch, by_arch)].items()}
     nearest = min(sorted(by_dims), key=lambda entry: _distance(entry, dims))

@@ -1,18 +1,17 @@
 """Measure launch configurations of an operation on a GPU and put the best into kernels/seamless_kernels/configs.json.
 
-    python -m benchmarks.tune layer_norm [--dtype bfloat16] [--dry-run]
+    python -m tools.tune layer_norm [--dtype bfloat16] [--dry-run]
 
-The benchmark of the operation names what may be chosen: `TUNE = {"num_warps": (1, 2, 4), "ROWS": (8, 16)}`, of which
-all combinations are tried, and for a list of tiles `"TILES": {place in a tile: values}`, of which one number is changed
-at a time: run it until nothing is better. An entry of the table serves any number of rows, so the choice is the one
-with the least sum, over the cases that use the entry, of time relative to the present choice. Tests of resources then
-want `python tests/aot/compile.py --op OP --write`.
+TUNE in benchmarks/kernels/registry.py lists the choices of an operation: {"num_warps": (1, 2, 4), "ROWS": (8, 16)}, of
+which all combinations are tried, and for a list of tiles "TILES": {place in a tile: values}, of which one number is
+changed at a time; repeat until nothing is better. An entry of the table serves any number of tokens. So the best choice
+has the least sum, over the cases that use the entry, of the time relative to that of the current choice. Afterwards run
+`python tests/aot/compile.py --op OP --write`, for the tests of resources.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import itertools
 import json
 import math
@@ -25,9 +24,10 @@ from unittest import mock
 import torch
 from triton.errors import TritonError
 
-from benchmarks.kernel_bench import Case, check_agreement
-from benchmarks.roofline import median_seconds
-from benchmarks.verify import verify
+from benchmarks.clock import median_seconds
+from benchmarks.kernels.case import Case, Setup
+from benchmarks.kernels.registry import CASES, TUNE
+from benchmarks.kernels.runner import check_agreement, verify
 from seamless_kernels import config
 
 Key = tuple[str, tuple[int, ...], torch.dtype, str]  # operation, dims, dtype, architecture
@@ -36,7 +36,7 @@ Key = tuple[str, tuple[int, ...], torch.dtype, str]  # operation, dims, dtype, a
 @contextmanager
 def choosing(choose: Callable[[Key, dict[str, Any]], dict[str, Any]]) -> Iterator[None]:
     """Kernels are launched with `choose(key, entry of the table)`."""
-    lookup = config._lookup
+    lookup = config.lookup
     with mock.patch.object(config, "_lookup", lambda *key: choose(key, lookup(*key))):
         yield
 
@@ -45,18 +45,18 @@ def keys_of(op: str, case: Case) -> set[Key]:
     """The entries of the operation that a case uses."""
     used: set[Key] = set()
 
-    def note(key: Key, entry: dict[str, Any]) -> dict[str, Any]:
+    def record(key: Key, entry: dict[str, Any]) -> dict[str, Any]:
         used.add(key)
         return entry
 
-    with choosing(note):
-        next(iter(case.providers.values()))(*case.inputs())
+    with choosing(record):
+        next(iter(case.implementations.values()))(*case.inputs())
     return {key for key in used if key[0] == op}
 
 
 def seconds(case: Case, key: Key, change: dict[str, Any], device: torch.device) -> float:
     """Time of a case with `change` in one entry; infinite where the kernel does not fit the GPU."""
-    ours, sets = next(iter(case.providers.values())), [case.inputs() for _ in range(4)]
+    ours, sets = next(iter(case.implementations.values())), [case.inputs() for _ in range(4)]
     expected = ours(*sets[0])
     with choosing(lambda used, entry: entry | change if used == key else entry):
         try:
@@ -68,7 +68,7 @@ def seconds(case: Case, key: Key, change: dict[str, Any], device: torch.device) 
 
 
 def changes(entry: dict[str, Any], choices: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every change of an entry that `choices`, the TUNE of a benchmark, allows."""
+    """Every change of an entry that `choices`, as in TUNE, allows."""
     plain = {name: values for name, values in choices.items() if name != "TILES"}
     for values in itertools.product(*plain.values()):
         yield dict(zip(plain, values, strict=True))
@@ -81,11 +81,11 @@ def changes(entry: dict[str, Any], choices: Mapping[str, Any]) -> Iterator[dict[
 
 def best(cases: list[Case], key: Key, choices: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """The change of an entry with the least relative time over `cases`."""
-    usual = [seconds(case, key, {}, device) for case in cases]
+    current = [seconds(case, key, {}, device) for case in cases]
     found: tuple[float, dict[str, Any]] = (float(len(cases)), {})
-    for change in changes(config._lookup(*key), choices):
-        relative = sum(seconds(case, key, change, device) / now for case, now in zip(cases, usual, strict=True))
-        print(f"  {change}: {relative / len(cases):.3f} of the present time", flush=True)
+    for change in changes(config.lookup(*key), choices):
+        relative = sum(seconds(case, key, change, device) / now for case, now in zip(cases, current, strict=True))
+        print(f"  {change}: {relative / len(cases):.3f} of the current time", flush=True)
         found = min(found, (relative, change), key=lambda pair: pair[0])
     return found[1]
 
@@ -93,8 +93,8 @@ def best(cases: list[Case], key: Key, choices: Mapping[str, Any], device: torch.
 def store(key: Key, change: dict[str, Any]) -> None:
     """Put a changed entry into the table, under its own dims and dtype."""
     op, dims, dtype, arch = key
-    entry = config._lookup(*key) | change
-    del entry["enable_fp_fusion"]  # not the table's to say
+    entry = config.lookup(*key) | change
+    del entry["enable_fp_fusion"]  # not part of the table
     table = json.loads(config.TABLE.read_text(encoding="utf-8"))
     table[op].setdefault(arch, {}).setdefault("x".join(map(str, dims)), {})[str(dtype).removeprefix("torch.")] = entry
     config.TABLE.write_text(text_of(table), encoding="utf-8")
@@ -115,24 +115,23 @@ def text_of(table: dict[str, Any]) -> str:
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("op")
+    parser.add_argument("op", choices=sorted(TUNE))
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="bfloat16")
     parser.add_argument("--dry-run", action="store_true", help="leave the table as it is")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("no GPU: configurations are measured on the one that they are for")
-    module = importlib.import_module(f"benchmarks.bench_{options.op}")
+        raise SystemExit("no GPU: configurations are measured on the GPU that they are for")
     verify([options.op])
     device = torch.device("cuda")
-    cases = list(module.cases(device, getattr(torch, options.dtype), False))
+    cases = list(CASES[options.op](Setup(device, getattr(torch, options.dtype))))
     users: dict[Key, list[Case]] = defaultdict(list)
     for case in cases:
         for key in keys_of(options.op, case):
             users[key].append(case)
-    for key, mine in users.items():
+    for key, using in users.items():
         print(key)
-        change = best(mine, key, module.TUNE, device)
-        print(f"  best: {change or 'the present one'}")
+        change = best(using, key, TUNE[options.op], device)
+        print(f"  best: {change or 'the current one'}")
         if change and not options.dry_run:
             store(key, change)
 
