@@ -21,7 +21,6 @@ from seamless_engine.models.layers import (
 )
 from seamless_kernels.layer_norm import add_layer_norm
 from seamless_kernels.linear import logits
-from seamless_kernels.upsample import upsample
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,13 @@ class TextToUnit:
         """
         encoded = self.encoder(states, cu_seqlens, valid)
         cu_chars = cumulative(segment_sums(char_counts, cu_seqlens))
-        x = upsample(encoded, char_counts, len(char_ids))
+        x = encoded.repeat_interleave(char_counts, dim=0, output_size=len(char_ids))
         x = self.char_embedding[char_ids] * self.scale + self._position(self.char_alpha, cu_chars, len(x)) + x
 
         durations = self.durations(x, cu_chars)
         lengths = frame_counts(durations, cu_chars)
         cu_units = cumulative(segment_sums(durations, cu_chars))
-        x = upsample(x, durations, sum(lengths))
+        x = x.repeat_interleave(durations, dim=0, output_size=sum(lengths))
         x = x + self._position(self.unit_alpha, cu_units, len(x))
         return Units(self.decoder(x, cu_units), lengths)
 

@@ -17,7 +17,6 @@ import torch
 from seamless_engine.config import ModelConfig
 from seamless_engine.models.hifi_gan import Generator, Rows
 from seamless_engine.models.layers import Network, VariancePredictor, Weights, frame_counts
-from seamless_kernels.upsample import upsample
 
 # Frames of a window, and of a pass of windows. With the published dims 21 frames on either side are made for nothing,
 # and a tensor has 20 KB a frame.
@@ -73,10 +72,11 @@ class Vocoder:
         """
         durations = torch.ones_like(units)
         if any(predicted):
-            wanted = upsample(torch.tensor(predicted, device=units.device), cu_seqlens.diff().long(), len(units))
+            wanted = torch.tensor(predicted, device=units.device)
+            wanted = wanted.repeat_interleave(cu_seqlens.diff().long(), output_size=len(units))
             durations = torch.where(wanted, self.durations(self.unit_embedding[units], cu_seqlens), durations)
         bounds = [0, *accumulate(frame_counts(durations, cu_seqlens))]
-        return Clips(upsample(units, durations, bounds[-1]), bounds, languages, speakers)
+        return Clips(units.repeat_interleave(durations, output_size=bounds[-1]), bounds, languages, speakers)
 
     def passes(self, clips: Clips) -> Iterator[list[Window]]:
         """The windows of all clips in order, as many together as a pass takes."""
