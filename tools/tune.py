@@ -37,7 +37,7 @@ Key = tuple[str, tuple[int, ...], torch.dtype, str]  # operation, dims, dtype, a
 def choosing(choose: Callable[[Key, dict[str, Any]], dict[str, Any]]) -> Iterator[None]:
     """Kernels are launched with `choose(key, entry of the table)`."""
     lookup = config.lookup
-    with mock.patch.object(config, "_lookup", lambda *key: choose(key, lookup(*key))):
+    with mock.patch.object(config, "lookup", lambda *key: choose(key, lookup(*key))):
         yield
 
 
