@@ -1,4 +1,4 @@
-"""Fixtures for every test: tiny checkpoints, and memory that shows when nobody wrote it."""
+"""Fixtures for every test: tiny checkpoints, backends, and a check that allocated memory is written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if jit.interpreted():
 
     install()
 
-# What tests of the interpreter are about exists only there, and compiling for a GPU needs the compiler.
+# The interpreter's tests need the interpreter, and tests of compiled kernels need Triton.
 collect_ignore = [] if jit.interpreted() else ["test_interpreter.py"]
 if not jit.available():
     collect_ignore.append("aot")
@@ -72,7 +72,8 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def unwritten_memory_shows() -> Iterator[None]:
-    """What our packages allocate without a value is filled with NaN or the largest integer: no test may see either."""
+    """Memory that our packages allocate uninitialized is filled with NaN or the largest integer, so that tests see
+    it."""
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in (
             (torch, "empty"),

@@ -1,6 +1,6 @@
-"""The interpreter that kernel tests run in finds what a GPU would not tell, and rounds bfloat16 as a GPU does.
+"""The interpreter of kernel tests finds errors that a GPU does not report, and rounds bfloat16 as a GPU does.
 
-A bug is a kernel that copies `x` to `y`, both of 100 elements, in tiles of 32, and goes wrong in one way.
+Each bug is in a kernel that copies `x` to `y`, both of 100 elements, in tiles of 32.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def overlapping_tiles(x, y, n, BLOCK: tl.constexpr):
 
 
 @jit
-def neighbours_in_place(x, y, n, BLOCK: tl.constexpr):
+def update_in_place_reads_the_next_tile(x, y, n, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     after = tl.load(x + i + 1, mask=i + 1 < n, other=0.0)
     tl.store(x + i, tl.load(x + i, mask=i < n) + after, mask=i < n)
@@ -88,25 +88,25 @@ BUGS = [
     (entry_of_a_table_past_the_end, "load by program (1, 0, 0): 1 of 32 active lanes out of bounds"),
     (sum_without_atomics, "race: load by program (1, 0, 0) of what another program stored"),
     (overlapping_tiles, "race: store by program (1, 0, 0) to what another program stored"),
-    (neighbours_in_place, "race: store by program (1, 0, 0) to what another program loaded"),
+    (update_in_place_reads_the_next_tile, "race: store by program (1, 0, 0) to what another program loaded"),
     (two_lanes_of_a_store_in_one_place, "race: store by program (0, 0, 0) of two values to one element"),
     (offset_past_31_bits, "int32 overflow"),
 ]
 
 
-def test_a_correct_kernel_runs() -> None:
+def test_interpreter_runs_a_correct_kernel() -> None:
     x, y = normal(SIZE), torch.full((SIZE,), float("nan"))
     correct[(PROGRAMS,)](x, y, SIZE, BLOCK=TILE)
     assert torch.equal(x, y)
 
 
 @pytest.mark.parametrize("kernel,message", BUGS, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_bug_is_found(kernel: Any, message: str) -> None:
+def test_interpreter_finds_a_bug(kernel: Any, message: str) -> None:
     with pytest.raises(Exception, match=re.escape(message)):
         kernel[(PROGRAMS,)](normal(SIZE), torch.zeros(SIZE), SIZE, BLOCK=TILE)
 
 
-def test_the_gap_between_the_rows_of_a_view_is_out_of_bounds() -> None:
+def test_interpreter_refuses_the_gap_between_the_rows_of_a_view() -> None:
     wide = normal(10, 20)
     with pytest.raises(Exception, match=re.escape("load by program (0, 0, 0): 22 of 32 active lanes out of bounds")):
         correct[(1,)](wide[:, :5], torch.zeros(SIZE), SIZE, BLOCK=TILE)
@@ -121,7 +121,7 @@ def arithmetic(a, b, out, BLOCK: tl.constexpr):
         tl.store(out + place * BLOCK + i, results[place])
 
 
-def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
+def test_interpreter_rounds_bfloat16_as_torch() -> None:
     a, b = normal(1024, dtype=torch.bfloat16), normal(1024, dtype=torch.bfloat16, seed=1)
     out = torch.zeros(5, 1024, dtype=torch.bfloat16)
     arithmetic[(1,)](a, b, out, BLOCK=1024)
@@ -140,7 +140,7 @@ def reductions(a, out, largest, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     tl.store(out + 2 * ROWS + i[:, None] * ROWS + i[None, :], product.to(tl.bfloat16))
 
 
-def test_bfloat16_reductions_and_products_are_in_float32() -> None:
+def test_interpreter_reduces_and_multiplies_bfloat16_in_float32() -> None:
     a = normal(16, 32, dtype=torch.bfloat16)
     out, largest = torch.zeros(18, 16, dtype=torch.bfloat16), torch.zeros(16, dtype=torch.int32)
     reductions[(1,)](a, out, largest, ROWS=16, COLUMNS=32)
@@ -156,7 +156,7 @@ def narrowed(x, y, BLOCK: tl.constexpr):
     tl.store(y + i, tl.load(x + i))
 
 
-def test_every_kind_of_float32_becomes_torchs_bfloat16() -> None:
+def test_interpreter_converts_every_kind_of_float32_as_torch() -> None:
     between = torch.arange(1016, dtype=torch.int32) * 2**12 + 0x3F80_0000  # sixteenths of a step: halves and others
     odd = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 3.4e38, 1e-40])
     nan_in_the_low_bits = torch.tensor([0x7F80_0001], dtype=torch.int32).view(torch.float32)

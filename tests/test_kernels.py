@@ -51,7 +51,9 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (1024, HALF, CPU, 6),
     ],
 )
-def test_config_for_gives_the_entry_of_these_dims_or_the_nearest(dims: int, dtype: torch.dtype, device: Any, block: int) -> None:
+def test_config_for_gives_the_entry_of_these_dims_or_the_nearest(
+    dims: int, dtype: torch.dtype, device: Any, block: int
+) -> None:
     assert config_for("op", (dims,), dtype, device) == {"BLOCK": block, "enable_fp_fusion": True}
 
 

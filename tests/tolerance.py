@@ -1,4 +1,4 @@
-"""How far a floating-point result may be from its reference, and why: the only numbers of the tests."""
+"""How far a floating-point result may be from its reference, and why: the only tolerances of the tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from seamless_kernels.precision import rounding_error
 
-# Discrete results must agree wherever the reference's own closest call (logits, scores, durations) exceeds this.
+# Discrete results must agree wherever the margin of the reference (logits, scores, durations) exceeds this.
 MARGIN = 1e-4
 # Waveforms, of which the full scale is 1.
 WAVEFORM_ATOL = 1e-5
@@ -17,10 +17,10 @@ SPECTRUM_DB = {torch.float16: 0.1, torch.bfloat16: 0.6}
 FEATURE_ATOL = 1e-5
 # Sums of log-probabilities between two implementations of one search on the same inputs.
 SCORE_ATOL = 1e-5
-# Logits of a whole model with 8 bits in its matrices: root of the mean square difference, over that of the logits.
+# Logits of a whole model with int8 weights: root of the mean square difference, relative to that of the logits.
 # Twice what was measured on the tiny random checkpoints.
 INT8_RMS = 0.11
-# Scores of whole texts against another implementation, whose logits differ in their last bits at every step.
+# Scores of whole texts against another implementation: logits differ in their last bits at every step.
 SCORE_RTOL = 1e-5
 # A convolution stored with weight norm, folded: g · v / ‖v‖ in float32 against the product that was split.
 WEIGHT_NORM_RTOL = 1e-5
@@ -38,10 +38,10 @@ def assert_close_to_fp64(
     narrow: int = 0,
     size: float | None = None,
 ) -> None:
-    """`out` is of `dtype`, and as near to `exact`, the same in float64, as `rounding_error` allows.
+    """`out` has `dtype`, and is within `rounding_error` of `exact`, the same result in float64.
 
-    No library's own error is asked for: on another processor it is another one. NaN and infinities must sit at the same
-    places in `out` and `exact`.
+    The bound does not use the error of a library, which differs between processors. NaN and infinities must be at the
+    same places in `out` and `exact`.
     """
     assert out.dtype == dtype and exact.dtype == torch.float64
     allowed = rounding_error(exact, dtype, terms, narrow=narrow, size=size)

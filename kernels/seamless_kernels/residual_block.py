@@ -12,8 +12,8 @@ h in the caches; there x stays in float32 between pairs.
 
 A program of the Triton kernel computes a window of rows. It computes h for these rows and for the halo that conv2
 reads, stores it in scratch memory of its own, which stays in the caches, and reads it back at each tap. The next pair
-does the same with a smaller halo. The halo of a window is computed again by its neighbours: programs share only x and
-y.
+does the same with a smaller halo. The halo of a window is also computed by the adjacent windows: programs share only x
+and y.
 """
 
 from __future__ import annotations

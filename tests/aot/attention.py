@@ -1,4 +1,4 @@
-"""The launches of attention: on the thirds of one projection, and with bounded keys."""
+"""The launches of attention: q, k, v as views of one projection, without and with `valid`."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Compile the kernels of kernels/seamless_kernels/configs.json for GPUs, on any machine, and read what they use of one.
+"""Compile the kernels of kernels/seamless_kernels/configs.json for GPUs, on any machine, and print their resources.
 
     python tests/aot/compile.py [--op OP ...] [--arch ARCH ...] [--dtype DTYPE ...] [--write]
 
 Prints one JSON object: {"op/arch/dims/dtype/kernel": {registers, stack, shared, mma}}. `--write` puts the rows into
-resources.json, the table that the tests hold them to. Runs in a process of its own: where kernels are interpreted they
-cannot be compiled.
+resources.json, the table that the tests compare with. Runs in a process of its own, because a process that interprets
+kernels cannot compile them.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from aot.launches import ARCHITECTURES, Case, cases, operations
 
 RESOURCES = Path(__file__).with_name("resources.json")
-# Triton takes 1 and multiples of 16 for special where it is not told otherwise; the rest reach every tile
+# Triton specializes on 1 and multiples of 16; the other numbers select every tile
 _ROWS = (1000, 1, 16, 320, 500, 2000, 16_000)
 _MMA = {"tcgen05.mma": "tcgen05", "wgmma.mma_async": "wgmma", "mma.sync": "mma"}
 
 
 class Driver:
-    """As much of a GPU's driver as compiling needs."""
+    """The part of a GPU's driver that the compiler needs."""
 
     def __init__(self, arch: str) -> None:
         self.target = GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)
@@ -47,7 +47,7 @@ class Driver:
         return self.target
 
     def get_current_device(self) -> int | str:
-        return self.target.arch  # the kernels of each architecture are cached apart
+        return self.target.arch  # Triton caches kernels by device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -56,7 +56,7 @@ class Driver:
 def compiled(case: Case) -> list[tuple[str, Any]]:
     """Name and kernel of each different launch of a case.
 
-    Raises ValueError if another number of rows is another kernel, unless the operation declares a SCHEDULING.
+    Raises ValueError if another number of tokens compiles another kernel, unless the operation declares a SCHEDULING.
     """
     found: dict[str, tuple[str, Any]] = {}
     launch = JITFunction.run
@@ -70,12 +70,14 @@ def compiled(case: Case) -> list[tuple[str, Any]]:
     triton.runtime.driver.set_active(driver)
     with mock.patch.object(JITFunction, "run", compile_only):
         case.launch(_ROWS[0])
-        usual = set(found)
+        first = set(found)
         for rows in _ROWS[1:]:
             case.launch(rows)
-            others = [name for hash_, (name, _) in found.items() if hash_ not in usual]
+            others = [name for hash_, (name, _) in found.items() if hash_ not in first]
             if others and not case.declared("SCHEDULING"):
-                raise ValueError(f"{case}: {others} for {rows} rows: name what counts rows in do_not_specialize")
+                raise ValueError(
+                    f"{case}: {others} for {rows} tokens: name what depends on the batch in do_not_specialize"
+                )
     return list(found.values())
 
 

@@ -1,4 +1,4 @@
-"""The launch of conformer_conv: two segments, the second of the rows that remain."""
+"""The launch of conformer_conv."""
 
 from __future__ import annotations
 

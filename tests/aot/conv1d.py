@@ -1,4 +1,4 @@
-"""The launches of conv1d: with everything, plain, and to one channel."""
+"""The launches of conv1d: a full epilogue, none, and one output channel."""
 
 from __future__ import annotations
 

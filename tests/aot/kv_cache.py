@@ -1,4 +1,4 @@
-"""The launch of kv_cache: heads of 64, keys and values as columns of one product."""
+"""The launch of kv_cache: heads of 64, keys and values as views of one product."""
 
 from __future__ import annotations
 

@@ -4,15 +4,15 @@ An operation takes part with a module of its name in this folder and a function
 
     launch(dims: tuple[int, ...], dtype: torch.dtype, rows: int) -> None
 
-that calls the operation's Triton launcher, for dims as in the table and any number of rows, on tensors of device
+that calls the operation's Triton launcher, for dims as in the table and any number of tokens, on tensors of device
 "meta". Such tensors cannot be read, so this also proves that the launcher reads nothing back from the device. A module
 may have
 
-    DTYPES      those that the operation has, if not all three
+    DTYPES      of the operation, if not all three
     MATRIX      names of kernels that must use matrix instructions in 16 bit
-    COUNTS      names of arguments that count rows; Triton must be told not to specialise on them
-    SCHEDULING  names of constants and options that may change with the number of rows, and of kernels that run for some
-                numbers only, as no bit of a result depends on them
+    COUNTS      names of arguments that depend on the batch, on which Triton must not specialize
+    SCHEDULING  names of constants, options and kernels that may depend on the batch, because no bit of a result
+                depends on them
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Case(NamedTuple):
         return "/".join((self.op, self.arch, "x".join(map(str, self.dims)), str(self.dtype).removeprefix("torch.")))
 
     def launch(self, rows: int) -> None:
-        """Call the operation as on a GPU of `arch`. What a launch does is up to the caller, who has patched Triton."""
+        """Call the operation as on a GPU of `arch`. The caller has patched Triton, so that nothing is launched."""
         with mock.patch.object(config, "architecture", lambda _: self.arch):
             _module(self.op).launch(self.dims, self.dtype, rows)
 
     def declared(self, name: str) -> frozenset[str]:
-        """What the operation's module says under `name`; nothing if it does not."""
+        """The value of `name` in the operation's module; empty if it has none."""
         return frozenset(getattr(_module(self.op), name, ()))
 
 

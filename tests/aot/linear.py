@@ -1,4 +1,4 @@
-"""The launches of linear: an epilogue with everything, a gate, and float32 out of 16 bit; the same in 8 bits."""
+"""The launches of linear: a full epilogue, GLU, and a float32 result; the same with an int8 weight."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def launch(dims: tuple[int, ...], dtype: torch.dtype, rows: int) -> None:
     x = torch.empty(rows, inner, dtype=dtype, device="meta")
     weight, bias = torch.empty(columns, inner, dtype=dtype, device="meta"), x.new_empty(columns)
     residual = x.new_empty(rows, columns)
-    eighth = Int8Weight(
+    quantized = Int8Weight(
         weight.new_empty(columns, inner, dtype=torch.int8), weight.new_empty(columns, dtype=torch.float32)
     )
     quantize["triton"](x)
-    for matrix in (weight, eighth):
+    for matrix in (weight, quantized):
         IMPLS["triton"](x, matrix, bias, activation="silu", residual=residual, scale=0.5)
         IMPLS["triton"](x, matrix, bias, activation="glu")
         IMPLS["triton"](x, matrix, out_dtype=torch.float32)

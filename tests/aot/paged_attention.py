@@ -1,4 +1,4 @@
-"""The launches of paged_attention: in the program or by chunks, self and cross."""
+"""The launches of paged_attention: without and with split-KV, self and cross."""
 
 from __future__ import annotations
 

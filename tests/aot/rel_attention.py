@@ -1,4 +1,4 @@
-"""The launches of rel_attention, on the thirds of one projection, with the chunks of the published checkpoint."""
+"""The launches of rel_attention: q, k, v as views of one projection, the chunks of the published checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The launches of residual_block: the first of a sum and its last."""
+"""The launches of residual_block: the first and the last of several blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every entry of configs.json, without a GPU: it compiles, keeps within the table, and only the grid grows."""
+"""Every entry of configs.json, without a GPU: it compiles within its resources, and only the grid depends on the
+batch."""
 
 from __future__ import annotations
 
@@ -19,10 +20,10 @@ from aot.launches import ARCHITECTURES, Case, cases, operations, recorded
 from seamless_kernels import jit
 
 FOLDER = Path(__file__).parent
-# Bytes that a program may have. The entries for sm_80 also serve sm_86, sm_89 and sm_120, which have fewer than it.
+# Bytes of a program at most. The entries for sm_80 also serve sm_86, sm_89 and sm_120, which have less than sm_80.
 SHARED_MEMORY = {"sm_80": 101_376, "sm_90": 232_448, "sm_100": 232_448}
-REGISTERS = 255  # a thread may have
-ROWS = (1, 2, 7, 16, 300, 1280, 16_000)  # of a step of one request, of a full one, of an encoder pass
+REGISTERS = 255  # of a thread at most
+ROWS = (1, 2, 7, 16, 300, 1280, 16_000)  # of a decode step of one request, of a full one, of an encoder pass
 
 
 def compiled(op: str, arch: str, dtypes: list[str]) -> dict[str, Any]:
@@ -66,13 +67,13 @@ def test_kernels_compile_within_their_resources_everywhere(op: str, arch: str) -
     check(compiled(op, arch, ["float32", "float16", "bfloat16"]), op)
 
 
-def test_the_table_has_no_row_of_what_is_gone() -> None:
+def test_the_table_has_a_row_for_every_kernel_and_no_other() -> None:
     known = {str(case) for op in operations() for case in cases(op)}
     assert {key.rsplit("/", 1)[0] for key in table()} == known
 
 
 @pytest.mark.parametrize("op", operations())
-def test_only_the_grid_depends_on_the_number_of_rows(op: str) -> None:
+def test_launches_differ_in_the_grid_alone_for_any_number_of_tokens(op: str) -> None:
     kernels = InterpretedFunction if jit.interpreted() else JITFunction
     for case in cases(op):
         optional = case.declared("SCHEDULING")
@@ -86,6 +87,6 @@ def test_only_the_grid_depends_on_the_number_of_rows(op: str) -> None:
 
 
 def fixed(launch: dict[str, Any], case: Case) -> dict[str, Any]:
-    """What of a launch may not change: the kernel, its numbers, constants and options."""
+    """What must not depend on the batch: the kernel, its numbers, constants and options."""
     free = {"grid", *case.declared("COUNTS"), *case.declared("SCHEDULING")}
     return {name: value for name, value in launch.items() if name not in free and not isinstance(value, torch.Tensor)}

@@ -1,4 +1,4 @@
-"""The launches of top_candidates: free, and with a list of banned tokens."""
+"""The launches of top_candidates: without and with banned tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""attention: softmax within each segment, keys bounded by `valid`, segments independent to the bit."""
+"""attention: softmax within each segment, keys bounded by `valid`, batch-invariant."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ def check(lengths: list[int], valid: list[int] | None, heads: int, dim: int, dty
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_attention_is_right_to_the_rounding(lengths: list[int], dtype: torch.dtype) -> None:
+def test_attention_is_close_to_float64(lengths: list[int], dtype: torch.dtype) -> None:
     check(lengths, None, 2, 64, dtype)
 
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dim", [16, 24, 32, 128])
-def test_other_head_dims(dim: int) -> None:
+def test_attention_takes_other_head_dims(dim: int) -> None:
     check([3, 17, 64, 1, 31], None, 3, dim, torch.float32)
 
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("missing", [1, 40])
-def test_rows_from_valid_on_are_queries_and_no_keys(missing: int) -> None:
+def test_attention_has_no_keys_from_valid_on(missing: int) -> None:
     lengths = [1, 2, 66, 41, 128]
     check(lengths, [max(n - missing, 1) for n in lengths], 2, 16, torch.float32)
 
 
 @pytest.mark.usefixtures("backend")
-def test_no_keys_give_zeros() -> None:
+def test_attention_without_keys_gives_zeros() -> None:
     q, k, v = normal(5, 3, 2, 16).unbind(1)
     out = attention(q, k, v, bounds([3, 2]), torch.tensor([0, 2], dtype=torch.int32, device=DEVICE))
     assert torch.equal(out[:3], torch.zeros_like(q[:3]))
@@ -65,7 +65,7 @@ def test_no_keys_give_zeros() -> None:
 
 
 @pytest.mark.usefixtures("backend")
-def test_what_is_no_key_may_be_nan() -> None:
+def test_attention_does_not_read_keys_from_valid_on() -> None:
     lengths, valid = [70, 1, 34], [65, 1, 32]
     q, k, v = normal(sum(lengths), 3, 2, 16).unbind(1)
     counts = torch.tensor(valid, dtype=torch.int32, device=DEVICE)
@@ -78,7 +78,7 @@ def test_what_is_no_key_may_be_nan() -> None:
 
 
 @pytest.mark.usefixtures("backend")
-def test_rows_and_heads_may_be_any_distance_apart() -> None:
+def test_attention_takes_any_strides_of_tokens_and_heads() -> None:
     lengths = [33, 5]
     qkv = normal(sum(lengths), 3, 2, 16)
     q, k, v = qkv.transpose(0, 1).contiguous()
@@ -91,26 +91,26 @@ def test_rows_and_heads_may_be_any_distance_apart() -> None:
 
 
 @pytest.mark.usefixtures("backend")
-def test_nothing_gives_nothing() -> None:
+def test_attention_of_no_tokens_is_empty() -> None:
     q = normal(0, 2, 16)
     assert attention(q, q, q, bounds([])).shape == attention(q, q, q, bounds([0, 0])).shape == (0, 2, 16)
 
 
 @pytest.mark.usefixtures("backend")
-def test_segments_may_be_empty_and_many() -> None:
+def test_attention_takes_many_and_empty_segments() -> None:
     check([5, *[0] * 300, 34, 0], None, 1, 16, torch.float32)
 
 
 @pytest.mark.parametrize("backend", ["triton"], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_tile_sizes_of_gpus(dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_with_the_tiles_of_gpus(dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "architecture", lambda _: "sm_90")
     check([150, 1, 64, 65], [149, 1, 63, 65], 1, 64, dtype)
 
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_segments_are_independent(dtype: torch.dtype) -> None:
+def test_attention_is_batch_invariant(dtype: torch.dtype) -> None:
     def run(segments: list[torch.Tensor], _: list[int]) -> list[torch.Tensor]:
         q, k, v = torch.cat(segments).unbind(1)
         lengths = [len(s) for s in segments]

@@ -1,4 +1,4 @@
-"""conformer_conv: causal within the segment, the half-real row counts as zero, segments independent to the bit."""
+"""conformer_conv: causal within the segment, padded frames count as zero, batch-invariant."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def exact(
 ) -> torch.Tensor:
     dim, taps = w.shape
     out, start = [], 0
-    for length, real in zip(lengths, valid, strict=True):
+    for length, count in zip(lengths, valid, strict=True):
         y = torch.nn.functional.glu(x[start : start + length].to(dtype), dim=-1)
-        y[real:] = 0
+        y[count:] = 0
         z = torch.zeros(length, dim, dtype=dtype, device=x.device)
         for t in range(length):
             for tap in range(taps):
@@ -58,7 +58,7 @@ def counts(values: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend,lengths", RAGGED, indirect=["backend"])
 @pytest.mark.parametrize("dim,taps", SHAPES)
-def test_conformer_conv_is_right_to_the_rounding(lengths: list[int], dim: int, taps: int, dtype: torch.dtype) -> None:
+def test_conformer_conv_is_close_to_float64(lengths: list[int], dim: int, taps: int, dtype: torch.dtype) -> None:
     x = normal(sum(lengths), 2 * dim, dtype=dtype)
     w, *norm = weights(dim, taps, dtype)
     valid = [max(n - i % 2, 1) for i, n in enumerate(lengths, start=1)]
@@ -68,7 +68,7 @@ def test_conformer_conv_is_right_to_the_rounding(lengths: list[int], dim: int, t
 
 
 @pytest.mark.usefixtures("backend")
-def test_the_half_real_row_is_not_read() -> None:
+def test_conformer_conv_does_not_read_padded_frames() -> None:
     lengths, valid, (w, *norm) = [9, 20], [8, 19], weights(24, 31)
     x = normal(29, 48)
     plain = conformer_conv(x, w, norm[0], norm[1], bounds(lengths), counts(valid))
@@ -77,7 +77,7 @@ def test_the_half_real_row_is_not_read() -> None:
 
 
 @pytest.mark.usefixtures("backend")
-def test_rows_and_weights_may_lie_otherwise_and_there_may_be_none() -> None:
+def test_conformer_conv_takes_any_strides_and_no_frames() -> None:
     x, (w, *norm) = normal(23, 100), weights(24, 31)
     plain = conformer_conv(x[:, :48].contiguous(), w, norm[0], norm[1], bounds([20, 3]), counts([20, 3]))
     again = conformer_conv(x[:, :48], w.T.contiguous().T, norm[0], norm[1], bounds([20, 3]), counts([20, 3]))
@@ -95,7 +95,7 @@ def test_rows_and_weights_may_lie_otherwise_and_there_may_be_none() -> None:
     indirect=["backend"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_segments_are_independent(backend: str, sizes: tuple[int, ...], taps: int, dtype: torch.dtype) -> None:
+def test_conformer_conv_is_batch_invariant(backend: str, sizes: tuple[int, ...], taps: int, dtype: torch.dtype) -> None:
     w, *norm = weights(48, taps, dtype)
 
     def run(segments: list[torch.Tensor], _: list[int]) -> list[torch.Tensor]:

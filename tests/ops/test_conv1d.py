@@ -1,4 +1,4 @@
-"""conv1d: exact at the edges of a segment, and independent of its neighbours to the bit."""
+"""conv1d: correct at the edges of a segment, and batch-invariant."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def exact(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend,lengths", RAGGED, indirect=["backend"])
 @pytest.mark.parametrize("taps,dilation,slope", [(3, 1, None), (7, 1, 0.1), (11, 5, 0.1), (3, 3, 0.01)])
-def test_conv1d_is_right_to_the_rounding(
+def test_conv1d_is_close_to_float64(
     backend: str, lengths: list[int], taps: int, dilation: int, slope: float | None, dtype: torch.dtype
 ) -> None:
     x, residual = normal(sum(lengths), 12, dtype=dtype), normal(sum(lengths), 20, dtype=dtype, seed=3)
@@ -66,7 +66,7 @@ def test_conv1d_is_right_to_the_rounding(
 @every_backend
 @pytest.mark.parametrize("taps,dilation", SHAPES)
 @pytest.mark.parametrize("channels", [16, pytest.param(32, marks=pytest.mark.slow)])
-def test_every_convolution_of_a_vocoder(backend: str, taps: int, dilation: int, channels: int) -> None:
+def test_conv1d_with_the_filters_of_a_vocoder(backend: str, taps: int, dilation: int, channels: int) -> None:
     lengths = [2, 29, 1]
     x, (weight, bias) = normal(32, channels), weights(channels, channels, taps)
     true = exact(x, weight, bias, lengths, dilation, 0.1, torch.float64)
@@ -76,7 +76,7 @@ def test_every_convolution_of_a_vocoder(backend: str, taps: int, dilation: int, 
 
 @every_backend
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_last_convolution_is_float32_from_any_dtype(backend: str, dtype: torch.dtype) -> None:
+def test_conv1d_to_one_channel_is_float32_from_any_dtype(backend: str, dtype: torch.dtype) -> None:
     lengths = [7, 1, 150]
     x, (weight, bias) = normal(158, 16, dtype=dtype), weights(1, 16, 7)
     true = exact(x, weight, bias, lengths, 1, 0.01, torch.float64)
@@ -86,7 +86,7 @@ def test_the_last_convolution_is_float32_from_any_dtype(backend: str, dtype: tor
 
 @every_backend
 @pytest.mark.parametrize("out_channels", [1, 24])
-def test_what_a_neighbour_holds_is_not_read(backend: str, out_channels: int) -> None:
+def test_conv1d_does_not_read_other_segments(backend: str, out_channels: int) -> None:
     lengths = [9, 20, 4]
     x, (weight, bias) = normal(33, 16), weights(out_channels, 16, 11)
     packed = pack_conv_weight(weight)
@@ -99,7 +99,7 @@ def test_what_a_neighbour_holds_is_not_read(backend: str, out_channels: int) -> 
 
 @every_backend
 @pytest.mark.parametrize("taps,dilation", SHAPES)
-def test_nan_reaches_the_rows_that_read_it_and_no_others(backend: str, taps: int, dilation: int) -> None:
+def test_conv1d_spreads_nan_to_the_rows_that_read_it_alone(backend: str, taps: int, dilation: int) -> None:
     x, (weight, bias) = normal(32, 16), weights(16, 16, taps)
     for row in (12, 13):
         holed = x.clone()
@@ -111,7 +111,7 @@ def test_nan_reaches_the_rows_that_read_it_and_no_others(backend: str, taps: int
 
 
 @every_backend
-def test_rows_may_be_apart_and_may_be_none(backend: str) -> None:
+def test_conv1d_takes_any_stride_of_rows(backend: str) -> None:
     x, (weight, bias) = normal(23, 50), weights(24, 48, 3)
     packed = pack_conv_weight(weight)
     plain = conv1d(x[:, :48].contiguous(), packed, bias, bounds([20, 3]))
@@ -137,7 +137,7 @@ def test_rows_may_be_apart_and_may_be_none(backend: str) -> None:
     ],
     indirect=["backend"],
 )
-def test_segments_are_independent(
+def test_conv1d_is_batch_invariant(
     backend: str, channels: int, out_channels: int, taps: int, dilation: int, sizes: tuple[int, ...]
 ) -> None:
     weight, bias = pack_conv_weight(normal(out_channels, channels, taps)), normal(out_channels, seed=1)

@@ -1,4 +1,4 @@
-"""conv_transpose1d: a segment grows by the stride exactly, and does not feel its neighbours."""
+"""conv_transpose1d: a segment grows by exactly the stride; batch-invariant."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def exact(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend,lengths", RAGGED, indirect=["backend"])
 @pytest.mark.parametrize("taps,stride", [(11, 5), (8, 4), (4, 2)])
-def test_conv_transpose1d_is_right_to_the_rounding(
-    lengths: list[int], taps: int, stride: int, dtype: torch.dtype
-) -> None:
+def test_conv_transpose1d_is_close_to_float64(lengths: list[int], taps: int, stride: int, dtype: torch.dtype) -> None:
     x, (weight, bias) = normal(sum(lengths), 12, dtype=dtype), weights(12, 6, taps, stride, dtype)
     true = exact(x, weight, bias, lengths, stride, torch.float64)
     out = conv_transpose1d(x, pack_conv_transpose_weight(weight), bias, bounds(lengths), stride=stride, leaky_slope=0.1)
@@ -52,7 +50,7 @@ def test_conv_transpose1d_is_right_to_the_rounding(
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("channels,out,taps,stride", STAGES)
-def test_every_stage_of_a_vocoder(channels: int, out: int, taps: int, stride: int) -> None:
+def test_conv_transpose1d_with_the_filters_of_a_vocoder(channels: int, out: int, taps: int, stride: int) -> None:
     lengths = [2, 29, 1]
     x, (weight, bias) = normal(32, channels), weights(channels, out, taps, stride, torch.float32)
     true = exact(x, weight, bias, lengths, stride, torch.float64)
@@ -62,7 +60,7 @@ def test_every_stage_of_a_vocoder(channels: int, out: int, taps: int, stride: in
 
 
 @pytest.mark.usefixtures("backend")
-def test_what_a_neighbour_holds_is_not_read() -> None:
+def test_conv_transpose1d_does_not_read_other_segments() -> None:
     lengths, (weight, bias) = [9, 20, 4], weights(16, 16, 8, 4, torch.float32)
     x, packed = normal(33, 16), pack_conv_transpose_weight(weight)
     clean = conv_transpose1d(x, packed, bias, bounds(lengths), stride=4, leaky_slope=0.1)
@@ -75,7 +73,7 @@ def test_what_a_neighbour_holds_is_not_read() -> None:
 @pytest.mark.parametrize(
     "backend,sizes", [("torch", (1, 2, 17, 33, 64, 511, 7)), ("triton", (1, 2, 35))], indirect=["backend"]
 )
-def test_transposed_segments_are_independent(backend: str, sizes: tuple[int, ...]) -> None:
+def test_conv_transpose1d_is_batch_invariant(backend: str, sizes: tuple[int, ...]) -> None:
     weight, bias = pack_conv_transpose_weight(normal(24, 12, 8)), normal(12, seed=1)
 
     def run(segments: list[torch.Tensor], _: list[int]) -> list[torch.Tensor]:

@@ -43,7 +43,7 @@ def last_bit_of_the_mean(clip: torch.Tensor) -> torch.Tensor:
     return (torch.finfo(torch.float32).eps * mean.abs() / deviation).repeat(2)
 
 
-def test_the_golden_chirp_has_its_published_features():
+def test_fbank_of_a_chirp_has_the_published_values():
     n = np.arange(8000)
     phase = 2 * np.pi * (100 * n / 16000 + 1500 * (n / 16000) ** 2)
     clip = torch.from_numpy((0.3 * np.sin(phase) * (0.2 + 0.8 * n / 8000)).astype(np.float32))
@@ -58,7 +58,7 @@ def test_the_golden_chirp_has_its_published_features():
 
 @pytest.mark.parametrize("samples", [560, 719, 720, 880, 16000, 16160, 33333, 70001])
 @pytest.mark.parametrize("signal", [noise, speechlike, torch.zeros])
-def test_features_equal_transformers(samples, signal, backend):
+def test_fbank_equals_transformers(samples, signal, backend):
     clip = signal(samples)
     expected = EXTRACTOR(clip.numpy(), sampling_rate=16000, return_tensors="pt")
     features, _, valid = pack([clip])
@@ -68,7 +68,7 @@ def test_features_equal_transformers(samples, signal, backend):
     assert (error <= FEATURE_ATOL + (0.0 if numpys_order else last_bit_of_the_mean(clip))).all(), error.max()
 
 
-def test_the_mel_filters_are_triangles_in_mel():
+def test_mel_filters_are_triangles_in_mel():
     filters = mel_filters()
     touched = {j: np.flatnonzero(filters[:, j]).tolist() for j in (0, 1, 40, 79)}
     assert filters.shape == (257, 80)
@@ -81,7 +81,7 @@ def test_the_mel_filters_are_triangles_in_mel():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_clip_has_the_same_features_alone_and_in_any_batch(seed):
+def test_fbank_is_batch_invariant(seed):
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(MIN_SAMPLES, 40000, (6,), generator=generator).tolist()
     clips = [noise(length, seed + i) for i, length in enumerate([MIN_SAMPLES, 719, *lengths])]
@@ -96,7 +96,7 @@ def test_a_clip_has_the_same_features_alone_and_in_any_batch(seed):
         assert valid[i] == alone.valid[0]
 
 
-def test_an_odd_clip_ends_in_a_row_whose_second_half_is_zero():
+def test_fbank_of_an_odd_clip_ends_in_a_half_padded_token():
     odd, even = noise(400 + 160 * 4), noise(400 + 160 * 5)
     features, cu_seqlens, valid = pack([odd, even])
     assert cu_seqlens.tolist() == [0, 3, 6] and valid.tolist() == [2, 3]
@@ -105,22 +105,22 @@ def test_an_odd_clip_ends_in_a_row_whose_second_half_is_zero():
     assert features[[0, 1, 3, 4, 5]].all()
 
 
-def test_samples_after_the_last_whole_frame_do_not_count():
+def test_fbank_ignores_samples_after_the_last_full_frame():
     clip = noise(5000)
     assert torch.equal(pack([clip]).features, pack([clip[: 400 + 160 * 28]]).features)
 
 
-def test_bounds_may_be_a_list():
+def test_fbank_takes_bounds_as_a_list():
     clip = noise(4000).to(DEVICE)
     assert torch.equal(fbank(clip, [0, 1000, 4000]).features, pack([clip[:1000], clip[1000:]]).features)
 
 
-def test_a_clip_of_less_than_two_frames_is_refused_by_number():
+def test_fbank_refuses_a_clip_of_less_than_two_frames_by_its_index():
     with pytest.raises(ValueError, match="clip 1 has 559 samples"):
         pack([noise(800), noise(559)])
 
 
 @pytest.mark.parametrize("bounds", [[0], [0, 900], [100, 1000], []])
-def test_bounds_that_do_not_cover_the_waveform_are_refused(bounds):
+def test_fbank_refuses_bounds_that_do_not_cover_the_waveform(bounds):
     with pytest.raises(ValueError, match="from 0 to 1000"):
         fbank(noise(1000), bounds)

@@ -1,4 +1,4 @@
-"""Products in 8 bits: the formula of the quantised operands, and exact sums, so that nothing depends on the company."""
+"""int8 products: the formula of the quantized operands, with exact sums, and so batch-invariant."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def formula(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", WITH_NATIVE)
-def test_a_row_is_within_half_a_step_of_its_scale(name: str, dtype: torch.dtype) -> None:
+def test_quantize_rows_is_within_half_a_step(name: str, dtype: torch.dtype) -> None:
     x = normal(40, 1500, dtype=dtype) * torch.logspace(-6, 4, 40, device=DEVICE)[:, None].to(dtype)
     x[7] = 0.0
     values, scale = IMPLS[name](x)
@@ -66,7 +66,7 @@ def test_a_row_is_within_half_a_step_of_its_scale(name: str, dtype: torch.dtype)
 @pytest.mark.parametrize("epilogue", EPILOGUES, ids=str)
 @pytest.mark.parametrize("rows,inner,outer", SHAPES)
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_linear_in_8_bits_is_right_to_the_rounding(
+def test_linear_in_8_bits_is_close_to_float64(
     rows: int, inner: int, outer: int, epilogue: dict[str, Any], dtype: torch.dtype, name: str
 ) -> None:
     activation = epilogue.get("activation")
@@ -83,7 +83,7 @@ def test_linear_in_8_bits_is_right_to_the_rounding(
 @pytest.mark.parametrize("activation", [None, "relu", "silu", "glu"])
 @pytest.mark.parametrize("outer,inner", [(48, 40), (30, 700), (64, 2100), (62, 33)])
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_a_row_does_not_feel_the_others(name: str, outer: int, inner: int, activation: Any) -> None:
+def test_linear_in_8_bits_is_batch_invariant(name: str, outer: int, inner: int, activation: Any) -> None:
     rng = random.Random(inner)
     x, weight, bias = normal(90, inner), normal(outer, inner, seed=1), normal(outer, seed=2)
     residual = normal(90, outer // 2 if activation == "glu" else outer, seed=3)
@@ -98,7 +98,7 @@ def test_a_row_does_not_feel_the_others(name: str, outer: int, inner: int, activ
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # by NumPy, of the interpreter
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_a_row_or_an_output_that_is_broken_has_no_finite_result_and_harms_no_other(name: str) -> None:
+def test_linear_in_8_bits_confines_nan_and_infinity_to_their_row_and_output(name: str) -> None:
     x, weight, bias = normal(21, 300), normal(38, 300, seed=1), normal(38, seed=2)
     clean = implementation(name)(x, weight, bias)
     x[2, 3], x[7, 299], x[20, 0] = float("nan"), float("inf"), -float("inf")
@@ -112,7 +112,7 @@ def test_a_row_or_an_output_that_is_broken_has_no_finite_result_and_harms_no_oth
 
 
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="of a CPU")
-def test_a_processor_without_exact_instructions_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_in_8_bits_without_exact_instructions_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, bias = normal(33, 2100), normal(48, 2100, seed=1), normal(48, seed=2)
     expected = linear(x, pack_weight_int8(weight), bias, activation="relu")
     monkeypatch.setattr(linear_cpu, "_sums_are_exact", lambda: False)
@@ -122,7 +122,7 @@ def test_a_processor_without_exact_instructions_gives_the_same(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_the_largest_sums_are_exact(name: str) -> None:
+def test_linear_in_8_bits_is_exact_for_the_largest_sums(name: str) -> None:
     x, weight = torch.ones(3, 9000, device=DEVICE), torch.ones(32, 9000, device=DEVICE)
     x[1] = -1.0
     weight[1::2] = -1.0

@@ -1,4 +1,4 @@
-"""kv_cache: every row goes to its slot, to the bit, and nothing else is written."""
+"""store_kv: keys and values are copied to their slots, and nothing else is written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pools(heads: int, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows,heads,dim", [(0, 2, 16), (1, 2, 16), (5, 3, 8), (17, 1, 7), (50, 2, 64)])
-def test_rows_are_in_their_slots_and_the_others_as_before(rows: int, heads: int, dim: int, dtype: torch.dtype) -> None:
+def test_store_kv_writes_the_slots_and_nothing_else(rows: int, heads: int, dim: int, dtype: torch.dtype) -> None:
     k, v = normal(rows, heads, dim, dtype=dtype), normal(rows, heads, dim, dtype=dtype, seed=1)
     slots, (k_pool, v_pool) = chosen(rows), pools(heads, dim, dtype)
     others = torch.ones(POOL, dtype=torch.bool, device=DEVICE)
@@ -36,7 +36,7 @@ def test_rows_are_in_their_slots_and_the_others_as_before(rows: int, heads: int,
 
 
 @pytest.mark.usefixtures("backend")
-def test_keys_and_values_may_be_parts_of_one_product_and_pools_of_one_layer() -> None:
+def test_store_kv_takes_views_of_one_product_and_of_all_layers() -> None:
     k, v = normal(9, 3, 2, 16)[:, 1:].unbind(1)
     layers, slots = normal(4, 2, POOL, 2, 16, seed=1), chosen(9)
     before = layers.clone()
@@ -46,7 +46,7 @@ def test_keys_and_values_may_be_parts_of_one_product_and_pools_of_one_layer() ->
 
 
 @pytest.mark.usefixtures("backend")
-def test_heads_that_are_not_in_one_piece_are_copied() -> None:
+def test_store_kv_copies_heads_that_are_not_contiguous() -> None:
     k = normal(9, 16, 2).transpose(1, 2)
     k_pool, v_pool = pools(2, 16, torch.float32)
     store_kv(k, k, k_pool, v_pool, chosen(9))
@@ -54,7 +54,7 @@ def test_heads_that_are_not_in_one_piece_are_copied() -> None:
 
 
 @pytest.mark.parametrize("backend", ["triton"], indirect=True)
-def test_pools_of_different_shape_are_refused(backend: str) -> None:
+def test_store_kv_refuses_pools_with_gaps(backend: str) -> None:
     wide = normal(POOL, 2, 32)
     with pytest.raises(ValueError, match="without gaps"):
         store_kv(normal(3, 2, 16), normal(3, 2, 16), wide[..., :16], wide[..., :16], chosen(3))

@@ -1,4 +1,4 @@
-"""layer_norm, alone and after a scaled residual: right in every dtype, and each row by itself."""
+"""layer_norm, alone and after a scaled residual: accurate in every dtype, and batch-invariant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DIMS = [(1, 7), (5, 160), (33, 1024), (2, 1), (3, 1000), (2, 8192)]
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows,dim", DIMS)
-def test_layer_norm_is_right_to_the_rounding(rows: int, dim: int, dtype: torch.dtype) -> None:
+def test_layer_norm_is_close_to_float64(rows: int, dim: int, dtype: torch.dtype) -> None:
     x, residual = normal(rows, dim, dtype=dtype), normal(rows, dim, dtype=dtype, seed=1)
     weight, bias = normal(dim, dtype=dtype, seed=2), normal(dim, dtype=dtype, seed=3)
 
@@ -31,7 +31,7 @@ def test_layer_norm_is_right_to_the_rounding(rows: int, dim: int, dtype: torch.d
 
 
 @pytest.mark.usefixtures("backend")
-def test_a_large_mean_does_not_drown_the_variance() -> None:
+def test_layer_norm_keeps_the_variance_beside_a_large_mean() -> None:
     x = 1000.0 + normal(4, 512)
     weight, bias = normal(512, seed=2), normal(512, seed=3)
     exact = torch.nn.functional.layer_norm(x.double(), (512,), weight.double(), bias.double())
@@ -42,7 +42,7 @@ def test_a_large_mean_does_not_drown_the_variance() -> None:
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("dim", [7, 160])
-def test_a_row_does_not_feel_the_others(dim: int, dtype: torch.dtype) -> None:
+def test_layer_norm_is_batch_invariant(dim: int, dtype: torch.dtype) -> None:
     x, residual = normal(40, dim, dtype=dtype), normal(40, dim, dtype=dtype, seed=1)
     weight, bias = normal(dim, dtype=dtype, seed=2), normal(dim, dtype=dtype, seed=3)
     together = add_layer_norm(x, weight, bias, residual=residual, scale=0.5)
@@ -53,7 +53,7 @@ def test_a_row_does_not_feel_the_others(dim: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("backend")
-def test_rows_may_be_any_distance_apart_and_none_at_all() -> None:
+def test_layer_norm_takes_any_strides_and_no_tokens() -> None:
     wide, residual = normal(9, 100), normal(18, 48, seed=1)
     weight, bias = normal(48, seed=2), normal(48, seed=3)
     plain = add_layer_norm(wide[:, 20:68].contiguous(), weight, bias, residual=residual[::2].contiguous())

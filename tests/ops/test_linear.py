@@ -1,4 +1,4 @@
-"""linear: right in every dtype and epilogue, and a row's bits do not depend on how many rows there are."""
+"""linear: accurate in every dtype and with every epilogue, and batch-invariant."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def exact(
 @pytest.mark.parametrize("epilogue", EPILOGUES, ids=str)
 @pytest.mark.parametrize("rows,inner,outer", SHAPES)
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_linear_is_right_to_the_rounding(
+def test_linear_is_close_to_float64(
     rows: int, inner: int, outer: int, epilogue: dict[str, Any], dtype: torch.dtype, name: str
 ) -> None:
     glu = epilogue.get("activation") == "glu"
@@ -84,7 +84,7 @@ def test_linear_is_right_to_the_rounding(
 @pytest.mark.parametrize("epilogue", EPILOGUES[:4], ids=str)
 @pytest.mark.parametrize("rows,inner,outer", [(5, 160, 70), (70, 600, 48)])
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_a_wider_result_is_not_rounded_on_the_way(
+def test_linear_to_float32_is_not_rounded_to_the_dtype_of_x(
     rows: int, inner: int, outer: int, epilogue: dict[str, Any], dtype: torch.dtype, name: str
 ) -> None:
     x, bias = normal(rows, inner, dtype=dtype), normal(outer, dtype=dtype, seed=2)
@@ -99,7 +99,7 @@ def test_a_wider_result_is_not_rounded_on_the_way(
 @pytest.mark.parametrize("activation", [None, "relu", "silu", "glu"])
 @pytest.mark.parametrize("inner", [40, 300])
 @pytest.mark.parametrize("name", BACKENDS)
-def test_nan_and_infinity_go_where_the_formula_has_them(
+def test_linear_has_nan_and_infinity_where_the_formula_has_them(
     inner: int, activation: Any, dtype: torch.dtype, name: str
 ) -> None:
     x, weight, bias = normal(21, inner, dtype=dtype), normal(38, inner, dtype=dtype, seed=1), normal(38, dtype=dtype)
@@ -116,7 +116,7 @@ def test_nan_and_infinity_go_where_the_formula_has_them(
 def test_linear_takes_rows_one_by_one_where_a_library_treats_places_differently(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And notices: the product below is another one for the rows beyond the first seven."""
+    """The product below has other bits for the rows after the first seven, and `linear` finds that out."""
 
     def of_two_kinds(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         y = x[:7] @ weight.T, (x[7:].double() @ weight.T.double()).float()
@@ -132,7 +132,7 @@ def test_linear_takes_rows_one_by_one_where_a_library_treats_places_differently(
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_rows_may_be_any_distance_apart_and_none_at_all(name: str) -> None:
+def test_linear_takes_any_strides_and_no_rows(name: str) -> None:
     call = implementation(name)
     wide, residuals, weight = normal(9, 100), normal(18, 24, seed=1), normal(24, 48, seed=2)
     x, residual = wide[:, 20:68], residuals[::2]
@@ -173,7 +173,7 @@ def test_linear_is_batch_invariant(inner: int, outer: int, activation: Any, name
 def test_linear_is_batch_invariant_however_threads_share_its_activations(
     threads: int, activation: Any, outer: int, name: str
 ) -> None:
-    """Not by how torch happens to split so many elements over so many threads."""
+    """torch splits elements over threads in a way that depends on their number."""
     x, weight = normal(70, 16), normal(outer, 16, seed=1) / 4
 
     def run(rows: torch.Tensor) -> torch.Tensor:
@@ -197,7 +197,7 @@ if jit.available():
 
     @pytest.fixture
     def products_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-        """Makes the interpreter's products those of a GPU."""
+        """The interpreter sums products in the order of a GPU."""
         if jit.interpreted():
             from support.interpreter import interpreter
             from support.ordered import ordered
@@ -212,7 +212,7 @@ if jit.available():
     def test_the_triton_kernel_of_linear_is_batch_invariant(
         outer: int, inner: int, activation: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Alone, in any number of rows and at any place among them, whichever tile and split their number chooses."""
+        """For any number of rows and any place of a row, whichever tile and split the number of rows selects."""
         chosen = set()
 
         def schedule(*args: Any, choose: Any = module._schedule) -> Any:
@@ -239,8 +239,8 @@ if jit.available():
         assert inner < 300 or {False, True} == {split for *_, split in chosen}
 
     @pytest.mark.usefixtures("products_in_order")
-    def test_chunks_are_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
-        """Were they chosen by the number of rows, the test above would fail."""
+    def test_the_triton_kernel_of_linear_has_other_bits_with_other_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+        """So the test above fails if the number of rows chooses the chunks."""
         x, weight = normal(5, 300), normal(64, 300, seed=1)
         config = config_for("linear", (64, 300), x.dtype, DEVICE)
         results = []
@@ -250,7 +250,7 @@ if jit.available():
         assert not torch.equal(*results)
 
 
-def test_every_tile_of_an_architecture_uses_the_same_instruction_and_cuts_no_chunk() -> None:
+def test_the_tiles_of_an_architecture_use_one_instruction_and_divide_the_chunks() -> None:
     resources = json.loads((Path(__file__).parents[1] / "aot" / "resources.json").read_text(encoding="utf-8"))
     for arch, by_dims in table()["linear"].items():
         kinds = {row["mma"] for key, row in resources.items() if key.startswith(f"linear/{arch}/") and "product" in key}

@@ -30,7 +30,7 @@ def all_halves() -> torch.Tensor:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("activation", [None, "relu", "silu", "glu"])
 @pytest.mark.parametrize("rows,inner,outer", SHAPES)
-def test_every_instruction_set_multiplies_right(
+def test_product_is_close_to_float64_with_every_instruction_set(
     rows: int, inner: int, outer: int, activation: Any, dtype: torch.dtype, instruction_set: str
 ) -> None:
     columns = 2 * outer if activation == "glu" else outer
@@ -66,7 +66,7 @@ def test_product_has_the_same_bits_on_any_number_of_threads(dtype: torch.dtype, 
 
 
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
-def test_every_instruction_set_reads_every_number_of_16_bits(
+def test_product_reads_every_16_bit_number_with_every_instruction_set(
     dtype: torch.dtype, instruction_set: str, all_halves: torch.Tensor
 ) -> None:
     x, one = all_halves.view(dtype)[:, None], pack(torch.ones(1, 1, dtype=dtype))
@@ -78,7 +78,7 @@ def test_every_instruction_set_reads_every_number_of_16_bits(
 
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 @pytest.mark.parametrize("scale", [1.0, 0.50000006, 1.00048828125, 0.99999994, 3.1e-5, 2.0**-14, 1.0 + 2.0**-9, 4.0])
-def test_every_instruction_set_rounds_as_torch(
+def test_product_rounds_as_torch_with_every_instruction_set(
     scale: float, dtype: torch.dtype, instruction_set: str, all_halves: torch.Tensor
 ) -> None:
     """To nearest, halves to even, subnormal numbers and infinities included."""

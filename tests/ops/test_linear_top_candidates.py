@@ -1,4 +1,4 @@
-"""linear_top_candidates: exactly the product followed by the choice, though no logits are ever written."""
+"""linear_top_candidates: the bits of `linear` and `top_candidates` one after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("backend", "products_in_order")
 
 @pytest.fixture
 def products_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of any shape give the bits that they give on a GPU, where the interpreter's would differ."""
+    """The interpreter sums products in the order of a GPU, so that tiles of any shape have the same bits."""
     if jit.interpreted():
         from support.interpreter import interpreter
         from support.ordered import ordered
@@ -37,19 +37,19 @@ def assert_equal(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...])
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows,vocab,dim", [(1, 1000, 64), (5, 77, 512), (67, 300, 64)])
-def test_the_fused_operation_has_every_bit_of_the_two(rows: int, vocab: int, dim: int, dtype: torch.dtype) -> None:
+def test_linear_top_candidates_equals_the_two_operations(rows: int, vocab: int, dim: int, dtype: torch.dtype) -> None:
     hidden, weight = normal(rows, dim, dtype=dtype), normal(vocab, dim, dtype=dtype, seed=1)
     for count in (2, 10):
         assert_equal(linear_top_candidates(hidden, weight, count), one_by_one(hidden, weight, count))
 
 
 @pytest.mark.parametrize("vocab,count", [(1, 1), (16, 16), (300, 17), (300, 128)])
-def test_any_count(vocab: int, count: int) -> None:
+def test_linear_top_candidates_takes_any_count(vocab: int, count: int) -> None:
     hidden, weight = normal(3, 64), normal(vocab, 64, seed=1)
     assert_equal(linear_top_candidates(hidden, weight, count), one_by_one(hidden, weight, count))
 
 
-def test_ties_go_to_the_smaller_token() -> None:
+def test_linear_top_candidates_prefers_the_smaller_token_on_ties() -> None:
     hidden, weight = normal(20, 64), normal(10, 64, seed=1).repeat(60, 1)
     log_probs, tokens = linear_top_candidates(hidden, weight, 10)
     best = (hidden @ weight[:10].T).argmax(1)
@@ -57,7 +57,7 @@ def test_ties_go_to_the_smaller_token() -> None:
     assert (log_probs == log_probs[:, :1]).all()
 
 
-def test_bans_are_those_of_the_two() -> None:
+def test_linear_top_candidates_bans_as_the_two_operations() -> None:
     hidden, weight = normal(20, 64), normal(900, 64, seed=1)
     order = linear(hidden, weight).argsort(dim=1, descending=True)
     banned = torch.full((20, 40), -1, device=DEVICE)
@@ -70,14 +70,14 @@ def test_bans_are_those_of_the_two() -> None:
     assert_equal(linear_top_candidates(hidden, weight, 6, few), one_by_one(hidden, weight, 6, few))
 
 
-def test_a_row_does_not_feel_the_others() -> None:
+def test_linear_top_candidates_is_batch_invariant() -> None:
     hidden, weight = normal(80, 64), normal(700, 64, seed=1)
     together = linear_top_candidates(hidden, weight, 4)
     for rows in (slice(0, 1), slice(3, 8), slice(7, 24), slice(10, 75)):
         assert_equal(linear_top_candidates(hidden[rows].clone(), weight, 4), tuple(part[rows] for part in together))
 
 
-def test_nan_shows_in_its_own_row() -> None:
+def test_linear_top_candidates_confines_nan_to_its_query() -> None:
     hidden, weight = normal(6, 64), normal(500, 64, seed=1)
     clean = linear_top_candidates(hidden, weight, 4)
     hidden[2, 9] = torch.nan
@@ -87,7 +87,7 @@ def test_nan_shows_in_its_own_row() -> None:
     assert_equal((log_probs[others], tokens[others]), (clean[0][others], clean[1][others]))
 
 
-def test_rows_may_be_any_distance_apart_and_none_at_all() -> None:
+def test_linear_top_candidates_takes_any_stride_and_no_queries() -> None:
     wide, weight = normal(6, 100), normal(150, 64, seed=1)
     hidden = wide[:, 20:84]
     assert_equal(linear_top_candidates(hidden, weight, 3), linear_top_candidates(hidden.contiguous(), weight, 3))

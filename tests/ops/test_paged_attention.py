@@ -1,4 +1,4 @@
-"""paged_attention: any placement of slots gives the same bits, rows are independent, unused slots are never read."""
+"""paged_attention: batch-invariant, invariant to the placement of slots, and unused slots are never read."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def int32(values: Sequence[int]) -> torch.Tensor:
 
 
 def exact(q: torch.Tensor, tables: Sequence[int], lengths: Sequence[int], pools: Pools, dtype: torch.dtype):
-    """By einsum in `dtype`; row r reads line tables[r] of the table."""
+    """By einsum in `dtype`; row r reads row tables[r] of the slot table."""
     k_pool, v_pool, table = pools
     out = []
     for row, t in enumerate(tables):
@@ -72,7 +72,7 @@ def queries(rows: int, heads: int, dim: int, dtype: torch.dtype = torch.float32)
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("heads,dim", [(2, 64), (3, 16), (4, 20)])
-def test_self_attention_is_right_to_the_rounding(heads: int, dim: int, dtype: torch.dtype) -> None:
+def test_self_attention_is_close_to_float64(heads: int, dim: int, dtype: torch.dtype) -> None:
     lengths = [1, 2, 15, 16, 17, 100, 7]
     pools = place(lengths, dtype, heads, dim, seed=1)
     q = queries(len(lengths), heads, dim, dtype)
@@ -80,7 +80,7 @@ def test_self_attention_is_right_to_the_rounding(heads: int, dim: int, dtype: to
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_cross_attention_is_right_to_the_rounding(dtype: torch.dtype) -> None:
+def test_cross_attention_is_close_to_float64(dtype: torch.dtype) -> None:
     lengths, rows = [1, 63, 7, 188], [5, 1, 2, 3]
     pools = place(lengths, dtype, 2, 64, seed=2)
     q = queries(sum(rows), 2, 64, dtype)
@@ -90,7 +90,7 @@ def test_cross_attention_is_right_to_the_rounding(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("length", [255, 256, 257, 600])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_long_contexts(length: int, dtype: torch.dtype) -> None:
+def test_paged_attention_takes_long_contexts(length: int, dtype: torch.dtype) -> None:
     lengths = [length, 3]
     pools = place(lengths, dtype, 2, 64, seed=3)
     q = queries(2, 2, 64, dtype)
@@ -98,7 +98,7 @@ def test_long_contexts(length: int, dtype: torch.dtype) -> None:
     assert_close(cross_attention(q, *pools, int32(lengths), bounds([1, 1])), q, range(2), lengths, pools)
 
 
-def test_a_row_of_a_request_does_not_feel_its_beams(backend: str) -> None:
+def test_cross_attention_is_invariant_to_the_beams_of_a_request(backend: str) -> None:
     lengths = [40, 21, 33]
     pools = place(lengths, torch.float32, 2, 64, seed=4)
     q = queries(64, 2, 64)
@@ -117,43 +117,43 @@ def test_a_row_of_a_request_does_not_feel_its_beams(backend: str) -> None:
     assert_close(out, q, [1] * 64, lengths, pools)
 
 
-def test_requests_without_rows_are_not_looked_at() -> None:
+def test_cross_attention_does_not_read_requests_without_queries() -> None:
     lengths = [9, 20, 5]
     k_pool, v_pool, table = place(lengths, torch.float32, 2, 16, seed=5)
     q = queries(5, 2, 16)
     plain = cross_attention(q, k_pool, v_pool, table, int32(lengths), bounds([2, 1, 2]))
-    inert = torch.full_like(table[:1], NOWHERE)
-    padded = torch.cat([inert, table[:2], inert, table[2:], inert, inert])
+    dummy = torch.full_like(table[:1], NOWHERE)
+    padded = torch.cat([dummy, table[:2], dummy, table[2:], dummy, dummy])
     poisoned = int32([NOWHERE, 9, 20, 0, 5, NOWHERE, -1])
     assert torch.equal(cross_attention(q, k_pool, v_pool, padded, poisoned, bounds([0, 2, 1, 0, 2, 0, 0])), plain)
 
 
-def test_requests_may_read_any_line_of_a_larger_table() -> None:
+def test_cross_attention_reads_any_rows_of_a_larger_table() -> None:
     lengths = [9, 20, 5, 31]
     k_pool, v_pool, table = place(lengths, torch.float32, 2, 64, seed=6)
-    q, lines = queries(6, 2, 64), [3, 0, 2, 0]
-    sizes, rows = int32([lengths[line] for line in lines]), bounds([2, 1, 0, 3])
-    found = cross_attention(q, k_pool, v_pool, table, sizes, rows, int32(lines))
-    assert torch.equal(found, cross_attention(q, k_pool, v_pool, table[lines], sizes, rows))
+    q, table_ids = queries(6, 2, 64), [3, 0, 2, 0]
+    sizes, rows = int32([lengths[i] for i in table_ids]), bounds([2, 1, 0, 3])
+    found = cross_attention(q, k_pool, v_pool, table, sizes, rows, int32(table_ids))
+    assert torch.equal(found, cross_attention(q, k_pool, v_pool, table[table_ids], sizes, rows))
 
 
-def test_rows_may_read_any_line_of_a_larger_table() -> None:
+def test_self_attention_reads_any_rows_of_a_larger_table() -> None:
     lengths = [9, 20, 5, 31]
     k_pool, v_pool, table = place(lengths, torch.float32, 2, 64, seed=6)
-    q, lines = queries(6, 2, 64), [3, 0, 0, 2, 1, 3]
-    chosen = int32([lengths[line] for line in lines])
-    gathered = self_attention(q, k_pool, v_pool, table[lines].contiguous(), chosen)
-    assert torch.equal(self_attention(q, k_pool, v_pool, table, chosen, int32(lines)), gathered)
+    q, table_ids = queries(6, 2, 64), [3, 0, 0, 2, 1, 3]
+    chosen = int32([lengths[i] for i in table_ids])
+    gathered = self_attention(q, k_pool, v_pool, table[table_ids].contiguous(), chosen)
+    assert torch.equal(self_attention(q, k_pool, v_pool, table, chosen, int32(table_ids)), gathered)
 
 
-def test_no_rows_give_no_rows() -> None:
+def test_paged_attention_of_no_queries_is_empty() -> None:
     k_pool, v_pool, table = place([3], torch.float32, 2, 16, seed=7)
-    nobody = normal(0, 2, 16)
-    assert self_attention(nobody, k_pool, v_pool, table[:0], int32([])).shape == nobody.shape
-    assert cross_attention(nobody, k_pool, v_pool, table, int32([3]), bounds([0])).shape == nobody.shape
+    none = normal(0, 2, 16)
+    assert self_attention(none, k_pool, v_pool, table[:0], int32([])).shape == none.shape
+    assert cross_attention(none, k_pool, v_pool, table, int32([3]), bounds([0])).shape == none.shape
 
 
-def test_nan_in_a_query_stays_in_its_row() -> None:
+def test_paged_attention_confines_nan_to_its_query() -> None:
     lengths = [30, 30]
     pools = place(lengths, torch.float32, 2, 64, seed=8)
     q = queries(4, 2, 64).clone()
@@ -167,7 +167,7 @@ def test_nan_in_a_query_stays_in_its_row() -> None:
 @pytest.mark.parametrize(
     "heads,dim,dtype", [(2, 16, torch.float16), (2, 64, torch.float32), (2, 64, torch.bfloat16), (4, 20, torch.float32)]
 )
-def test_company_order_and_placement_change_no_bit(heads: int, dim: int, dtype: torch.dtype) -> None:
+def test_paged_attention_is_invariant_to_batch_order_and_slots(heads: int, dim: int, dtype: torch.dtype) -> None:
     lengths = [5, 40, 5, 64, 65, 1, 5, 64]
     q = queries(len(lengths), heads, dim, dtype)
     full = int32(lengths)
@@ -186,7 +186,7 @@ def test_company_order_and_placement_change_no_bit(heads: int, dim: int, dtype: 
         assert all(torch.equal(out, crossed[i]) for i, out in zip(order, together, strict=True))
 
 
-def test_neither_width_nor_the_split_of_the_work_changes_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paged_attention_is_invariant_to_table_width_and_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [257, 70, 520, 256]
     q, full, rows = queries(4, 2, 64), int32(lengths), bounds([2, 0, 1, 1])
     results = []

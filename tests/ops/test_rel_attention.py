@@ -1,4 +1,4 @@
-"""rel_attention: the clipped relative term, the chunk rule and the half-real key, against a direct sum in float64."""
+"""rel_attention: the clipped relative term, the chunk rule and the half-padded key, against a direct sum in float64."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def exact(
     chunks: tuple[int, int],
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Row by row from the definition: the embedding is gathered to [T, T, d] here, as nobody should."""
+    """From the definition: the embedding is gathered to [T, T, d]."""
     (chunk, left_chunks), right, out = chunks, len(e) - 1 - left, []
     for mine, keys in zip(qkv.to(dtype).split(lengths), valid, strict=True):
         q, k, v = mine.permute(1, 2, 0, 3)  # [heads, T, d]
@@ -73,7 +73,7 @@ def run(
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_rel_attention_is_right_to_the_rounding(lengths: list[int], dtype: torch.dtype) -> None:
+def test_rel_attention_is_close_to_float64(lengths: list[int], dtype: torch.dtype) -> None:
     check(lengths, [n - i % 2 for i, n in enumerate(lengths)], dim=64, dtype=dtype)
 
 
@@ -83,39 +83,39 @@ def test_rel_attention_is_right_to_the_rounding(lengths: list[int], dtype: torch
     [((16, 2), [90, 1, 17]), ((50, 0), [101, 51, 3]), ((33, -1), [66, 34, 100]), ((100, 1), [301]), ((1, 3), [9, 2])],
     ids=str,
 )
-def test_rows_see_the_keys_of_their_chunks(chunks: tuple[int, int], lengths: list[int]) -> None:
+def test_rel_attention_has_the_keys_of_the_chunk_rule(chunks: tuple[int, int], lengths: list[int]) -> None:
     check(lengths, lengths, chunks=chunks)
-    check(lengths, [n - 1 for n in lengths], chunks=chunks)  # a half-real row may be alone in its chunk
+    check(lengths, [n - 1 for n in lengths], chunks=chunks)  # a half-padded token may be alone in its chunk
 
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("clip", [(64, 8), (5, 3), (0, 20), (100, 0)], ids=str)
 @pytest.mark.parametrize("chunks", [ONE_CHUNK, (48, 1)], ids=str)
-def test_distances_are_clipped(clip: tuple[int, int], chunks: tuple[int, int]) -> None:
+def test_rel_attention_clips_distances(clip: tuple[int, int], chunks: tuple[int, int]) -> None:
     check([130, 20], [129, 20], clip=clip, chunks=chunks)
 
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dim", [24, 128])
-def test_other_head_dims(dim: int) -> None:
+def test_rel_attention_takes_other_head_dims(dim: int) -> None:
     check([3, 17, 64, 1, 31], [3, 16, 63, 1, 31], dim=dim)
 
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("missing", [2, 40, 90])
-def test_rows_from_valid_on_are_queries_and_no_keys(missing: int) -> None:
+def test_rel_attention_has_no_keys_from_valid_on(missing: int) -> None:
     lengths = [1, 41, 128]
     check(lengths, [max(n - missing, 0) for n in lengths])
 
 
 @pytest.mark.parametrize("backend", ["torch"] if DEVICE.type == "cpu" else BACKENDS, indirect=True)
 @pytest.mark.parametrize("chunks", [ONE_CHUNK, (50, 0)], ids=str)
-def test_long_segments(chunks: tuple[int, int], backend: str) -> None:
+def test_rel_attention_takes_long_segments(chunks: tuple[int, int], backend: str) -> None:
     check([700, 513, 1], [699, 513, 1], chunks=chunks)
 
 
 @pytest.mark.usefixtures("backend")
-def test_what_is_no_key_may_be_nan() -> None:
+def test_rel_attention_does_not_read_keys_from_valid_on() -> None:
     lengths, valid = [70, 1, 34], [65, 1, 33]
     qkv, e = normal(sum(lengths), 3, 2, 16), normal(73, 16, seed=1)
     clean = run(qkv, e, lengths, valid)
@@ -125,7 +125,7 @@ def test_what_is_no_key_may_be_nan() -> None:
 
 
 @pytest.mark.usefixtures("backend")
-def test_rows_and_heads_may_be_any_distance_apart() -> None:
+def test_rel_attention_takes_any_strides_of_tokens_and_heads() -> None:
     lengths = [33, 5]
     qkv, e = normal(sum(lengths), 3, 2, 16), normal(73, 16, seed=1)
     plain = run(qkv.transpose(0, 1).contiguous().transpose(0, 1), e, lengths, lengths)
@@ -137,13 +137,13 @@ def test_rows_and_heads_may_be_any_distance_apart() -> None:
 
 
 @pytest.mark.usefixtures("backend")
-def test_nothing_gives_nothing() -> None:
+def test_rel_attention_of_no_tokens_is_empty() -> None:
     for lengths in ([], [0, 0]):
         assert run(normal(0, 3, 2, 16), normal(73, 16), lengths, lengths).shape == (0, 2, 16)
 
 
 @pytest.mark.usefixtures("backend")
-def test_segments_may_be_empty_and_many() -> None:
+def test_rel_attention_takes_many_and_empty_segments() -> None:
     lengths = [5, *[0] * 300, 34, 0]
     check(lengths, lengths, heads=1)
 
@@ -152,7 +152,9 @@ def test_segments_may_be_empty_and_many() -> None:
 @pytest.mark.parametrize(
     "arch,dtype", [("sm_80", torch.bfloat16), ("sm_90", torch.bfloat16), ("sm_90", torch.float32)], ids=str
 )
-def test_tile_sizes_of_gpus(arch: str, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rel_attention_with_the_tiles_of_gpus(
+    arch: str, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(config, "architecture", lambda _: arch)
     for chunks in (ONE_CHUNK, (100, 1)):
         check([330, 1, 65], [329, 1, 65], dim=64, heads=1, chunks=chunks, dtype=dtype)
@@ -160,7 +162,7 @@ def test_tile_sizes_of_gpus(arch: str, dtype: torch.dtype, backend: str, monkeyp
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("chunks,dtype", [(ONE_CHUNK, torch.bfloat16), ((50, 0), torch.float32)], ids=str)
-def test_segments_are_independent(chunks: tuple[int, int], dtype: torch.dtype) -> None:
+def test_rel_attention_is_batch_invariant(chunks: tuple[int, int], dtype: torch.dtype) -> None:
     e = normal(73, 64, dtype=dtype)
 
     def results(segments: list[torch.Tensor], ids: list[int]) -> list[torch.Tensor]:

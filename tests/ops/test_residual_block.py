@@ -1,4 +1,4 @@
-"""residual_block: exact to the ends of a segment, whatever window a row falls into and whatever lies beside it."""
+"""residual_block: correct to the ends of a segment, and invariant to batch and windows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def exact(
 @pytest.mark.parametrize(
     "dim,taps", [(16, 3), (16, 7), (16, 11), (32, 3), pytest.param(32, 11, marks=pytest.mark.slow)]
 )
-def test_residual_block_is_right_to_the_rounding(
+def test_residual_block_is_close_to_float64(
     backend: str, dim: int, taps: int, lengths: list[int], dtype: torch.dtype
 ) -> None:
     x, (kernels, biases) = normal(sum(lengths), dim, dtype=dtype, seed=7), weights(dim, taps, dtype)
@@ -68,7 +68,7 @@ def test_residual_block_is_right_to_the_rounding(
 
 @every_backend
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_last_block_writes_the_mean(backend: str, dtype: torch.dtype) -> None:
+def test_residual_block_writes_the_mean_of_several_blocks(backend: str, dtype: torch.dtype) -> None:
     lengths = [21, 40]
     x, blocks = normal(61, 16, dtype=dtype, seed=7), [weights(16, taps, dtype) for taps in (3, 7, 11)]
     true = torch.stack([exact(x, kernels, biases, lengths, torch.float64) for kernels, biases in blocks]).sum(0) / 3
@@ -90,7 +90,7 @@ def test_the_last_block_writes_the_mean(backend: str, dtype: torch.dtype) -> Non
 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name == "triton"], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_pairs_alone_and_windows_of_any_height_give_the_same_bits(
+def test_residual_block_is_invariant_to_windows_and_launches(
     backend: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths = [7, 110]
@@ -109,7 +109,7 @@ def test_pairs_alone_and_windows_of_any_height_give_the_same_bits(
 
 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name == "triton"], indirect=True)
-def test_a_cut_is_not_felt_beyond_its_reach(backend: str) -> None:
+def test_residual_block_of_a_part_equals_the_whole_away_from_the_cuts(backend: str) -> None:
     x, (kernels, biases) = normal(130, 16, seed=7), weights(16, 3)
     packed, reach = pack_residual_block(kernels), 12
     whole = residual_block(x, packed, biases, bounds([130]), dilations=DILATIONS, leaky_slope=SLOPE)
@@ -118,7 +118,7 @@ def test_a_cut_is_not_felt_beyond_its_reach(backend: str) -> None:
 
 
 @every_backend
-def test_what_a_neighbour_holds_is_not_read(backend: str) -> None:
+def test_residual_block_does_not_read_other_segments(backend: str) -> None:
     lengths, (kernels, biases) = [9, 30, 4], weights(16, 11)
     x, packed = normal(43, 16, seed=7), pack_residual_block(kernels)
     clean = residual_block(x, packed, biases, bounds(lengths), dilations=DILATIONS, leaky_slope=SLOPE)
@@ -138,7 +138,7 @@ def test_what_a_neighbour_holds_is_not_read(backend: str) -> None:
     ],
     indirect=["backend"],
 )
-def test_segments_are_independent(backend: str, dim: int, taps: int, sizes: tuple[int, ...]) -> None:
+def test_residual_block_is_batch_invariant(backend: str, dim: int, taps: int, sizes: tuple[int, ...]) -> None:
     kernels, biases = weights(dim, taps)
     packed = pack_residual_block(kernels)
 

@@ -30,7 +30,7 @@ def assert_right(logits: torch.Tensor, count: int) -> None:
 
 @pytest.mark.parametrize("vocab", [10, 63, 64, 65, 208, 5003])
 @pytest.mark.parametrize("levels", [None, 3, 1], ids=["distinct", "three-levels", "all-equal"])
-def test_order_is_total(vocab: int, levels: int | None) -> None:
+def test_top_candidates_are_in_a_total_order(vocab: int, levels: int | None) -> None:
     logits = normal(7, vocab)
     if levels is not None:
         logits = (logits * 10).round().remainder(levels)
@@ -38,23 +38,23 @@ def test_order_is_total(vocab: int, levels: int | None) -> None:
 
 
 @pytest.mark.parametrize("vocab,count", [(1, 1), (77, 2), (77, 77), (1000, 2), (1000, 128), (5003, 128), (131, 17)])
-def test_any_count(vocab: int, count: int) -> None:
+def test_top_candidates_takes_any_count(vocab: int, count: int) -> None:
     assert_right(20 * normal(3, vocab), count)
 
 
-def test_zeros_of_either_sign_are_equal() -> None:
+def test_top_candidates_takes_zeros_of_either_sign_as_equal() -> None:
     logits = torch.zeros(2, 300, device=DEVICE)
     logits[0, ::3], logits[1, 5:] = -0.0, -0.0
     assert_right(logits, 12)
 
 
-def test_a_distant_second_keeps_its_small_probability() -> None:
+def test_top_candidates_keeps_small_probabilities() -> None:
     logits = normal(3, 1000)
     logits[:, 333] = torch.tensor([12.0, 25.0, 60.0], device=DEVICE)
     assert_right(logits, 6)
 
 
-def test_what_is_impossible_comes_last() -> None:
+def test_top_candidates_puts_minus_infinity_last() -> None:
     logits = normal(4, 1000)
     logits[0, 10:] = -torch.inf  # fewer are possible than asked for
     logits[1, ::2] = -torch.inf
@@ -62,7 +62,7 @@ def test_what_is_impossible_comes_last() -> None:
     assert_right(logits, 16)
 
 
-def test_banned_entries_keep_their_mass_but_are_not_chosen() -> None:
+def test_top_candidates_keeps_the_probability_of_banned_tokens() -> None:
     logits = normal(4, 300)
     free, _ = top_candidates(logits, 4)
     best = logits.argmax(-1)
@@ -71,7 +71,7 @@ def test_banned_entries_keep_their_mass_but_are_not_chosen() -> None:
     assert torch.equal(log_probs, free[:, 1:])
 
 
-def test_bans_are_lists_of_any_length_in_any_order() -> None:
+def test_top_candidates_takes_bans_of_any_length_and_order() -> None:
     logits = normal(4, 3000)
     banned = torch.full((4, 200), -1, device=DEVICE)
     order = logits.argsort(dim=1, descending=True)
@@ -88,14 +88,14 @@ def test_bans_are_lists_of_any_length_in_any_order() -> None:
     assert torch.equal(top_candidates(logits, 10, banned[:, :0])[0], top_candidates(logits, 10)[0])
 
 
-def test_the_banned_are_chosen_when_nothing_else_is_left() -> None:
+def test_top_candidates_chooses_banned_tokens_last() -> None:
     logits = normal(2, 5)
     log_probs, tokens = top_candidates(logits, 5, torch.tensor([[0, 3, 4], [2, -1, 2]], device=DEVICE))
     assert tokens[:, -1].tolist() == [4, 2] and sorted(tokens[0, 2:].tolist()) == [0, 3, 4]
     assert log_probs.isinf().tolist() == [[False, False, True, True, True], [False, False, False, False, True]]
 
 
-def test_a_row_does_not_feel_the_others() -> None:
+def test_top_candidates_is_batch_invariant() -> None:
     logits = normal(20, 3001)
     alone = [top_candidates(logits[i : i + 1], 6) for i in range(20)]
     for count in (2, 7, 20):
@@ -105,7 +105,7 @@ def test_a_row_does_not_feel_the_others() -> None:
 
 
 @pytest.mark.parametrize("broken", [torch.nan, -torch.nan, torch.inf])
-def test_what_is_not_a_number_shows_in_its_own_row(broken: float) -> None:
+def test_top_candidates_confines_nan_to_its_query(broken: float) -> None:
     logits = normal(4, 1000)
     logits[1, 5] = broken
     logits[3] = broken
@@ -114,7 +114,7 @@ def test_what_is_not_a_number_shows_in_its_own_row(broken: float) -> None:
     assert ((tokens >= 0) & (tokens < 1000)).all()
 
 
-def test_rows_may_be_any_distance_apart_and_none_at_all() -> None:
+def test_top_candidates_takes_any_stride_and_no_queries() -> None:
     wide = normal(6, 700)
     for padded, plain in ((wide[:, :611], wide[:, :611].contiguous()), (wide[::2], wide[::2].contiguous())):
         assert all(torch.equal(a, b) for a, b in zip(top_candidates(padded, 5), top_candidates(plain, 5), strict=True))

@@ -1,4 +1,4 @@
-"""What `linear` does to its sums, by torch."""
+"""The epilogue of `linear`, by torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Triton's interpreter as a memory and race checker, with bfloat16 as a GPU rounds it, and faster.
 
-Every active lane of every load and store must lie in an element of a tensor given to the launch, and no two programs
-may touch one element unless both only read it. Made for the version of Triton that pyproject.toml pins for tests.
+Every active lane of every load and store must lie in an element of a tensor given to the launch. Two programs must not
+access one element unless both only read it. Made for the version of Triton that pyproject.toml pins for tests.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from triton.runtime import interpreter as _module
 
 from support.interpreter_bf16 import correct_bf16
 
-interpreter: Any = _module  # of which private parts are replaced
+interpreter: Any = _module  # private parts of it are replaced
 
 _MANY = -1  # read by more than one program
 
 
 class KernelMemoryError(AssertionError):
-    """A kernel went out of bounds, or two of its programs touched one element."""
+    """A kernel went out of bounds, or two of its programs accessed one element."""
 
 
 class _Shadow:
-    """For every byte of the tensors of a launch: whether it is part of an element, and who read and wrote it."""
+    """For every byte of the tensors of a launch: whether it is part of an element, and which programs read and wrote
+    it."""
 
     def __init__(self, arguments: list[Any]) -> None:
         spans = sorted(_span(tensor) for tensor in _tensors(arguments))
@@ -41,7 +42,7 @@ class _Shadow:
         self.allowed = np.zeros(int(sizes.sum()), bool)
         for tensor in _tensors(arguments):
             self._allow(tensor)
-        self.writer = np.zeros(len(self.allowed), np.int32)  # 0 nobody, else 1 + the program
+        self.writer = np.zeros(len(self.allowed), np.int32)  # 0 for none, else 1 + the program
         self.reader = np.zeros(len(self.allowed), np.int32)
 
     def _allow(self, tensor: torch.Tensor) -> None:
@@ -109,7 +110,8 @@ def install() -> None:
 
 
 def _keep_comparisons_boolean() -> None:
-    """A comparison of scalars carries the type of what was compared; spread over a block, it would be taken by it."""
+    """The interpreter gives a comparison of scalars the type of its operands, which is wrong when it becomes a
+    block."""
     builder = interpreter.InterpreterBuilder
     splat = builder.create_splat
 
@@ -158,7 +160,7 @@ def _guard_memory() -> None:
 
 
 def _active(builder: Any, ptrs: Any, mask: Any, kind: str) -> tuple[np.ndarray, np.ndarray, int, str]:
-    """Places of the active lanes, the mask, the number of the program, and what it does, in words."""
+    """Places of the active lanes, the mask, the number of the program, and a description of the access."""
     active = np.broadcast_to(mask.data, np.broadcast_shapes(ptrs.data.shape, mask.data.shape)).astype(bool)
     addresses = np.broadcast_to(ptrs.data, active.shape)[active].astype(np.int64)
     x, y, z = builder.grid_idx

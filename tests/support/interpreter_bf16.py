@@ -1,6 +1,6 @@
-"""bfloat16 in Triton's interpreter: the stock one computes on the bit patterns and truncates.
+"""bfloat16 in Triton's interpreter, which would compute on the bit patterns and truncate.
 
-Values stay stored as uint16; here they are widened to float32 around every operation and rounded to nearest even.
+Values are stored as uint16. Around every operation they are widened to float32 and rounded to nearest even.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from triton import language as tl
 from triton.runtime import interpreter as _module
 
-interpreter: Any = _module  # of which private parts are replaced
+interpreter: Any = _module  # private parts of it are replaced
 _BUILDER = interpreter.InterpreterBuilder
 _HANDLE = interpreter.TensorHandle
 

@@ -1,4 +1,4 @@
-"""Ragged data for operator tests, and the property they share: a segment's result does not feel its neighbours."""
+"""Packed data for tests of operations, and the property that all have: batch invariance of a segment."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def per_segment(x: torch.Tensor, lengths: list[int], run: Callable[[torch.Tensor
 def assert_segments_independent(
     run: Callable[[list[torch.Tensor], list[int]], Sequence[torch.Tensor]], segments: list[torch.Tensor]
 ) -> None:
-    """`run(segments, ids)` gives one result a segment: the same bits alone, in any company and in any order."""
+    """`run(segments, ids)` gives one result for each segment: the same bits alone, in any batch and in any order."""
     alone = [run([segment], [i])[0] for i, segment in enumerate(segments)]
     rng = random.Random(len(segments))
     for _ in range(6):
