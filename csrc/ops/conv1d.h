@@ -9,7 +9,7 @@ namespace seamless {
 constexpr int64_t PANEL = 16;  // output channels that are innermost in the packed weights
 
 struct Filter {
-    const float* weight;  // winograd_terms of conv1d.py, [⌈out / PANEL⌉, terms, in, PANEL], zeros beyond `out`
+    const float* weight;  // winograd_terms of conv1d_cpu.py, [⌈out / PANEL⌉, terms, in, PANEL], zeros beyond `out`
     const float* bias;  // [out]
     int64_t in, out, taps, dilation;
 

@@ -1,7 +1,7 @@
 // A block of rows of a convolution, for one instruction set.
 //
 // Two outputs that are one dilation apart are computed together, with fewer products than one by one (Winograd):
-// winograd_terms in kernels/seamless_kernels/conv1d.py has the formulas. The rows that a dilated filter reads are
+// winograd_terms in kernels/seamless_kernels/conv1d_cpu.py has the formulas. The rows that a dilated filter reads are
 // sorted into `dilation` sequences, on each of which the filter is not dilated.
 //
 // An element is summed in chunks of CHUNK fused products, in the order of terms and channels. Its bits depend on the
@@ -224,7 +224,8 @@ static void conv1d_block(const PackedRows& x, const Filter& f, float slope, cons
     convolve(f, planes, b.end - b.begin, from_row(r, b.begin * f.out));
 }
 
-// Upper bound of the rows of the first convolution that a block of `rows` reads; they begin with a pair of each sequence.
+// Upper bound of the rows of the first convolution that a block of `rows` reads; they begin with a pair of each
+// sequence.
 INLINE int64_t h_rows(const Filter& first, const Filter& second, int64_t rows) {
     return rows + 2 * second.halo() + 2 * first.dilation;
 }

@@ -6,91 +6,29 @@
 Taps outside a segment read zero, so the result of a segment does not depend on the other segments.
 
 The Triton kernel is the matrix product of `implicit_gemm`, in tiles that are counted from the start of their segment.
-The CPU kernel (csrc/ops/conv1d_isa.h) computes the rows of a segment in pairs, with a third fewer products, and in an
-order of sums that no other row changes. There an infinity in x becomes NaN in the rows that read it.
+`conv1d_cpu` has the implementation for a CPU.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 
 from seamless_kernels.config import config_for
+from seamless_kernels.conv1d_cpu import PackedFilter, convolve, pack
 from seamless_kernels.dispatch import backend_for
 from seamless_kernels.flash import ONE_CHUNK, locate_tile, max_tiles
 from seamless_kernels.implicit_gemm import conv_k_loop, leaky_relu, taps_outermost
 from seamless_kernels.jit import jit, tl, triton
-from seamless_kernels.layout import unit_stride
 from seamless_kernels.native import csrc
 from seamless_kernels.precision import compute_dtype
 
+ConvWeight = torch.Tensor | PackedFilter
+
 _TILE = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")  # the numbers of a tile in the table
 _ROWS = 128  # of a program where there is one output channel
-_PANEL = 16  # output channels of a panel of the CPU kernel
-
-
-@dataclass(frozen=True)
-class PackedFilter:
-    """A filter [out, in, k] as the CPU kernel reads it, float32 whatever the weight's dtype.
-
-    panels: those of `winograd_terms`, [⌈out / 16⌉, (k + ⌈k / 3⌉) · in, 16], zeros beyond `out`. The filters of a
-    residual block are stacked in front.
-    """
-
-    panels: torch.Tensor
-
-
-ConvWeight = torch.Tensor | PackedFilter  # a tensor for all other implementations
-
-
-def pack_conv_weight(weight: torch.Tensor) -> ConvWeight:
-    """`weight` [out, in, k] as `conv1d` reads it fastest on its device: a PackedFilter, or a tensor [out, in, 1, k]
-    with the input channels innermost in memory."""
-    if backend_for(weight.device, IMPLS) == "native":
-        terms = F.pad(winograd_terms(weight.float()), (0, 0, 0, 0, 0, -len(weight) % _PANEL))
-        return PackedFilter(terms.unflatten(0, (-1, _PANEL)).permute(0, 3, 2, 1).flatten(1, 2).contiguous())
-    return weight[:, :, None, :].contiguous(memory_format=torch.channels_last)
-
-
-def winograd_terms(weight: torch.Tensor) -> torch.Tensor:
-    """`weight` [out, in, k] transformed to compute two adjacent outputs y₀, y₁ together: [out, in, k + ⌈k / 3⌉].
-
-    Three taps w₀ w₁ w₂ of x₀ … x₃ take four products instead of six (Winograd's F(2, 3): arXiv 1509.09308, section
-    4.1):
-
-        y₀ = (x₀ − x₂) w₀ + (x₁ + x₂) (w₀ + w₁ + w₂) / 2 + (x₂ − x₁) (w₀ − w₁ + w₂) / 2
-        y₁ =                (x₁ + x₂) (w₀ + w₁ + w₂) / 2 − (x₂ − x₁) (w₀ − w₁ + w₂) / 2 + (x₁ − x₃) (−w₂)
-
-    Two remaining taps take three products instead of four; one remaining tap takes two:
-
-        y₀ = (x₁ − x₀) (−w₀) + x₁ (w₀ + w₁)              y₀ = x₀ w₀
-        y₁ =                   x₁ (w₀ + w₁) + (x₂ − x₁) w₁        y₁ = x₁ w₀
-
-    The order is: all terms of y₀ alone, those that both add, those with opposite signs, those of y₁ alone.
-    """
-    w = weight.double().unbind(-1)
-    even, both, opposite, odd = [], [], [], []
-    for a, b, c in zip(w[0::3], w[1::3], w[2::3], strict=False):
-        even.append(a)
-        both.append((a + b + c) / 2)
-        opposite.append((a - b + c) / 2)
-        odd.append(-c)
-    if len(w) % 3 == 2:
-        even.append(-w[-2])
-        both.append(w[-2] + w[-1])
-        odd.append(w[-1])
-    elif len(w) % 3 == 1:
-        even.append(w[-1])
-        odd.append(w[-1])
-    return torch.stack([*even, *both, *opposite, *odd], -1).to(weight.dtype)
-
-
-def backend_of(x: torch.Tensor, weight: ConvWeight) -> str:
-    """The CPU kernel reads packed filters alone, and the other implementations plain ones alone."""
-    return "native" if isinstance(weight, PackedFilter) else backend_for(x.device, _PLAIN)
 
 
 def reference(
@@ -284,33 +222,17 @@ def _triton(
     return out
 
 
-def _native(
-    x: torch.Tensor,
-    weight: PackedFilter,
-    bias: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    *,
-    dilation: int = 1,
-    leaky_slope: float | None = None,
-    residual: torch.Tensor | None = None,
-    scale: float = 1.0,
-) -> torch.Tensor:
-    assert csrc is not None
-    x = unit_stride(x.float())
-    out = x.new_empty(len(x), len(bias))
-    csrc.conv1d(
-        x.numpy(),
-        weight.panels.numpy(),
-        bias.float().numpy(),
-        cu_seqlens.to(torch.int32).numpy(),
-        None if residual is None else residual.float().contiguous().numpy(),
-        out.numpy(),
-        dilation,
-        1.0 if leaky_slope is None else leaky_slope,
-        scale,
-        torch.get_num_threads(),
-    )
-    return out.to(bias.dtype)
+def pack_conv_weight(weight: torch.Tensor) -> ConvWeight:
+    """`weight` [out, in, k] as `conv1d` reads it fastest on its device: a PackedFilter, or a tensor [out, in, 1, k]
+    with the input channels innermost in memory."""
+    if backend_for(weight.device, IMPLS) == "native":
+        return pack(weight)
+    return weight[:, :, None, :].contiguous(memory_format=torch.channels_last)
+
+
+def backend_of(x: torch.Tensor, weight: ConvWeight) -> str:
+    """The CPU kernel reads packed filters alone, and the other implementations plain ones alone."""
+    return "native" if isinstance(weight, PackedFilter) else backend_for(x.device, _PLAIN)
 
 
 def conv1d(
@@ -334,4 +256,4 @@ def conv1d(
 
 
 _PLAIN = {"torch": reference, "triton": _triton}
-IMPLS = _PLAIN | ({"native": _native} if csrc else {})
+IMPLS = _PLAIN | ({"native": convolve} if csrc else {})

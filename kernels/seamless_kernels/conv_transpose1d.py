@@ -24,12 +24,6 @@ from seamless_kernels.jit import jit, tl, triton
 from seamless_kernels.precision import compute_dtype
 
 
-def pack_conv_transpose_weight(weight: torch.Tensor) -> torch.Tensor:
-    """`weight` [in, out, k] as `conv_transpose1d` reads it: [in, out, 1, k] with the output channels innermost in
-    memory."""
-    return weight[:, :, None, :].contiguous(memory_format=torch.channels_last)
-
-
 def reference(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -143,6 +137,12 @@ def _triton(
             **config,
         )
     return out
+
+
+def pack_conv_transpose_weight(weight: torch.Tensor) -> torch.Tensor:
+    """`weight` [in, out, k] as `conv_transpose1d` reads it: [in, out, 1, k] with the output channels innermost in
+    memory."""
+    return weight[:, :, None, :].contiguous(memory_format=torch.channels_last)
 
 
 def conv_transpose1d(
