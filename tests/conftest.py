@@ -60,6 +60,17 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return request.param
 
 
+@pytest.fixture
+def products_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter sums products in the order of a GPU, so that tiles of any shape have the same bits."""
+    if jit.interpreted():
+        from support.interpreter import interpreter
+        from support.ordered import ordered
+
+        builder = interpreter.InterpreterBuilder
+        monkeypatch.setattr(builder, "create_dot", ordered(builder.create_dot))
+
+
 @pytest.fixture(params=native.csrc.instruction_sets() if native.csrc else [])
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs a test once with each instruction set that csrc/ has code for and this processor has."""

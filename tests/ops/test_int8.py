@@ -88,11 +88,11 @@ def test_linear_in_8_bits_is_batch_invariant(name: str, outer: int, inner: int, 
     x, weight, bias = normal(90, inner), normal(outer, inner, seed=1), normal(outer, seed=2)
     residual = normal(90, outer // 2 if activation == "glu" else outer, seed=3)
     call = implementation(name)
-    whole = call(x, weight, bias, activation=activation, residual=residual)
+    full = call(x, weight, bias, activation=activation, residual=residual)
     for count in (1, 2, 5, 16, 17, 33, 89):
         rows = torch.tensor(rng.sample(range(90), count), device=DEVICE)
         part = call(x[rows], weight, bias, activation=activation, residual=residual[rows])
-        assert torch.equal(part, whole[rows]), count
+        assert torch.equal(part, full[rows]), count
     assert len(call(x[:0], weight, bias, activation=activation, residual=residual[:0])) == 0
 
 

@@ -48,8 +48,8 @@ def test_layer_norm_is_batch_invariant(dim: int, dtype: torch.dtype) -> None:
     together = add_layer_norm(x, weight, bias, residual=residual, scale=0.5)
     for rows in (slice(0, 1), slice(3, 4), slice(5, 22), slice(39, 40)):
         some = add_layer_norm(x[rows].clone(), weight, bias, residual=residual[rows].clone(), scale=0.5)
-        for part, whole in zip(some, together, strict=True):
-            assert torch.equal(part, whole[rows])
+        for part, full in zip(some, together, strict=True):
+            assert torch.equal(part, full[rows])
 
 
 @pytest.mark.usefixtures("backend")

@@ -195,16 +195,6 @@ def test_linear_is_batch_invariant_however_threads_share_its_activations(
 if jit.available():
     DIMS = [(1024, 1024), (8192, 1024), (1024, 8192)] if DEVICE.type == "cuda" else [(48, 72), (30, 160), (64, 300)]
 
-    @pytest.fixture
-    def products_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-        """The interpreter sums products in the order of a GPU."""
-        if jit.interpreted():
-            from support.interpreter import interpreter
-            from support.ordered import ordered
-
-            builder = interpreter.InterpreterBuilder
-            monkeypatch.setattr(builder, "create_dot", ordered(builder.create_dot))
-
     @pytest.mark.usefixtures("products_in_order")
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("activation", ["silu", "glu"])
@@ -230,11 +220,11 @@ if jit.available():
             call = IMPLS["triton"]
             return call(x[rows], weight, bias, activation=activation, residual=residual[rows], scale=0.5)
 
-        whole = run(slice(None))
+        full = run(slice(None))
         for count in counts:
-            assert torch.equal(run(slice(0, count)), whole[:count]), count
+            assert torch.equal(run(slice(0, count)), full[:count]), count
             rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(count))[:count].to(DEVICE)
-            assert torch.equal(run(rows), whole[rows]), count
+            assert torch.equal(run(rows), full[rows]), count
         assert len(chosen) > 1, f"only {chosen}: choose rows that other tiles take"
         assert inner < 300 or {False, True} == {split for *_, split in chosen}
 

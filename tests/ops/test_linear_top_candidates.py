@@ -5,24 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seamless_kernels import jit
 from seamless_kernels.linear import linear
 from seamless_kernels.linear_top_candidates import linear_top_candidates
 from seamless_kernels.top_candidates import top_candidates
 from support.packed import DEVICE, DTYPES, normal
 
 pytestmark = pytest.mark.usefixtures("backend", "products_in_order")
-
-
-@pytest.fixture
-def products_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter sums products in the order of a GPU, so that tiles of any shape have the same bits."""
-    if jit.interpreted():
-        from support.interpreter import interpreter
-        from support.ordered import ordered
-
-        builder = interpreter.InterpreterBuilder
-        monkeypatch.setattr(builder, "create_dot", ordered(builder.create_dot))
 
 
 def one_by_one(

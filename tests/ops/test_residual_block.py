@@ -96,25 +96,25 @@ def test_residual_block_is_invariant_to_windows_and_launches(
     lengths = [7, 110]
     x, (kernels, biases) = normal(117, 16, dtype=dtype, seed=7), weights(16, 7, dtype)
     packed = pack_residual_block(kernels)
-    whole = residual_block(x, packed, biases, bounds(lengths), dilations=DILATIONS, leaky_slope=SLOPE)
+    full = residual_block(x, packed, biases, bounds(lengths), dilations=DILATIONS, leaky_slope=SLOPE)
     y = x
     for i, dilation in enumerate(DILATIONS):
         two = slice(2 * i, 2 * i + 2)
         y = residual_block(y, packed[two], biases[two], bounds(lengths), dilations=(dilation,), leaky_slope=SLOPE)
-    assert torch.equal(whole, y)
+    assert torch.equal(full, y)
     for height in (90, 200):
         monkeypatch.setattr(module, "_height", lambda *_, height=height: height)
         again = residual_block(x, packed, biases, bounds(lengths), dilations=DILATIONS, leaky_slope=SLOPE)
-        assert torch.equal(whole, again)
+        assert torch.equal(full, again)
 
 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name == "triton"], indirect=True)
 def test_residual_block_of_a_part_equals_the_whole_away_from_the_cuts(backend: str) -> None:
     x, (kernels, biases) = normal(130, 16, seed=7), weights(16, 3)
     packed, reach = pack_residual_block(kernels), 12
-    whole = residual_block(x, packed, biases, bounds([130]), dilations=DILATIONS, leaky_slope=SLOPE)
+    full = residual_block(x, packed, biases, bounds([130]), dilations=DILATIONS, leaky_slope=SLOPE)
     part = residual_block(x[37:111], packed, biases, bounds([74]), dilations=DILATIONS, leaky_slope=SLOPE)
-    assert torch.equal(part[reach:-reach], whole[37 + reach : 111 - reach])
+    assert torch.equal(part[reach:-reach], full[37 + reach : 111 - reach])
 
 
 @every_backend
