@@ -41,7 +41,7 @@ from seamless_kernels.precision import compute_dtype
 
 LinearWeight = torch.Tensor | PackedWeight | Int8Weight
 
-_TILE = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")  # the numbers of a tile in the table
+TILE = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")  # the numbers of a tile in the table
 _GROUP_M = 16
 _SUM_BLOCK = 256
 
@@ -271,7 +271,7 @@ def _triton(
         config["TILES"] = [sizes for sizes in config["TILES"] if sizes[0] * sizes[1] <= 128 * 128]
     chunk = config["CHUNK"] if K > config["CHUNK"] else 0
     chunks = triton.cdiv(K, chunk) if chunk else 1
-    tile, split_k = _schedule(M, N, chunks, config)
+    tile, split_k = schedule(M, N, chunks, config)
     tiles = triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(N, tile["BLOCK_N"])
     acc_dtype = torch.float32 if weight_scale is None else torch.int32
     sums = torch.empty(chunks, M, N, dtype=acc_dtype, device=x.device) if split_k else y
@@ -318,11 +318,11 @@ def _triton(
     return y
 
 
-def _schedule(M: int, N: int, chunks: int, config: dict[str, Any]) -> tuple[dict[str, int], bool]:
+def schedule(M: int, N: int, chunks: int, config: dict[str, Any]) -> tuple[dict[str, int], bool]:
     """The tile, and whether each chunk is a program: the largest tile that gives the GPU enough programs."""
     tile: dict[str, int] = {}
     for sizes in config["TILES"]:
-        tile = dict(zip(_TILE, sizes, strict=True))
+        tile = dict(zip(TILE, sizes, strict=True))
         tiles = triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(N, tile["BLOCK_N"])
         for split_k in (False, True) if chunks > 1 else (False,):
             if tile["BLOCK_M"] <= max(M, 64) and tiles * (chunks if split_k else 1) >= config["PROGRAMS"]:

@@ -108,27 +108,28 @@ def product_by_chunks(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor 
     return y
 
 
-_checked: dict[tuple[object, ...], int] = {}
+# By shape, dtype and threads: what `_rows_at_a_time` found.
+chunk_rows: dict[tuple[object, ...], int] = {}
 
 
 def _rows_at_a_time(weight: torch.Tensor) -> int:
     """CHUNK if a row has the same bits at all places of a chunk, which libraries do not guarantee; else 1."""
     key = (*weight.shape, weight.dtype, torch.get_num_threads())
-    if key not in _checked:
+    if key not in chunk_rows:
         generator = torch.Generator().manual_seed(0)
         row = torch.randn(weight.shape[1], generator=generator, dtype=torch.float32, device="cpu").to(weight.dtype)
         y = F.linear(row.repeat(CHUNK, 1), weight)
         y = y.nan_to_num()  # where the weight is not finite
         invariant = torch.equal(y, y[:1].expand_as(y))
-        _checked[key] = CHUNK if invariant else 1
+        chunk_rows[key] = CHUNK if invariant else 1
         if not invariant:
             _log.warning("torch's product with a matrix %s depends on the place of a row: rows go one by one", key)
-    return _checked[key]
+    return chunk_rows[key]
 
 
 def pack_int8(weight: Int8Weight) -> Int8Weight:
     """`weight` with its values in oneDNN's layout, or unchanged where oneDNN's int8 sums are not exact."""
-    return Int8Weight(_reorder_int8(weight.values), weight.scale) if _sums_are_exact() else weight
+    return Int8Weight(_reorder_int8(weight.values), weight.scale) if int8_sums_are_exact() else weight
 
 
 def product_int8(
@@ -183,7 +184,7 @@ def _reorder_int8(values: torch.Tensor) -> torch.Tensor:
 
 
 @functools.cache
-def _sums_are_exact() -> bool:
+def int8_sums_are_exact() -> bool:
     """Without VNNI a processor adds pairs of int8 products in int16, which saturates."""
     if not torch.backends.mkldnn.is_available():
         return False

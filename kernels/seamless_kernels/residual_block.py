@@ -179,7 +179,7 @@ def _triton(
         some = dilations[first : first + max_pairs]
         last = first + max_pairs >= len(dilations)
         margin = half * (1 + sum(dilation + 1 for dilation in some[1:]))
-        height = _height(rows, margin, largest, config["BLOCK_M"] * config["GROUP"], programs)
+        height = window_height(rows, margin, largest, config["BLOCK_M"] * config["GROUP"], programs)
         step = height - 2 * margin
         windows = max_tiles(rows, segments, ONE_CHUNK, step)
         count = min(programs, windows)
@@ -208,7 +208,7 @@ def _triton(
     return x
 
 
-def _height(rows: int, margin: int, largest: int, tile: int, programs: int) -> int:
+def window_height(rows: int, margin: int, largest: int, tile: int, programs: int) -> int:
     """Rows of h in a window: at most `largest`, fewer where rows are few, but at least a tile, and half of them its
     own."""
     height = max(largest, 4 * margin)

@@ -115,7 +115,7 @@ def test_linear_in_8_bits_confines_nan_and_infinity_to_their_row_and_output(name
 def test_linear_in_8_bits_without_exact_instructions_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, bias = normal(33, 2100), normal(48, 2100, seed=1), normal(48, seed=2)
     expected = linear(x, pack_weight_int8(weight), bias, activation="relu")
-    monkeypatch.setattr(linear_cpu, "_sums_are_exact", lambda: False)
+    monkeypatch.setattr(linear_cpu, "int8_sums_are_exact", lambda: False)
     plain = pack_weight_int8(weight)
     assert not plain.values.is_mkldnn
     assert torch.equal(linear(x, plain, bias, activation="relu"), expected)

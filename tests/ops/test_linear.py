@@ -123,12 +123,12 @@ def test_linear_takes_rows_one_by_one_where_a_library_treats_places_differently(
         return torch.cat(y) if bias is None else torch.cat(y) + bias
 
     monkeypatch.setattr(linear_cpu.F, "linear", of_two_kinds)
-    monkeypatch.setattr(linear_cpu, "_checked", {})
+    monkeypatch.setattr(linear_cpu, "chunk_rows", {})
     x, weight = normal(40, 300), normal(30, 300, seed=1)
     together = linear_cpu.product_by_chunks(x, weight, None)[:40]
     assert torch.equal(together, torch.cat([row[None] @ weight.T for row in x]))
     assert "rows go one by one" in caplog.text
-    assert len(linear_cpu._checked) == 1
+    assert len(linear_cpu.chunk_rows) == 1
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
@@ -205,12 +205,12 @@ if jit.available():
         """For any number of rows and any place of a row, whichever tile and split the number of rows selects."""
         chosen = set()
 
-        def schedule(*args: Any, choose: Any = module._schedule) -> Any:
+        def recorded(*args: Any, choose: Any = module.schedule) -> Any:
             tile, split = choose(*args)
             chosen.add((*tile.values(), split))
             return tile, split
 
-        monkeypatch.setattr(module, "_schedule", schedule)
+        monkeypatch.setattr(module, "schedule", recorded)
         counts = GPU_ROWS if DEVICE.type == "cuda" else ROWS
         weight, bias = normal(outer, inner, dtype=dtype, seed=1) / inner**0.5, normal(outer, dtype=dtype, seed=2)
         x = normal(max(counts), inner, dtype=dtype)
@@ -246,6 +246,6 @@ def test_the_tiles_of_an_architecture_use_one_instruction_and_divide_the_chunks(
         kinds = {row["mma"] for key, row in resources.items() if key.startswith(f"linear/{arch}/") and "product" in key}
         assert kinds - {None} == ({"sm_80": {"mma"}, "sm_90": {"wgmma"}, "sm_100": {"tcgen05"}}.get(arch, set()))
         for config in (config for entries in by_dims.values() for config in entries.values()):
-            for tile in (dict(zip(module._TILE, sizes, strict=True)) for sizes in config["TILES"]):
+            for tile in (dict(zip(module.TILE, sizes, strict=True)) for sizes in config["TILES"]):
                 assert config["CHUNK"] % tile["BLOCK_K"] == 0
                 assert tile["BLOCK_K"] % 16 == 0

@@ -103,7 +103,7 @@ def test_residual_block_is_invariant_to_windows_and_launches(
         y = residual_block(y, packed[two], biases[two], bounds(lengths), dilations=(dilation,), leaky_slope=SLOPE)
     assert torch.equal(full, y)
     for height in (90, 200):
-        monkeypatch.setattr(module, "_height", lambda *_, height=height: height)
+        monkeypatch.setattr(module, "window_height", lambda *_, height=height: height)
         again = residual_block(x, packed, biases, bounds(lengths), dilations=DILATIONS, leaky_slope=SLOPE)
         assert torch.equal(full, again)
 
