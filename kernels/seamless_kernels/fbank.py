@@ -64,11 +64,11 @@ class FbankOutput(NamedTuple):
 def reference(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *, stride: int = 2) -> FbankOutput:
     bounds: list[int] = torch.as_tensor(cu_samples).tolist()
     frames = _frame_counts(bounds, waveform.shape[0])
-    log_mel = _log_mel(waveform, _frame_starts(bounds, frames, waveform.device))  # [frames, 80]
+    log_mel = log_mel_energies(waveform, _frame_starts(bounds, frames, waveform.device))  # [frames, 80]
     cu_tokens, cu_seqlens, valid = _output_bounds(frames, stride, waveform.device)
     features = torch.zeros(cu_tokens[-1] * stride, NUM_MEL, dtype=torch.float32, device=waveform.device)
     for first, clip in zip(cu_tokens, log_mel.split(frames), strict=False):
-        mean, deviation = _statistics(clip)
+        mean, deviation = clip_statistics(clip)
         features[first * stride :][: clip.shape[0]] = (clip - mean) / deviation
     return FbankOutput(features.view(cu_tokens[-1], stride * NUM_MEL), cu_seqlens, valid)
 
@@ -254,7 +254,7 @@ def _output_bounds(
     return cu_tokens, torch.tensor(cu_tokens, dtype=torch.int32, device=device), valid
 
 
-def _log_mel(waveform: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+def log_mel_energies(waveform: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
     """Log-mel energies float32 [frames, 80] of the frames that begin at `starts`."""
     window, filters = _tables(waveform.device)
     frames_at = (waveform * 32768.0).unfold(0, _FRAME, 1)  # a view: frames_at[i] begins at sample i
@@ -273,7 +273,7 @@ def _log_mel(waveform: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
     return torch.cat(log_mel)[:count]
 
 
-def _statistics(clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def clip_statistics(clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and sqrt(variance + 1e-7), float32 [80] each, of clip [N, 80]."""
     if clip.device.type != "cpu":
         variance, mean = torch.var_mean(clip, dim=0, correction=1)

@@ -34,12 +34,12 @@ def pack(clips: list[torch.Tensor]) -> FbankOutput:
 
 
 def last_bit_of_the_mean(clip: torch.Tensor) -> torch.Tensor:
-    """What it amounts to in the features of each bin, [160]: a lot where the bin hardly varies.
+    """Its effect on the features of each bin, [160], which is large where the bin hardly varies.
 
-    Only on a CPU does torch add in NumPy's order.
+    torch sums in NumPy's order on a CPU only.
     """
     starts = 160 * torch.arange(frame_count(len(clip)))
-    mean, deviation = module._statistics(module._log_mel(clip, starts))
+    mean, deviation = module.clip_statistics(module.log_mel_energies(clip, starts))
     return (torch.finfo(torch.float32).eps * mean.abs() / deviation).repeat(2)
 
 
