@@ -102,7 +102,7 @@ def _kernel(
         x = tl.load(x_ptrs, mask=x_mask, other=0.0, cache_modifier=".ca")
         acc = tl.dot(leaky_relu(x, slope).to(w.dtype), w, acc, input_precision="ieee")
     y = acc + tl.load(bias_ptr + channel).to(tl.float32)[None, :]
-    out_ptrs = out_ptr + first * N + (offs_m[:, None] * N + offs_n[None, :])
+    out_ptrs = out_ptr + (first * N + (offs_m[:, None] * N + offs_n[None, :]))
     tl.store(out_ptrs, y.to(out_ptr.dtype.element_ty), mask=(offs_m < rows_left)[:, None] & (offs_n < N)[None, :])
 
 
