@@ -12,6 +12,7 @@ The Triton kernel is the matrix product of `implicit_gemm`, in tiles that are co
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -255,5 +256,5 @@ def conv1d(
     )
 
 
-_PLAIN = {"torch": reference, "triton": _triton}
-IMPLS = _PLAIN | ({"native": convolve} if csrc else {})
+_PLAIN: dict[str, Any] = {"torch": reference, "triton": _triton}
+IMPLS: dict[str, Any] = _PLAIN | ({"native": convolve} if csrc else {})

@@ -19,6 +19,7 @@ and y.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -289,4 +290,4 @@ def residual_block(
     )
 
 
-IMPLS = {"torch": reference, "triton": _triton} | ({"native": _native} if csrc else {})
+IMPLS: dict[str, Any] = {"torch": reference, "triton": _triton} | ({"native": _native} if csrc else {})
