@@ -55,7 +55,9 @@ class Schedules(RuleBasedStateMachine):
         beams, searches = seqs
         deadline = None if timeout is None else self.world.now + timeout
         for i in range(count):
-            self.world.arrive(job(encoder_length, beams, max_new_tokens, searches, deadline), steps + 2 * i, synthesizes)
+            self.world.arrive(
+                job(encoder_length, beams, max_new_tokens, searches, deadline), steps + 2 * i, synthesizes
+            )
 
     @precondition(lambda self: self.world.live)
     @rule(which=st.integers(0, 1000), fails=st.booleans())
