@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -12,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from seamless_engine.core import draft, failed
+from seamless_engine.core import draft
 from seamless_engine.engine_thread import EngineThread
-from seamless_engine.errors import EngineClosedError, UsageError
+from seamless_engine.errors import EngineClosedError
 from seamless_engine.handed_over import runs_foreign_code
 from seamless_engine.inputs.preprocess import params_of
 from seamless_engine.intake import Handle, Intake
@@ -31,7 +32,7 @@ def run(
 ) -> Iterator[tuple[int, Result]]:
     """Results with the positions of their requests, in order of completion.
 
-    batch: the requests were checked, and results come when the last one is there.
+    batch: results come when the last one is there.
     The caller's thread pulls from `requests`. A request is copied before the next one is pulled.
     """
     in_flight: dict[Future[Result], int] = {}
@@ -60,19 +61,14 @@ def run(
                     exhausted = True
                     continue
                 index, pulled = pulled, pulled + 1
-                chosen = params_of(request, params)
-                refusal = None if batch else _refusal(thread, request, chosen)
-                if refusal is None:
-                    handle = Handle(request, chosen, draft(request, index))
-                    in_flight[handle] = index
-                    handle.add_done_callback(finished.append)
-                    _submit(thread, intake, handle)
-                else:
-                    yield index, failed(draft(request, index), refusal)
+                handle = Handle(request, params_of(request, params), draft(request, index))
+                in_flight[handle] = index
+                handle.add_done_callback(finished.append)
+                _submit(thread, intake, handle)
         finally:
             in_flight.clear()  # an exception's traceback holds this frame, and these would hold the exception
             finished.clear()
-            handle = refusal = None
+            handle = None
 
 
 def stream_audio(thread: EngineThread, request: Request, params: DecodingParams) -> Generator[np.ndarray, None, Result]:
@@ -94,7 +90,7 @@ def _pieces(thread: EngineThread, request: Request, params: DecodingParams) -> G
         finally:
             del handle, request
         if result.error is not None:
-            raise result.error
+            raise copy.copy(result.error)  # its traceback holds this frame, which holds the result
         assert job is not None and thread.core.runner.synthesizer is not None
         pieces = thread.core.runner.synthesizer.stream(job)
         while (samples := thread.call(partial(next_piece, pieces))) is not None:
@@ -135,12 +131,3 @@ def _submit(thread: EngineThread, intake: Intake, handle: Handle) -> None:
     thread.post(submit)
     if runs_foreign_code(handle.request):
         thread.result_of(handle.taken)
-
-
-def _refusal(thread: EngineThread, request: Request, params: DecodingParams) -> UsageError | None:
-    """Why this engine cannot answer such a request at all."""
-    try:
-        thread.core.preprocessor.check(request, params)
-    except UsageError as error:
-        return error
-    return None

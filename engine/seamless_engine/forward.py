@@ -61,7 +61,7 @@ def encode(runner: ModelRunner, source: Features | Tokens) -> torch.Tensor:
     """Encodings [length, dim] of one input."""
     if isinstance(source, Features):
         assert runner.speech_encoder is not None
-        rows = source.rows.to(runner.device)
+        rows = source.frames.to(runner.device)
         valid = torch.tensor([source.valid], dtype=torch.int32, device=runner.device)
         return runner.speech_encoder(rows, cumulative(torch.tensor([len(rows)], device=runner.device)), valid)[0]
     assert runner.text_encoder is not None

@@ -57,7 +57,7 @@ def _own(audio: Any) -> Any:
     if isinstance(audio, Mapping):
         return {key: _own(value) for key, value in audio.items()}
     if isinstance(audio, Features):
-        return Features(_own(audio.rows), audio.valid)
+        return Features(_own(audio.frames), audio.valid)
     if isinstance(audio, torch.Tensor):
         return audio.detach().to(device="cpu", copy=True)
     if isinstance(audio, np.ndarray):

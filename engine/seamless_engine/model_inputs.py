@@ -1,4 +1,4 @@
-"""Inputs that are past the front end: what transformers' processor gives, in place of a clip or a sentence."""
+"""Inputs of the encoders as transformers' processor makes them, which a request takes in place of a clip or a text."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """A clip as `Request.audio`: rows float32 [rows, 160], normalised log-mel frames in pairs.
+    """A clip, for `Request.audio`.
 
-    valid: whole rows. There are as many, or one more: the half-real last row of an odd number of frames.
+    frames: float32 [frames, 160], each of two frames of the filter bank, normalised.
+    valid: how many of them are whole. An odd number of frames of the filter bank leaves one more, whose second half is
+        padding.
     """
 
-    rows: torch.Tensor
+    frames: torch.Tensor
     valid: int
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A sentence as `Request.text`: [language, pieces …, eos]; the first id says what `src_lang` would."""
+    """A text, for `Request.text`: [language, pieces …, eos]. The first id takes the place of `src_lang`."""
 
     ids: list[int]
 

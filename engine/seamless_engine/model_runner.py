@@ -157,8 +157,8 @@ class ModelRunner:
         return self.max_encoder_tokens(features, cu_seqlens, valid, sum(job.encoder_length for job in jobs))
 
     def _encode_features(self, jobs: list[Job]) -> torch.Tensor:
-        rows = torch.cat([job.source.rows for job in jobs]).to(self.device)
-        cu_seqlens = cumulative(torch.tensor([len(job.source.rows) for job in jobs], device=self.device))
+        rows = torch.cat([job.source.frames for job in jobs]).to(self.device)
+        cu_seqlens = cumulative(torch.tensor([len(job.source.frames) for job in jobs], device=self.device))
         valid = torch.tensor([job.source.valid for job in jobs], dtype=torch.int32, device=self.device)
         return self.max_encoder_tokens(rows, cu_seqlens, valid, sum(job.encoder_length for job in jobs))
 

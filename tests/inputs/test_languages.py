@@ -21,22 +21,17 @@ def test_text_tasks_have_every_language_and_speech_tasks_those_with_a_voice():
         assert LARGE.codes(task) == sorted(VOICES)
 
 
-def test_only_text_has_a_source_language():
-    assert LARGE.source_codes("t2tt") == LARGE.source_codes("t2st") == sorted(CODES)
-    assert LARGE.source_codes("asr") == LARGE.source_codes("s2tt") == LARGE.source_codes("s2st") == []
-
-
-def test_ids_come_from_the_checkpoints_tables():
-    assert LARGE.target_id("s2tt", "eng") == LARGE.source_id("eng") == 256022
-    assert LARGE.target_id("t2st", "fra") == 256026
-    assert LARGE.voice_id("fra") == VOICES.index("fra")
-    assert SMALL.target_id("t2tt", "eng") == 7
+def test_target_and_source_id_come_from_the_tables_of_the_checkpoint():
+    assert LARGE.target("s2tt", "eng").token_id == LARGE.source_id("eng") == 256022
+    assert LARGE.target("t2st", "fra").token_id == 256026
+    assert LARGE.target("t2st", "fra").vocoder_id == VOICES.index("fra")
+    assert SMALL.target("t2tt", "eng").token_id == 7
 
 
 @pytest.mark.parametrize("code", CODES)
 def test_a_code_of_the_checkpoint_stands_for_itself_in_any_case(code):
     for spelling in (code, code.upper(), f"__{code}__", code.replace("_", "-").lower(), f" {code} "):
-        assert LARGE.resolve("t2tt", spelling) == code
+        assert LARGE.target("t2tt", spelling).code == code
 
 
 @pytest.mark.parametrize(
@@ -59,18 +54,18 @@ def test_a_code_of_the_checkpoint_stands_for_itself_in_any_case(code):
     ],
 )  # fmt: skip
 def test_other_spellings_stand_for_the_checkpoints_code(spelling, code):
-    assert LARGE.resolve("t2tt", spelling) == code
+    assert LARGE.target("t2tt", spelling).code == code
     assert LARGE.source_id(spelling) == CONFIG.text_lang_ids[code]
 
 
 def test_a_spelling_is_not_translated_to_a_code_that_the_checkpoint_lacks():
-    assert SMALL.resolve("t2tt", "swa") == "swa"
+    assert SMALL.target("t2tt", "swa").code == "swa"
     for code in ("fr", "sw", "zh-TW"):
         with pytest.raises(UnknownLanguageError, match="This checkpoint has: eng, swa"):
-            SMALL.resolve("t2tt", code)
+            SMALL.target("t2tt", code)
     without_traditional = {code: i for code, i in CONFIG.text_lang_ids.items() if code != "cmn_Hant"}
     with pytest.raises(UnknownLanguageError):
-        Languages(dataclasses.replace(CONFIG, text_lang_ids=without_traditional)).resolve("t2tt", "zh-TW")
+        Languages(dataclasses.replace(CONFIG, text_lang_ids=without_traditional)).target("t2tt", "zh-TW")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +79,7 @@ def test_a_spelling_is_not_translated_to_a_code_that_the_checkpoint_lacks():
 )
 def test_an_unknown_code_is_answered_with_the_task_the_nearest_and_the_allowed_ones(code, meant):
     with pytest.raises(UnknownLanguageError) as caught:
-        LARGE.resolve("t2tt", code)
+        LARGE.target("t2tt", code)
     message = str(caught.value)
     assert message.startswith(f"t2tt cannot write '{code}'. Did you mean '{meant}'?")
     assert message.endswith(", ".join(sorted(CODES)))
@@ -100,7 +95,7 @@ def test_an_unknown_code_is_answered_with_the_task_the_nearest_and_the_allowed_o
 )
 def test_nothing_is_suggested_where_it_would_be_a_guess(code):
     with pytest.raises(UnknownLanguageError) as caught:
-        LARGE.resolve("s2st", code)
+        LARGE.target("s2st", code)
     assert str(caught.value) == f"s2st cannot speak {code!r}. This checkpoint has: {', '.join(sorted(VOICES))}"
 
 
@@ -112,14 +107,14 @@ def test_every_language_of_the_checkpoint_has_a_name_and_every_name_means_one():
 
 @pytest.mark.parametrize(("code", "reason"), [("kan", "no voice"), ("ta", "no voice"), ("zul", "unit decoder")])
 def test_a_language_that_can_be_written_but_not_spoken_is_told_apart(code, reason):
-    LARGE.resolve("s2tt", code)
+    LARGE.target("s2tt", code)
     with pytest.raises(UnknownLanguageError) as caught:
-        LARGE.resolve("s2st", code)
+        LARGE.target("s2st", code)
     message = str(caught.value)
     assert message.startswith(f"s2st cannot speak '{code}': this checkpoint can write") and reason in message
     assert message.endswith(", ".join(sorted(VOICES)))
     with pytest.raises(UnknownLanguageError):
-        LARGE.voice_id(code)
+        LARGE.target("t2st", code)
 
 
 def test_an_unknown_source_language_is_refused():

@@ -1,15 +1,16 @@
-"""Language codes: which ones a checkpoint has for a task, and the usual other spellings of them."""
+"""The languages of a checkpoint: the codes that a task may use, in any of their usual spellings."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from seamless_engine.config import ModelConfig
 from seamless_engine.errors import CheckpointError, UnknownLanguageError, UsageError
 from seamless_engine.inputs.language_names import code_of_name
 from seamless_engine.inputs.language_tags import CODE_OF, fold, read_tag, script_of
-from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS
+from seamless_engine.request import SPEECH_OUT, TASKS
 
 # First entry of "multispkr" for each language in the original project's public card vocoder_v2.yaml.
 _FIRST_SPEAKERS = """
@@ -17,13 +18,29 @@ arb 0 ben 1 cat 2 ces 3 cmn 4 cym 6 dan 7 deu 9 eng 10 est 11 fin 14 fra 15 hin 
 nld 35 pes 38 pol 39 por 40 ron 41 rus 43 slk 44 spa 45 swe 46 swh 49 tel 52 tgl 53 tha 54 tur 61 ukr 62 urd 63 uzn 66
 vie 69
 """.split()
-_SPEAKER_OF = {code: int(row) for code, row in zip(_FIRST_SPEAKERS[::2], _FIRST_SPEAKERS[1::2], strict=True)}
+_SPEAKER_OF = {code: int(index) for code, index in zip(_FIRST_SPEAKERS[::2], _FIRST_SPEAKERS[1::2], strict=True)}
+
+
+@dataclass(frozen=True)
+class TargetLanguage:
+    """A language that a task produces, with its ids in the checkpoint.
+
+    code: the checkpoint's own spelling.
+    token_id: the second token of the decoder's prompt.
+    vocoder_id: index in the vocoder's language table; None for a task that produces text.
+    speaker_id: the voice that the original project gives the language; 0 if this checkpoint does not have it.
+    """
+
+    code: str
+    token_id: int
+    vocoder_id: int | None
+    speaker_id: int
 
 
 class Languages:
-    """The language tables of one checkpoint. Raises CheckpointError if they do not fit its sizes.
+    """The language tables of one checkpoint. Raises CheckpointError if an id does not fit the checkpoint's sizes.
 
-    Every method takes a code in any of its spellings: "fra", "__fra__", "FRA", "fr", "fr-CA", "fre", "fra_Latn".
+    A language may be given in any of its spellings: "fra", "__fra__", "FRA", "fr", "fr-CA", "fre", "fra_Latn".
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -37,15 +54,26 @@ class Languages:
 
     def codes(self, task: str) -> list[str]:
         """Languages that `task` can produce, in alphabetical order."""
-        return sorted(self._spoken if _checked(task) in SPEECH_OUT else self._text)
+        if task.lower() not in TASKS:
+            raise UsageError(f"unknown task {task!r}: use one of {', '.join(TASKS)}")
+        return sorted(self._spoken if task.lower() in SPEECH_OUT else self._text)
 
-    def source_codes(self, task: str) -> list[str]:
-        """Languages of the text that `task` reads; none for speech, whose language is never told to the model."""
-        return [] if _checked(task) in SPEECH_IN else sorted(self._text)
+    def target(self, task: str, code: str) -> TargetLanguage:
+        """The language that `task` is to produce. Raises UnknownLanguageError."""
+        own = self._find_target(task, code)
+        speaker = _SPEAKER_OF.get(own, 0)
+        return TargetLanguage(
+            code=own,
+            token_id=self._text[own],
+            vocoder_id=self._voices[own] if task in SPEECH_OUT else None,
+            speaker_id=speaker if speaker < self._num_speakers else 0,
+        )
 
-    def resolve(self, task: str, code: str) -> str:
-        """The checkpoint's own code of a language that `task` is to produce. Raises UnknownLanguageError."""
-        task = _checked(task)
+    def source_id(self, code: str) -> int:
+        """The first token of a text in this language, for the text encoder. Raises UnknownLanguageError."""
+        return self._text[_find(code, self._text, "the text encoder does not know")]
+
+    def _find_target(self, task: str, code: str) -> str:
         if task not in SPEECH_OUT:
             return _find(code, self._text, f"{task} cannot write")
         written = _lookup(code, self._text)
@@ -56,29 +84,6 @@ class Languages:
                 f"Use a task that produces text, or one of: {_listed(self._spoken)}"
             )
         return _find(code, self._spoken, f"{task} cannot speak", self._text)
-
-    def target_id(self, task: str, code: str) -> int:
-        """Token that asks the text decoder for this language."""
-        return self._text[self.resolve(task, code)]
-
-    def source_id(self, code: str) -> int:
-        """Token that tells the text encoder that a text is in this language."""
-        return self._text[_find(code, self._text, "the text encoder does not know")]
-
-    def speaker_id(self, code: str) -> int:
-        """The voice that the original project gives a language; 0 where this checkpoint does not have it."""
-        speaker = _SPEAKER_OF.get(code, 0)
-        return speaker if speaker < self._num_speakers else 0
-
-    def voice_id(self, code: str) -> int:
-        """Row of the vocoder's language table."""
-        return self._voices[self.resolve("t2st", code)]
-
-
-def _checked(task: str) -> str:
-    if task.lower() not in TASKS:
-        raise UsageError(f"unknown task {task!r}: use one of {', '.join(TASKS)}")
-    return task.lower()
 
 
 def _check_ids(name: str, ids: Mapping[str, int], size_name: str, size: int) -> None:
@@ -92,7 +97,12 @@ def _listed(codes: Iterable[str]) -> str:
 
 
 def _find(code: str, known: Collection[str], problem: str, all_known: Collection[str] | None = None) -> str:
-    """all_known: the codes that may be meant, also those that the task cannot take; `known` if not given."""
+    """The member of `known` that `code` stands for.
+
+    problem: how the message of the UnknownLanguageError begins.
+    all_known: codes to search for a suggestion. It may have codes that the task cannot use, which are not suggested;
+        by default it is `known`.
+    """
     found = _lookup(code, known)
     if found is not None:
         return found
@@ -109,7 +119,9 @@ def _find(code: str, known: Collection[str], problem: str, all_known: Collection
 
 
 def _lookup(code: str, known: Collection[str]) -> str | None:
-    """The member of `known` that `code` is a spelling of, in the script that it asks for. pt-BR is por."""
+    """The member of `known` that `code` is a spelling of, in the script that it asks for: por for pt-BR."""
+    if code in known:
+        return code
     own = {fold(name): name for name in known}
     if fold(code) in own:
         return own[fold(code)]
@@ -122,7 +134,7 @@ def _lookup(code: str, known: Collection[str]) -> str | None:
 
 
 def _names(language: str, known: Collection[str]) -> list[str]:
-    """Members of `known` that are this language, in any script."""
+    """The members of `known` in this language, one for each script."""
     for spelling in (language, CODE_OF.get(language)):
         names = sorted(name for name in known if fold(name).partition("_")[0] == spelling)
         if names:
@@ -131,9 +143,9 @@ def _names(language: str, known: Collection[str]) -> list[str]:
 
 
 def _nearest(code: str, known: Collection[str]) -> str | None:
-    """The one language that `code`, a name in English or a misspelt code, must have meant; None where it is open."""
+    """The only language that `code`, an English name or a misspelt code, can mean; None if several are possible."""
     named = code_of_name(code)
-    if named is not None:  # even if the checkpoint lacks it: no other language is meant
+    if named is not None:  # if the checkpoint lacks it, a similar code would be another language
         return _lookup(named, known)
     first, *rest = re.split(r"[\W_]+", fold(code))
     if rest:

@@ -1,26 +1,29 @@
-"""The front end: a request, checked, with its audio or text read, becomes a job."""
+"""The preprocessor: checks a request, reads its audio or text, and makes a job of it."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.errors import CapacityError, UsageError
-from seamless_engine.inputs.languages import Languages
+from seamless_engine.inputs.languages import TargetLanguage
 from seamless_engine.inputs.tokenizer import Tokenizer
 from seamless_engine.job import Job, Voice
 from seamless_engine.model_inputs import Features, Tokens
-from seamless_engine.request import SPEECH_IN, SPEECH_OUT, DecodingParams, Request, Result, Task, check_params
+from seamless_engine.models.lengths import encoder_length, packed_frames
+from seamless_engine.request import SPEECH_IN, DecodingParams, Request, Result, Task, check_params
 
 UNK = 1
-_TRAINED_TEXT = 512  # tokens: the longest inputs of NLLB-200, from which the text encoder was made, by its model card
+_TRAINED_TEXT = 512  # tokens of the longest inputs of NLLB-200, whose weights the text encoder has, by its model card
 
 
 def check_requests(requests: Any, iterable: Any = Iterable) -> Any:
-    """`requests`, which are to be an `iterable` of them. Raises UsageError for a single one, a path and all else."""
+    """`requests` itself, if it is an `iterable` that can hold requests. Raises UsageError for anything else, such as a
+    single request or a path."""
     if not isinstance(requests, iterable) or isinstance(requests, Request | str | bytes | os.PathLike | Mapping):
         raise UsageError(
             'requests must be a list of Request, for example [Request("asr", "eng", audio="clip.wav")], not '
@@ -40,8 +43,17 @@ def params_of(request: Request, params: DecodingParams | None) -> DecodingParams
     return request.params or params or DecodingParams()
 
 
+@dataclass(frozen=True)
+class _Resolved:
+    """What a check finds out about a request. source_id: of the language of its text, if it has one."""
+
+    target: TargetLanguage
+    source_id: int | None
+    bad_words: tuple[tuple[int, ...], ...]
+
+
 class Preprocessor:
-    """Touches no weight and no pool, so any thread may use it."""
+    """Several threads may use it at once: it uses no weights and changes nothing."""
 
     def __init__(
         self, config: ModelConfig, options: EngineConfig, tasks: tuple[Task, ...], tokenizer: Tokenizer
@@ -50,15 +62,20 @@ class Preprocessor:
         self.options = options
         self.tasks = tasks
         self.tokenizer = tokenizer
-        self.languages = Languages(config)
+        self.languages = tokenizer.languages
 
     def check(self, request: Request, params: DecodingParams) -> None:
-        """Raises UsageError if this engine cannot answer such a request at all."""
+        """Raises UsageError if the engine cannot answer such a request at all. `prepare` does so as well.
+
+        This reads neither audio nor text, and imports no torch.
+        """
+        self._resolve(request, params)
+
+    def _resolve(self, request: Request, params: DecodingParams) -> _Resolved:
         if request.task not in self.tasks:
             raise UsageError(f"{request.task} was not loaded: this engine was made for tasks {', '.join(self.tasks)}")
-        self.languages.resolve(request.task, request.tgt_lang)
-        if request.src_lang is not None:
-            self.languages.source_id(request.src_lang)
+        target = self.languages.target(request.task, request.tgt_lang)
+        source_id = None if request.src_lang is None else self.languages.source_id(request.src_lang)
         if request.speaker_id is not None and request.speaker_id >= self.config.vocoder_num_spkrs:
             raise UsageError(
                 f"speaker_id {request.speaker_id}: this checkpoint has 0 to {self.config.vocoder_num_spkrs - 1}"
@@ -75,15 +92,18 @@ class Preprocessor:
                 f"suppress_tokens or bad_words_ids name token {largest}: this checkpoint has 0 to "
                 f"{self.config.vocab_size - 1}"
             )
+        return _Resolved(target, source_id, words)
 
     def prepare(self, request: Request, params: DecodingParams, result: Result) -> Job:
-        """The front end of one request. Raises InputError for audio or text that cannot be processed."""
+        """Check a request and read its input. Raises UsageError as `check`, InputError for audio or text that cannot be
+        processed."""
         started = time.perf_counter()
-        result.tgt_lang = self.languages.resolve(request.task, request.tgt_lang)
-        source, rows, length = self._source(request, result.warnings.append)
+        resolved = self._resolve(request, params)
+        result.tgt_lang = resolved.target.code
+        source, num_tokens, length = self._read(request, resolved.source_id, result.warnings.append)
         if length > self.options.max_source_tokens:
             limit = self.options.max_source_tokens
-            unit = "encodings" if request.task in SPEECH_IN else "tokens"
+            unit = "encoder states" if request.task in SPEECH_IN else "tokens"
             raise CapacityError(
                 f"the input has {length} {unit}, more than EngineConfig.max_source_tokens={limit}: split the input, "
                 "or raise the setting"
@@ -106,43 +126,40 @@ class Preprocessor:
             params=params,
             result=result,
             source=source,
-            num_tokens=rows,
+            num_tokens=num_tokens,
             encoder_length=length,
             max_new_tokens=max_new_tokens,
-            language_id=self.languages.target_id(request.task, result.tgt_lang),
-            voice=self._voice(request, params, result.tgt_lang) if request.task in SPEECH_OUT else None,
+            language_id=resolved.target.token_id,
+            voice=_voice(request, params, resolved.target),
             started=started,
             deadline=None if request.timeout is None else started + request.timeout,
-            bad_words=params.bad_words(self.config.eos_token_id, UNK),
+            bad_words=resolved.bad_words,
         )
 
-    def _source(self, request: Request, warn: Callable[[str], object]) -> tuple[Any, int, int]:
-        """What the encoder reads, how many rows that is, and how many encodings it becomes."""
+    def _read(self, request: Request, source_id: int | None, warn: Callable[[str], object]) -> tuple[Any, int, int]:
+        """The encoder's input, its length in packed frames or tokens, and the length of the encoder states."""
         if request.task in SPEECH_IN:
             if isinstance(request.audio, Features):
-                source, rows, valid = request.audio, len(request.audio.rows), request.audio.valid
+                source, num_frames, num_whole = request.audio, len(request.audio.frames), request.audio.valid
             else:
-                from seamless_engine.inputs.audio import load_audio  # these import torch, which a check does not need
-                from seamless_kernels.fbank import frame_count
+                from seamless_engine.inputs.audio import load_audio  # imports torch, which a check does not need
 
-                source = load_audio(
-                    request.audio,
-                    request.sampling_rate,
-                    max_seconds=self.options.max_audio_seconds,
-                    warn=warn,
-                )
-                frames = frame_count(len(source))
-                rows, valid = -(-frames // 2), frames // 2
-            return source, rows, valid // self.config.adaptor_stride + 1
+                limit = self.options.max_audio_seconds
+                source = load_audio(request.audio, request.sampling_rate, max_seconds=limit, warn=warn)
+                num_frames, num_whole = packed_frames(len(source))
+            return source, num_frames, encoder_length(num_whole, self.config.adaptor_stride)
         if isinstance(request.text, Tokens):
             ids = request.text.ids
         else:
-            assert request.text is not None and request.src_lang is not None
-            ids = self.tokenizer.encode(request.text, request.src_lang)
+            assert request.text is not None and source_id is not None
+            ids = self.tokenizer.encode_from(request.text, source_id)
         return ids, len(ids), len(ids)
 
-    def _voice(self, request: Request, params: DecodingParams, language: str) -> Voice:
-        speaker = request.speaker_id
-        if speaker is None:
-            speaker = self.languages.speaker_id(language) if params.speaker_per_language else 0
-        return Voice(self.languages.voice_id(language), speaker)
+
+def _voice(request: Request, params: DecodingParams, target: TargetLanguage) -> Voice | None:
+    if target.vocoder_id is None:
+        return None
+    speaker = request.speaker_id
+    if speaker is None:
+        speaker = target.speaker_id if params.speaker_per_language else 0
+    return Voice(target.vocoder_id, speaker)

@@ -12,11 +12,14 @@ from seamless_engine.inputs.vocabulary import Vocabulary, open_vocabulary
 
 
 class Tokenizer:
-    """Safe to share between threads."""
+    """Several threads may use it at once.
+
+    languages: the checkpoint's.
+    """
 
     def __init__(self, vocabulary: Vocabulary, config: ModelConfig) -> None:
+        self.languages = Languages(config)
         self._vocabulary = vocabulary
-        self._languages = Languages(config)
         self._eos = config.eos_token_id
 
     @classmethod
@@ -27,9 +30,12 @@ class Tokenizer:
     def encode(self, text: str, src_lang: str) -> list[int]:
         """[language, pieces …, eos]. Names of special tokens in the text are ordinary text.
 
-        Raises InputError for a text without anything to translate or that is no Unicode text; UnknownLanguageError.
+        Raises InputError if the text is empty or not valid Unicode; UnknownLanguageError.
         """
-        language = self._languages.source_id(src_lang)
+        return self.encode_from(text, self.languages.source_id(src_lang))
+
+    def encode_from(self, text: str, source_id: int) -> list[int]:
+        """As `encode`, with the id of the language. Raises InputError."""
         if "\0" in text:
             raise InputError("the text contains a NUL character: remove it")
         try:
@@ -37,10 +43,10 @@ class Tokenizer:
         except UnicodeEncodeError:
             raise InputError("the text contains half a surrogate pair: decode it from its bytes again") from None
         pieces = self._vocabulary.encode(text) if text.strip() else []
-        if not pieces:  # also after normalisation, of zero-width characters for example
+        if not pieces:  # normalisation may remove everything, zero-width characters for example
             raise InputError("the text is empty")
-        return [language, *pieces, self._eos]
+        return [source_id, *pieces, self._eos]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of generated ids; special, language and control ids are left out."""
+        """Text of generated ids, without special, language and control tokens."""
         return self._vocabulary.decode(ids).strip()
