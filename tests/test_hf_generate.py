@@ -384,7 +384,7 @@ def test_wrong_clips_say_what_is_wrong(checkpoint: Checkpoint) -> None:
         model.generate(input_features=batch["input_features"], attention_mask=mask, tgt_lang=SPOKEN)
     with pytest.raises(UsageError, match="35 ms"):
         model.generate(input_features=batch["input_features"], attention_mask=0 * mask, tgt_lang=SPOKEN)
-    with pytest.raises(UsageError, match="rows of 80 values"):
+    with pytest.raises(UsageError, match="frames of 80 values"):
         model.generate(input_features=batch["input_features"][..., :80], tgt_lang=SPOKEN)
     with pytest.raises(UsageError, match="speaker_id"):
         model.generate(**batch, tgt_lang=SPOKEN, speaker_id=1000)

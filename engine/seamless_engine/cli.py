@@ -171,7 +171,7 @@ def env(args: argparse.Namespace) -> int:
 def selftest(args: argparse.Namespace) -> int:
     """One line per operation and dtype: ok, or the fault."""
     from seamless_engine import selftest
-    from seamless_engine.engine import resolve_device
+    from seamless_engine.device import resolve_device
 
     failed = 0
     for outcome in selftest.run(resolve_device(args.device)):

@@ -1,9 +1,9 @@
 """Drop-in classes with transformers' names: `from seamless_engine.hf import AutoProcessor, SeamlessM4Tv2Model`.
 
-Tensors of transformers' AutoProcessor go in, and what transformers returns comes out; in between works the engine, as
-`model.engine`. docs/transformers-arguments.md says which argument of `generate` does what.
+They take the tensors of transformers' AutoProcessor and return what transformers returns; the engine that computes it
+is `model.engine`. docs/transformers-arguments.md describes every argument of `generate`.
 
-Processors, tokenizers and GenerationConfig are transformers' own, which is imported when one of them is asked for.
+Processors, tokenizers and GenerationConfig are transformers' own. transformers is imported when one of them is used.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from seamless_engine.hf.models import (
 )
 from seamless_engine.hf.pipeline import pipeline
 
-# The classes that transformers' own of these names choose for this model.
+# For this model, transformers' Auto classes choose these.
 AutoConfig = SeamlessM4Tv2Config
 AutoModel = SeamlessM4Tv2Model
 AutoModelForSeq2SeqLM = SeamlessM4Tv2ForTextToText

@@ -1,6 +1,7 @@
-"""Keyword arguments of transformers' `generate` → `DecodingParams`. What has no counterpart here raises.
+"""Keyword arguments of transformers' `generate` → `DecodingParams`. An argument without a counterpart raises
+UsageError.
 
-docs/transformers-arguments.md lists every argument; a test holds it to this file.
+docs/transformers-arguments.md lists every argument; a test compares it with this file.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _SAMPLING = ("temperature", "top_k", "top_p")
 _OUTPUT = ("return_dict_in_generate", "output_scores")
 _NO_EFFECT = ("use_cache", "return_legacy_cache", "disable_compile")
 _SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
-# Refused, each with its value that asks for nothing; so do None, False and whatever is empty.
+# Refused arguments, each with a value that has no effect. None, False and empty values have no effect either.
 _REFUSED: dict[str, Any] = dict.fromkeys(
     "assistant_early_exit assistant_ensemble_weight assistant_model assistant_tokenizer begin_suppress_tokens "
     "cache_config compile_config constraints continuous_batching_config custom_generate decoder_attention_mask "
@@ -90,26 +91,29 @@ KNOWN = frozenset([*_FIELDS, *_OUTPUT, *_NO_EFFECT, *_SPECIAL_IDS, *_REFUSED, *_
 
 @dataclass(frozen=True)
 class Options:
-    """What the keyword arguments of one call ask of the text side."""
+    """The keyword arguments of one call, for the text.
+
+    other_ends: ids that would end a text in transformers, and do not here.
+    """
 
     params: DecodingParams
     return_dict: bool
     scores: bool
-    other_ends: frozenset[int]  # ids that would end a text in transformers, and do not here
+    other_ends: frozenset[int]
 
 
 def to_python(value: Any) -> Any:
-    """Scalars of NumPy and torch as Python's numbers, their arrays as lists."""
+    """Scalars of NumPy and torch become Python numbers, arrays become lists."""
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         return value.tolist()
     return [to_python(entry) for entry in value] if type(value) in (list, tuple) else value
 
 
 def split_sides(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of the text side, and `do_sample` and `temperature` of the speech side, which has no others.
+    """The arguments for the text, and those for the speech, which are `do_sample` and `temperature` only.
 
-    `text_x` is for the text alone, `speech_x` for the speech alone, x for both; a prefix wins, `generation_config` is
-    the text's. Raises UsageError for a `speech_` argument that would do nothing.
+    `text_x` is for the text, `speech_x` for the speech, and x for both unless there is one with a prefix.
+    `generation_config` is for the text. Raises UsageError for a `speech_` argument that would have no effect.
     """
     text = {name: value for name, value in kwargs.items() if not name.startswith(("text_", "speech_"))}
     speech = {name: text[name] for name in ("do_sample", "temperature") if name in text}
@@ -127,10 +131,13 @@ def split_sides(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
 def read_options(
     kwargs: Mapping[str, Any], own: SimpleNamespace, config: ModelConfig, speech: Mapping[str, Any] | None = None
 ) -> Options:
-    """kwargs: arguments of the text side; `own`: the model's generation_config, which gives the defaults; `speech`: the
-    other side of `split_sides`.
+    """The arguments of `generate` as `Options`.
 
-    Raises UsageError that names the argument which is unknown, not supported or out of range.
+    kwargs: arguments for the text.
+    own: the model's generation_config, for the defaults.
+    speech: arguments for the speech, from `split_sides`.
+
+    Raises UsageError that names an argument which is unknown, not supported or out of range.
     """
     given = _merge(kwargs, own)
     check_names(given)
@@ -141,13 +148,13 @@ def read_options(
         if name in fields and len(fields[name]) == 0:
             del fields[name]
     if "min_length" in given:
-        fields.setdefault("min_new_tokens", max(0, given["min_length"] - PROMPT_LENGTH))  # theirs counts the prompt
+        fields.setdefault("min_new_tokens", max(0, given["min_length"] - PROMPT_LENGTH))  # min_length counts the prompt
     if not fields.get("do_sample"):
         defaults = DecodingParams()
         for name in _SAMPLING:
             if fields.pop(name, getattr(defaults, name)) != getattr(defaults, name):
                 warnings.warn(f"{name} has no effect without do_sample=True", stacklevel=4)
-    if given.get("max_length", 20) != 20:  # 20 is the generic default of older configurations
+    if given.get("max_length", 20) != 20:  # 20 is the default in the files of older transformers
         warnings.warn("max_length has no effect, as in transformers: use max_new_tokens", stacklevel=4)
     units = {name: to_python(value) for name, value in (speech or {}).items()}
     if units.get("do_sample") and units.get("temperature") is not None:
@@ -160,7 +167,8 @@ def read_options(
 
 
 def _merge(kwargs: Mapping[str, Any], own: SimpleNamespace) -> dict[str, Any]:
-    """Keyword arguments over those of a `generation_config` over the model's own; None counts as not given."""
+    """The keyword arguments, then those of the argument `generation_config`, then the model's own. None is not
+    given."""
     named = dict(kwargs)
     config = named.pop("generation_config", None)
     chosen = {} if config is None else dict(config) if isinstance(config, Mapping) else vars(config)
@@ -178,18 +186,18 @@ def _check(name: str, value: Any, config: ModelConfig) -> None:
     if name in _SPECIAL_IDS:
         own = getattr(config, name)
         special = {getattr(config, other) for other in _SPECIAL_IDS}
-        # transformers writes several ends; all but the first are ids that no text holds.
+        # transformers writes several ends into some files; all but the first are ids that a text never has.
         several = name == "eos_token_id" and isinstance(value, list) and {own} <= set(value) <= special
         if value not in (own, [own]) and not several:
             raise UsageError(f"{name}={value!r} is not supported: {_OWN_IDS}, {getattr(config, name)}")
     elif name in _REFUSED:
-        if not _asks_for_nothing(value, _REFUSED[name]):
+        if not _has_no_effect(value, _REFUSED[name]):
             hint = f"; {_INSTEAD[name]}" if name in _INSTEAD else ""
             raise UsageError(f"{name} is not supported{hint}")
 
 
 def check_names(arguments: Mapping[str, Any]) -> None:
-    """Raises UsageError for one that `generate` does not have on the text side; None counts as not given."""
+    """Raises UsageError for an argument that `generate` does not have for the text. None is not given."""
     for name, value in arguments.items():
         if value is None or name in KNOWN or name == "generation_config":
             continue
@@ -204,12 +212,12 @@ def check_names(arguments: Mapping[str, Any]) -> None:
 
 
 def _is_neutral(name: str, value: Any) -> bool:
-    """Whether an argument of `generate` asks for what is so without it."""
+    """Whether an argument of `generate` has the value that has no effect."""
     neutral = {field.name: field.default for field in dataclasses.fields(DecodingParams)} | _REFUSED
-    return value is None or name in _NO_EFFECT or (name in KNOWN and _asks_for_nothing(value, neutral.get(name)))
+    return value is None or name in _NO_EFFECT or (name in KNOWN and _has_no_effect(value, neutral.get(name)))
 
 
-def _asks_for_nothing(value: Any, neutral: Any) -> bool:
+def _has_no_effect(value: Any, neutral: Any) -> bool:
     if value is False or (isinstance(value, list | tuple | dict | str) and len(value) == 0):
         return True
     return neutral is not None and isinstance(value, int | float | str) and value == neutral

@@ -1,4 +1,4 @@
-"""What transformers' five classes share: loading, and one batch through the engine."""
+"""The base of transformers' five classes: loading, and a batch through the engine."""
 
 from __future__ import annotations
 
@@ -20,15 +20,11 @@ from seamless_engine.engine import Engine
 from seamless_engine.errors import UsageError
 from seamless_engine.hf import inputs
 from seamless_engine.hf.arguments import Options, read_options, to_python
-from seamless_engine.hf.config import SeamlessM4Tv2Config
+from seamless_engine.hf.config import GenerationConfig, SeamlessM4Tv2Config
 from seamless_engine.hf.encoders import SpeechEncoder, TextEncoder
-from seamless_engine.hf.generation_config import GenerationConfig
-from seamless_engine.hf.lazy_engine import LazyEngine
 from seamless_engine.hf.loading import device_of, dtype_of, hub_arguments
-from seamless_engine.hf.module import ReadOnlyModule, check_neutral
-from seamless_engine.hf.outputs import GenerateOutput, LogitsOutput, SpeechOutput
-from seamless_engine.hf.scores import TokenScores
-from seamless_engine.hf.stored_weight import StoredWeight, tied_names
+from seamless_engine.hf.module import LazyEngine, ReadOnlyModule, check_neutral
+from seamless_engine.hf.outputs import GenerateOutput, LogitsOutput, SpeechOutput, TokenScores
 from seamless_engine.loading.loader import find_checkpoint
 from seamless_engine.model_inputs import Features, Tokens
 from seamless_engine.request import DecodingParams, Hypothesis, Request, Result, Task
@@ -37,10 +33,10 @@ Sources = Sequence[Features] | Sequence[Tokens]
 
 
 class Pretrained(ReadOnlyModule):
-    """`engine` is the `seamless_engine.Engine` that does the work.
+    """`engine` is the `seamless_engine.Engine` that computes the results.
 
-    generation_config: the fields of generation_config.json; those that are set on it become defaults of `generate`.
-    name_or_path: what `from_pretrained` was given.
+    generation_config: the fields of generation_config.json. A field that is set becomes a default of `generate`.
+    name_or_path: the argument of `from_pretrained`.
     """
 
     tasks: ClassVar[tuple[Task, ...]]
@@ -57,9 +53,7 @@ class Pretrained(ReadOnlyModule):
             raise UsageError(
                 f"{type(self).__name__}(config) would have random weights: use from_pretrained(), with a checkpoint"
             )
-        super().__init__()
-        self._loaded = loaded
-        self.config = config
+        super().__init__(loaded, config)
         self.generation_config = generation_config
         self.name_or_path = name_or_path
         if "speech_encoder" in loaded.modules:
@@ -83,14 +77,14 @@ class Pretrained(ReadOnlyModule):
         """Load the modules that this class needs.
 
         pretrained_model_name_or_path: a folder in the transformers format, or a hub id.
-        dtype (or torch_dtype): None and "auto" take the checkpoint's own.
-        device (or device_map): None and "auto" take CUDA where there is one, else the CPU.
-        options: sizes of the engine. These classes compute what transformers does: `reference` stays "transformers".
-        config: the checkpoint's own, if any.
-        kwargs: of transformers: cache_dir, force_download, local_files_only, revision, subfolder, token, for a hub id;
-            attn_implementation and others, which have no effect.
+        dtype (or torch_dtype): None and "auto" are the checkpoint's dtype.
+        device (or device_map): None and "auto" are CUDA if it is available, else the CPU.
+        options: sizes of the engine; `reference` must be "transformers", because these classes compute what it does.
+        config: must equal the checkpoint's own, if it is given.
+        kwargs: arguments of transformers: cache_dir, force_download, local_files_only, revision, subfolder, token, for
+            a hub id; attn_implementation and others, which have no effect.
 
-        Raises CheckpointError for a checkpoint that cannot be used, UsageError for an argument that cannot.
+        Raises CheckpointError for a checkpoint that cannot be used, UsageError for an argument that is not supported.
         """
         hub = hub_arguments(kwargs)
         if options is not None and options.reference != "transformers":
@@ -110,42 +104,25 @@ class Pretrained(ReadOnlyModule):
 
     @property
     def engine(self) -> Engine:
-        """Loads the checkpoint again if the model has been moved since the last use."""
+        """Loads the checkpoint again if the model was moved since the last use."""
         return self._loaded.get()
 
     @property
     def folder(self) -> Path:
-        """Of the checkpoint on this machine."""
+        """The checkpoint on this machine."""
         return self._loaded.folder
 
-    @property
-    def device(self) -> torch.device:
-        return self._loaded.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._loaded.dtype
-
-    def _move(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
-        self._loaded.move(device, dtype)
-
-    def _weights(self) -> dict[str, StoredWeight]:
-        return self._loaded.weights()
-
-    def _ties(self) -> dict[str, str]:
-        return tied_names(self._loaded.modules)
-
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
-        """Bytes of the weights as they are held, which may be packed or in 8 bits."""
+        """Bytes of the loaded weights, which may be packed or in 8 bits."""
         return sum(self.engine.weight_bytes.values())
 
     def can_generate(self) -> bool:
         return True
 
     def get_encoder(self, modality: Literal["text", "audio"] | None = None) -> SpeechEncoder | TextEncoder:
-        """The encoder of text, or of speech in classes that read speech alone.
+        """The text encoder, or the speech encoder of a class without a text encoder.
 
-        modality: "text" or "audio", for the class that has both.
+        modality: "text" or "audio", for the class with both encoders.
         """
         name = {"text": "text_encoder", "audio": "speech_encoder"}.get(modality or "")
         if name is None and modality is None:
@@ -161,15 +138,15 @@ class Pretrained(ReadOnlyModule):
 
         sequences, scores: of one output of `generate(..., return_dict_in_generate=True, output_scores=True)`.
 
-        Raises UsageError without beams and normalize_logits=True, and after options that change scores (penalties,
-        bans, sampling): only the model's own log-probabilities are kept, in `token_logprobs`.
+        Raises UsageError without beams unless normalize_logits=True, and for parameters that change scores (penalties,
+        bad words, sampling): only the model's own log-probabilities are kept, in `token_logprobs`.
         """
         if not isinstance(scores, TokenScores):
             raise UsageError("scores must be those of an output of this model; token_logprobs has the same numbers")
         return scores.transition_scores(len(sequences), normalize_logits)
 
     def __call__(self, *args: Any, **kwargs: Any) -> LogitsOutput:
-        if "torch._dynamo" in sys.modules:  # torch.compile may be at work, and shall look at nothing below
+        if "torch._dynamo" in sys.modules:  # the caller may have compiled the model: do not trace into the engine
             return torch.compiler.disable(super().__call__)(*args, **kwargs)  # pyright: ignore[reportReturnType]
         return super().__call__(*args, **kwargs)
 
@@ -194,13 +171,13 @@ class Pretrained(ReadOnlyModule):
                 "as well. To transcribe or translate, call generate(..., tgt_lang=...)"
             )
         tokens = inputs.decoder_tokens(decoder_input_ids, len(sources), self.engine.config.vocab_size)
-        rows = [self.engine.forced_logits(source, ids) for source, ids in zip(sources, tokens, strict=True)]
-        return LogitsOutput(torch.stack(rows))
+        logits = [self.engine.forced_logits(source, ids) for source, ids in zip(sources, tokens, strict=True)]
+        return LogitsOutput(torch.stack(logits))
 
     def _write(
         self, sources: Sources, task: Task, tgt_lang: str | None, kwargs: dict[str, Any], as_dict: bool = False
     ) -> torch.Tensor | GenerateOutput:
-        """`generate` of a task with text output. kwargs: of the text side, without the inputs."""
+        """`generate` for a task that produces text. kwargs: arguments for the text, without the inputs."""
         prompt = kwargs.pop("decoder_input_ids", None)
         options = read_options(kwargs, self.generation_config, self.engine.config)
         output = self._text_output(self._run(sources, task, tgt_lang, prompt, options.params), options)
@@ -216,19 +193,20 @@ class Pretrained(ReadOnlyModule):
         text: dict[str, Any],
         speech: dict[str, Any],
     ) -> tuple[torch.Tensor, torch.Tensor] | SpeechOutput:
-        """`generate` of a task with speech output. text, speech: of `split_sides`, without the inputs."""
+        """`generate` for a task that produces speech. text, speech: as `split_sides` returns them, without the
+        inputs."""
         prompt = text.pop("decoder_input_ids", None)
         options = read_options(text, self.generation_config, self.engine.config, speech)
         results = self._run(sources, task, tgt_lang, prompt, options.params, speaker_id)
         found = _hypotheses(results)
         audio = [torch.from_numpy(_present(hypothesis.audio)) for _, hypothesis in found]
         waveform = pad_sequence(audio, batch_first=True).to(self.device)
-        # A scalar for one sequence, as in transformers.
+        # Without dimensions for one sequence, as in transformers.
         lengths = torch.tensor([len(samples) for samples in audio], device=self.device).squeeze(0)
         if not with_ids:
             return waveform, lengths
         config = self.engine.config
-        # The vocoder's unit 1 may have been another control id of the T2U model, which is no longer known.
+        # The engine maps several control ids of the T2U model to unit 1, so these cannot be told apart here.
         units = [(_present(hypothesis.units) + config.vocoder_offset).tolist() for _, hypothesis in found]
         unit_sequences = self._padded(units, config.t2u_pad_token_id)
         return SpeechOutput(waveform, lengths, self._text_output(results, options).sequences, unit_sequences)
@@ -246,14 +224,14 @@ class Pretrained(ReadOnlyModule):
         speaker_id = to_python(speaker_id)
         requests: list[Request] = []
         for source, code in zip(sources, languages, strict=True):
-            if params.do_sample or params.speech_do_sample:  # as there, torch.manual_seed makes draws repeatable
+            if params.do_sample or params.speech_do_sample:  # torch.manual_seed makes samples repeatable
                 params = replace(params, seed=int(torch.randint(2**31, (), device="cpu")))
             clip = source if isinstance(source, Features) else None
             text = source if isinstance(source, Tokens) else None
             requests.append(Request(task, code, audio=clip, text=text, speaker_id=speaker_id, params=params))
         results = self.engine.generate(requests)
-        for row, result in enumerate(results):
-            check_result(result, f"row {row} of the batch")
+        for index, result in enumerate(results):
+            check_result(result, f"row {index} of the batch")
         return results
 
     def _languages(self, tgt_lang: str | None, prompt: Any, batch: int) -> list[str]:
@@ -280,18 +258,19 @@ class Pretrained(ReadOnlyModule):
         if options.params.return_token_logprobs:
             logprobs = self._padded([hypothesis.token_logprobs or [] for _, hypothesis in found], 0.0)
             output.token_logprobs, output.scores = logprobs, TokenScores(logprobs, options.params)
-        for row, (_, hypothesis) in enumerate(found):
+        for index, (_, hypothesis) in enumerate(found):
             if not options.other_ends.isdisjoint(hypothesis.tokens):
-                warnings.warn(f"sequence {row} holds an eos_token_id that ends no text here", stacklevel=4)
+                warnings.warn(f"sequence {index} holds an eos_token_id that ends no text here", stacklevel=4)
         return output
 
-    def _padded(self, rows: Sequence[Sequence[float]], value: float) -> torch.Tensor:
+    def _padded(self, sequences: Sequence[Sequence[float]], value: float) -> torch.Tensor:
         dtype = torch.float32 if isinstance(value, float) else torch.int64
-        return pad_sequence([torch.tensor(row, dtype=dtype, device="cpu") for row in rows], True, value).to(self.device)
+        tensors = [torch.tensor(sequence, dtype=dtype, device="cpu") for sequence in sequences]
+        return pad_sequence(tensors, batch_first=True, padding_value=value).to(self.device)
 
 
 def check_result(result: Result, name: str) -> None:
-    """Raises `result.error`, if there is one, with the name of the input before its message; passes on the warnings."""
+    """Raises `result.error`, if there is one, with `name` in front of its message. Issues the result's warnings."""
     if result.error is not None:
         raise type(result.error)(f"{name}: {result.error}")
     for warning in result.warnings:

@@ -1,24 +1,28 @@
-"""config.json under transformers' class name."""
+"""config.json and generation_config.json of a checkpoint, under transformers' class names."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from seamless_engine.config import ModelConfig
 from seamless_engine.errors import UsageError
+from seamless_engine.hf.arguments import KNOWN
 from seamless_engine.hf.loading import hub_arguments
 from seamless_engine.loading.loader import find_checkpoint
 
-_JSON_TYPES = (bool, int, float, str, tuple)  # the other fields of ModelConfig are maps of generation_config.json
+_JSON_TYPES = (bool, int, float, str, tuple)  # the other fields of ModelConfig come from generation_config.json
 
 
 class SeamlessM4Tv2Config:
-    """The fields of config.json as attributes; those it leaves out have the values of v2-large.
+    """The fields of config.json as attributes; a field that the file leaves out has the value of v2-large.
 
-    Read-only, because a loaded model does not follow changes.
+    Read-only, because a change would not reach a loaded model.
     """
 
     model_type = "seamless_m4t_v2"
@@ -33,12 +37,12 @@ class SeamlessM4Tv2Config:
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> SeamlessM4Tv2Config:
-        """The configuration of a checkpoint.
+        """Read the configuration of a checkpoint.
 
         pretrained_model_name_or_path: a folder or a hub id.
         kwargs: revision, token, cache_dir and so on, as for a model.
 
-        Raises CheckpointError if it cannot be used, UsageError for an argument that cannot.
+        Raises CheckpointError for a checkpoint that cannot be used, UsageError for an argument that is not supported.
         """
         folder = find_checkpoint(pretrained_model_name_or_path, weights=False, **hub_arguments(kwargs))
         ModelConfig.from_folder(folder)  # for its checks
@@ -53,7 +57,7 @@ class SeamlessM4Tv2Config:
         return self.__dict__["decoder_attention_heads"]
 
     def require_same(self, other: Any) -> None:
-        """Raises UsageError if `other`, a configuration of transformers or ours, would make another model."""
+        """Raises UsageError if `other`, a configuration of transformers or of this class, describes another model."""
         if not hasattr(other, "to_dict"):
             raise UsageError(f"config must be a configuration, not {other!r}: leave it out, config.json is read")
         given = other.to_dict()
@@ -83,3 +87,25 @@ class SeamlessM4Tv2Config:
 
     def __repr__(self) -> str:
         return f"SeamlessM4Tv2Config {json.dumps(self.to_dict(), indent=2)}"
+
+
+class GenerationConfig(SimpleNamespace):
+    """The fields of generation_config.json as attributes; an argument of `generate` that the file leaves out is None.
+
+    A field that is set becomes the default of that argument.
+    """
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> GenerationConfig:
+        return cls(**json.loads((folder / "generation_config.json").read_text(encoding="utf-8")))
+
+    def to_dict(self) -> dict[str, Any]:
+        return copy.deepcopy(vars(self))
+
+    def update(self, **fields: Any) -> None:
+        vars(self).update(fields)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in KNOWN:
+            return None
+        raise AttributeError(f"generation_config.json has no field {name!r}")

@@ -1,4 +1,4 @@
-"""The two encoders of a drop-in model, for their hidden states."""
+"""The two encoders of a drop-in model: calling one gives its hidden states."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import torch
 
 from seamless_engine.errors import UsageError
 from seamless_engine.hf import inputs
-from seamless_engine.hf.config import SeamlessM4Tv2Config
-from seamless_engine.hf.lazy_engine import LazyEngine
 from seamless_engine.hf.module import ReadOnlyModule, check_neutral
 from seamless_engine.hf.outputs import EncoderOutput
 from seamless_engine.hf.stored_weight import StoredWeight, tied_names
+from seamless_engine.models.lengths import encoder_length
 
 _REASON = "it gives the last hidden state, nothing in between"
 
@@ -20,19 +19,6 @@ _REASON = "it gives the last hidden state, nothing in between"
 class _Encoder(ReadOnlyModule):
     name: ClassVar[str]
     main_input_name: ClassVar[str]
-
-    def __init__(self, loaded: LazyEngine, config: SeamlessM4Tv2Config) -> None:
-        super().__init__()
-        self._loaded = loaded
-        self.config = config  # config.json as it is; sizes and ids are those of the engine, whose config has defaults
-
-    @property
-    def device(self) -> torch.device:
-        return self._loaded.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._loaded.dtype
 
     def _move(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
         if (device or self.device).type != self.device.type or (dtype or self.dtype) != self.dtype:
@@ -56,9 +42,9 @@ class TextEncoder(_Encoder):
     main_input_name = "input_ids"
 
     def forward(self, input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> EncoderOutput:
-        """Hidden states [batch, length, hidden] of input_ids [batch, length], zeros where there is padding.
+        """Hidden states [batch, length, hidden] of input_ids [batch, length]; zeros at padding.
 
-        Raises UsageError for an argument that asks for more.
+        Raises UsageError for an argument that asks for other outputs.
         """
         check_neutral("the text encoder", kwargs, _REASON)
         engine = self._loaded.get()
@@ -68,8 +54,8 @@ class TextEncoder(_Encoder):
             torch.as_tensor(input_ids).cpu() != pad if attention_mask is None else torch.as_tensor(attention_mask) != 0
         )
         hidden = torch.zeros(*kept.shape, engine.config.hidden_size, dtype=engine.dtype, device=engine.device)
-        for row, mask, sentence in zip(hidden, kept.to(engine.device), sentences, strict=True):
-            row[mask] = engine.encode(sentence)
+        for states, mask, sentence in zip(hidden, kept.to(engine.device), sentences, strict=True):
+            states[mask] = engine.encode(sentence)
         return EncoderOutput(hidden)
 
 
@@ -78,16 +64,17 @@ class SpeechEncoder(_Encoder):
     main_input_name = "input_features"
 
     def forward(self, input_features: Any = None, attention_mask: Any = None, **kwargs: Any) -> EncoderOutput:
-        """Hidden states [batch, rows // 8 + 1, hidden] of input_features [batch, rows, 160], zeros behind a clip's end.
+        """Hidden states [batch, frames // 8 + 1, hidden] of input_features [batch, frames, 160]; zeros after the end of
+        a clip.
 
-        Raises UsageError for an argument that asks for more.
+        Raises UsageError for an argument that asks for other outputs.
         """
         check_neutral("the speech encoder", kwargs, _REASON)
         engine = self._loaded.get()
         clips = inputs.clips(input_features, attention_mask, engine.config.feature_projection_input_dim)
-        length = torch.as_tensor(input_features).shape[1] // engine.config.adaptor_stride + 1
+        length = encoder_length(torch.as_tensor(input_features).shape[1], engine.config.adaptor_stride)
         hidden = torch.zeros(len(clips), length, engine.config.hidden_size, dtype=engine.dtype, device=engine.device)
-        for row, clip in zip(hidden, clips, strict=True):
+        for padded, clip in zip(hidden, clips, strict=True):
             states = engine.encode(clip)
-            row[: len(states)] = states
+            padded[: len(states)] = states
         return EncoderOutput(hidden)

@@ -1,4 +1,4 @@
-"""Padded batches of transformers' processor → one prepared input for each row, without its padding."""
+"""Padded batches of transformers' processor → one input of the engine for each of their items, without padding."""
 
 from __future__ import annotations
 
@@ -13,54 +13,57 @@ from seamless_engine.model_inputs import Features, Tokens
 
 
 def clips(features: Any, mask: Any, width: int) -> list[Features]:
-    """Rows of input_features [batch, rows, width] and attention_mask [batch, rows]; without a mask all are whole.
+    """The clips of input_features [batch, frames, width] and attention_mask [batch, frames]; without a mask, every
+    frame is valid.
 
-    At batch size 1 an odd number of frames leaves a row whose first half is real, with mask 0. In a larger batch the
-    mask does not tell it from padding, but its second half, which is the padding value, differs from its first.
+    A frame holds two frames of the filter bank. An odd number of them leaves a last frame whose second half is padding
+    and whose mask is 0. In a larger batch the mask is the same for frames of padding, but in those both halves are
+    equal.
     """
     features = _tensor("input_features", features, 3, floating=True).float()
     if features.shape[2] != width:
-        raise UsageError(f"input_features has rows of {features.shape[2]} values; this checkpoint takes {width}")
+        raise UsageError(f"input_features has frames of {features.shape[2]} values; this checkpoint takes {width}")
     if mask is None:
         return [Features(clip, len(clip)) for clip in features]
     found = []
     for clip, kept in zip(features, _mask(mask, features), strict=True):
         valid = int(kept.sum())
         if valid == 0:
-            raise UsageError("a clip of input_features has no whole row: at least 35 ms of audio are needed")
+            raise UsageError("a clip of input_features has no whole frame: at least 35 ms of audio are needed")
         if not kept[:valid].all():
             raise UsageError("attention_mask must be ones, then zeros: pad input_features on the right")
-        found.append(Features(clip[: valid + int(_half_real(clip, valid))], valid))
+        found.append(Features(clip[: valid + int(_is_half_frame(clip, valid))], valid))
     return found
 
 
-def _half_real(clip: torch.Tensor, row: int) -> bool:
-    if row == len(clip):
+def _is_half_frame(clip: torch.Tensor, index: int) -> bool:
+    if index == len(clip):
         return False
-    first, second = clip[row].chunk(2)
+    first, second = clip[index].chunk(2)
     padding = second[0]
     return bool((second == padding).all() and (first != padding).any())
 
 
 def sentences(ids: Any, mask: Any, pad: int, vocab_size: int) -> list[Tokens]:
-    """Rows of input_ids [batch, length] without padding on either side; without a mask pad ids are padding."""
+    """The sentences of input_ids [batch, length] without padding on either side; without a mask, pad ids are
+    padding."""
     ids = _ids("input_ids", ids, vocab_size)
     found = []
-    for row, kept in zip(ids, ids != pad if mask is None else _mask(mask, ids), strict=True):
+    for sentence, kept in zip(ids, ids != pad if mask is None else _mask(mask, ids), strict=True):
         places = kept.nonzero()[:, 0]
         if len(places) == 0:
             raise UsageError("a row of input_ids is nothing but padding")
         first, last = int(places[0]), int(places[-1])
-        # What is hidden in front of a sentence would shift its positions, unless it is padding, which has none.
-        if last - first + 1 != len(places) or bool((row[:first] != pad).any()):
+        # Hidden tokens before a sentence would shift its positions. Pads would not, because they take no position.
+        if last - first + 1 != len(places) or bool((sentence[:first] != pad).any()):
             raise UsageError("attention_mask must hide padding only, on one side of each sentence")
-        found.append(Tokens(row[first : last + 1].tolist()))
+        found.append(Tokens(sentence[first : last + 1].tolist()))
     return found
 
 
 def prompt_languages(prompt: Any, batch: int, start: int, codes: Mapping[int, str]) -> list[str]:
-    """Target language of each row of decoder_input_ids, which may be nothing but the prompt: [language] or
-    [start, language]. codes: of the language ids."""
+    """The target language of each item of decoder_input_ids, which may only hold the prompt: [language] or
+    [start, language]. codes: language id → code."""
     ids = _ids("decoder_input_ids", prompt, None)
     if len(ids) == batch and ids.shape[1] in (1, 2) and (ids.shape[1] == 1 or bool((ids[:, 0] == start).all())):
         found = [codes.get(token) for token in ids[:, -1].tolist()]
@@ -73,7 +76,7 @@ def prompt_languages(prompt: Any, batch: int, start: int, codes: Mapping[int, st
 
 
 def decoder_tokens(ids: Any, batch: int, vocab_size: int) -> list[list[int]]:
-    """Rows of decoder_input_ids [batch, T], for `forward`."""
+    """decoder_input_ids [batch, T] of `forward`, as lists."""
     ids = _ids("decoder_input_ids", ids, vocab_size)
     if len(ids) != batch:
         raise UsageError(f"decoder_input_ids has {len(ids)} rows for a batch of {batch}")
@@ -118,5 +121,5 @@ def _tensor(name: str, value: Any, dims: int, floating: bool) -> torch.Tensor:
 
 
 def _on_cpu(value: Any) -> torch.Tensor:
-    """NumPy decides what a list holds: torch goes by default device and dtype, which are the caller's to choose."""
+    """A list becomes a tensor by way of NumPy, since torch would use the caller's default device and dtype."""
     return torch.as_tensor(value if isinstance(value, torch.Tensor) else np.asarray(value), device="cpu")

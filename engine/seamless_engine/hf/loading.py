@@ -18,18 +18,18 @@ from seamless_engine.loading.loader import find_checkpoint
 _HUB = tuple(
     name for name, one in inspect.signature(find_checkpoint).parameters.items() if one.kind is one.KEYWORD_ONLY
 )
-# They change neither what is loaded nor what comes out of it.
+# They change neither the model nor its results.
 _NO_EFFECT = tuple(
     "allow_all_kernels code_revision disable_mmap ignore_mismatched_sizes low_cpu_mem_usage offload_buffers "
     "offload_folder offload_state_dict resume_download tqdm_class trust_remote_code use_flash_attention_2 use_kernels "
     "weights_only".split()
 )
 _ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
-_PLACEMENTS = ("balanced", "balanced_low_0", "sequential")  # of a model over several devices; here it takes one
+_PLACEMENTS = ("balanced", "balanced_low_0", "sequential")  # over several devices; this engine uses one
 _ONE_DEVICE = "a model runs on one device: choose it with device or device_map"
 _SAFETENSORS = "only safetensors files are read, and no code in them is run"
 _INT8 = 'for matrices in 8 bits give options=EngineConfig(int8=("text_decoder",))'
-# Refused unless they ask for nothing, and what to do.
+# Refused unless the value has no effect, with the advice of the message.
 _REFUSED = {
     "adapter_kwargs": "merge the adapter into the weights, and save them as a checkpoint",
     "attn_implementation": f"the engine has its own attention; {', '.join(_ATTENTION)} are accepted and mean the same",
@@ -53,16 +53,16 @@ _REFUSED = {
     "use_safetensors": _SAFETENSORS,
     "variant": "only model.safetensors, or the shards that its index names, are read; dtype chooses the precision",
 }
-# None and an empty mapping ask for nothing; so do these values, or False where there are none.
+# Values without effect: None, an empty mapping, and these; False for an argument that is not listed here.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {"attn_implementation": _ATTENTION, "use_safetensors": (True,), "variant": ("",)}
 _OWN = ("config", "device", "device_map", "dtype", "max_memory", "options", "torch_dtype", "use_auth_token")
 KNOWN = frozenset([*_HUB, *_NO_EFFECT, *_REFUSED, *_OWN])
 
 
 def hub_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `find_checkpoint` among those of `from_pretrained`.
+    """Of the arguments of `from_pretrained`, those for `find_checkpoint`.
 
-    Raises UsageError that names an argument which is unknown or would be ignored.
+    Raises UsageError that names an argument which is unknown or not supported.
     """
     for name, value in kwargs.items():
         _check(name, value)
@@ -92,7 +92,7 @@ def _check(name: str, value: Any) -> None:
 
 
 def device_of(device: Any, device_map: Any) -> str | torch.device:
-    """What `device` or `device_map` says, "auto" if neither does. Only one device can be meant."""
+    """The device of `device` or `device_map`; "auto" if neither is given. Raises UsageError for several devices."""
     if device is not None and device_map is not None:
         raise UsageError("give device or device_map, not both")
     wanted = device if device_map is None else device_map
@@ -108,7 +108,7 @@ def device_of(device: Any, device_map: Any) -> str | torch.device:
 
 
 def dtype_of(dtype: Any, torch_dtype: Any, stored: Mapping[str, Any]) -> str | torch.dtype:
-    """What the arguments say; that of config.json, `stored`, for None and "auto"."""
+    """The dtype of the arguments. None and "auto" are that of config.json, `stored`."""
     if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
         raise UsageError("dtype and torch_dtype are two names of one argument: give one of them")
     wanted = torch_dtype if dtype is None else dtype

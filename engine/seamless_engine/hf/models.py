@@ -1,4 +1,4 @@
-"""transformers' five classes for SeamlessM4T-v2, over the engine."""
+"""transformers' five classes for SeamlessM4T-v2, computed by the engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _ReadsSpeech(Pretrained):
     def forward(
         self, input_features: Any = None, attention_mask: Any = None, decoder_input_ids: Any = None, **kwargs: Any
     ) -> LogitsOutput:
-        """Logits after each of decoder_input_ids int64 [batch, T], for input_features [batch, rows, 160]."""
+        """Logits after each of decoder_input_ids int64 [batch, T], for input_features [batch, frames, 160]."""
         return self._logits(self._clips(input_features, attention_mask), decoder_input_ids, kwargs)
 
 
@@ -39,11 +39,11 @@ class SeamlessM4Tv2ForTextToText(_ReadsText):
     def generate(
         self, input_ids: Any = None, tgt_lang: str | None = None, generation_config: Any = None, **kwargs: Any
     ) -> torch.Tensor | GenerateOutput:
-        """Translate text. attention_mask [batch, length] goes with input_ids; without one, pad ids are padding.
+        """Translate text. attention_mask [batch, length] belongs to input_ids; without one, pad ids are padding.
 
         Returns int64 [R, S]: prompt, tokens, eos, padding with pad_token_id; with return_dict_in_generate=True a
-        `GenerateOutput`. Raises UsageError that names an argument which is not supported, and what went wrong with a
-        row of the batch as the exception that `Result.error` would hold.
+        `GenerateOutput`. Raises UsageError that names an argument which is not supported, and `Result.error` of the
+        first row of the batch that failed.
         """
         sources = self._sentences(input_ids, kwargs.pop("attention_mask", None))
         return self._write(sources, "t2tt", tgt_lang, kwargs | {"generation_config": generation_config})
@@ -55,9 +55,9 @@ class SeamlessM4Tv2ForSpeechToText(_ReadsSpeech):
     def generate(
         self, input_features: Any = None, tgt_lang: str | None = None, generation_config: Any = None, **kwargs: Any
     ) -> torch.Tensor | GenerateOutput:
-        """Transcribe or translate speech, input_features [batch, rows, 160] with attention_mask [batch, rows].
+        """Transcribe or translate speech, input_features [batch, frames, 160] with attention_mask [batch, frames].
 
-        Returns and raises what `SeamlessM4Tv2ForTextToText.generate` does.
+        Returns and raises the same as `SeamlessM4Tv2ForTextToText.generate`.
         """
         features = kwargs.pop("inputs", None) if input_features is None else input_features
         sources = self._clips(features, kwargs.pop("attention_mask", None))
@@ -75,12 +75,12 @@ class SeamlessM4Tv2ForTextToSpeech(_ReadsText):
         speaker_id: int | None = 0,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor] | SpeechOutput:
-        """Translate text into speech. Arguments with the prefix `text_` are for the text alone, and with `speech_` for
-        the units.
+        """Translate text into speech. Arguments with the prefix `text_` are for the text only, with `speech_` for the
+        units only.
 
-        Returns waveform float32 [R, samples], padded with zeros, and the true lengths int64 [R], a scalar when R is 1;
-        with return_intermediate_token_ids=True a `SpeechOutput`. A text without characters has the length 0. Raises
-        what `SeamlessM4Tv2ForTextToText.generate` does.
+        Returns waveform float32 [R, samples], padded with zeros, and the lengths int64 [R], a scalar when R is 1; with
+        return_intermediate_token_ids=True a `SpeechOutput`. A text without characters has the length 0. Raises the same
+        as `SeamlessM4Tv2ForTextToText.generate`.
         """
         text, speech = split_sides(kwargs)
         sources = self._sentences(input_ids, text.pop("attention_mask", None))
@@ -118,10 +118,10 @@ class SeamlessM4Tv2Model(Pretrained):
         generate_speech: bool | None = True,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor] | SpeechOutput | GenerateOutput:
-        """Any of the tasks, by what goes in and by `generate_speech`.
+        """Any of the tasks: the input and `generate_speech` choose it.
 
-        Speech output is that of `SeamlessM4Tv2ForTextToSpeech.generate`; text output is a `GenerateOutput`, for which
-        speaker_id and return_intermediate_token_ids say nothing.
+        Returns for speech the same as `SeamlessM4Tv2ForTextToSpeech.generate`, and for text a `GenerateOutput`;
+        speaker_id and return_intermediate_token_ids have no effect on text.
         """
         text, speech = split_sides(kwargs)
         listens = _one_input(input_ids, input_features)

@@ -1,16 +1,24 @@
-"""What scripts do with a torch module, for a model whose weights are the engine's."""
+"""The interface of a torch module, for a model whose weights belong to an engine."""
 
 from __future__ import annotations
 
 import abc
+import gc
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import torch
 
+from seamless_engine.config import ModelConfig
+from seamless_engine.device import resolve_device, resolve_dtype
+from seamless_engine.engine import Engine
 from seamless_engine.errors import UsageError
-from seamless_engine.hf.stored_weight import StoredWeight
+from seamless_engine.hf.config import SeamlessM4Tv2Config
+from seamless_engine.hf.stored_weight import StoredWeight, stored_weights, tied_names
+from seamless_engine.loading.loader import modules_for
 
 _HINTS = {
     "gradient_checkpointing_enable": "the engine does not train",
@@ -21,39 +29,82 @@ _HINTS = {
 }
 
 
-class ReadOnlyModule(torch.nn.Module, abc.ABC):
-    """A `torch.nn.Module` for inference. Parameters are read from the checkpoint when their numbers are asked for.
+class LazyEngine:
+    """The engine of a model that can be moved.
 
-    What would train it, change its weights or look between its layers raises UsageError.
+    The weights of an engine are packed for one dtype and one device. After a move the next use loads the checkpoint
+    again, so that no precision is lost: after `.half().float()` the weights are those of the file.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self.folder = folder
+        self.config: ModelConfig = engine.config
+        self.modules = modules_for(engine.tasks)
+        self.device, self.dtype = engine.device, engine.dtype
+        self._tasks, self._options = engine.tasks, engine.options
+        self._engine: Engine | None = engine
+        self._lock = threading.Lock()
+
+    def get(self) -> Engine:
+        """Raises what `Engine.from_pretrained` raises; the next call then tries again."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = Engine.from_pretrained(
+                    self.folder, tasks=self._tasks, device=self.device, dtype=self.dtype, options=self._options
+                )
+            return self._engine
+
+    def move(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        """None keeps the device or the dtype. Raises UsageError if the engine does not run there."""
+        where = self.device if device is None else resolve_device(device)
+        precision = self.dtype if dtype is None else resolve_dtype(dtype, where)
+        with self._lock:
+            if (where, precision) != (self.device, self.dtype):
+                self.device, self.dtype, self._engine = where, precision, None
+                gc.collect()  # an engine has reference cycles, and the caller may need the memory now
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+
+    def weights(self) -> dict[str, StoredWeight]:
+        return stored_weights(self.folder, self.config, self.modules, self.device, self.dtype)
+
+
+class ReadOnlyModule(torch.nn.Module, abc.ABC):
+    """A `torch.nn.Module` for inference. The numbers of a parameter are read from the checkpoint when they are used.
+
+    Methods that would train it, change its weights or give access to its layers raise UsageError.
+    """
+
+    def __init__(self, loaded: LazyEngine, config: SeamlessM4Tv2Config) -> None:
         super().__init__()
         self.training = False
+        self.config = config
+        self._loaded = loaded
 
     @property
-    @abc.abstractmethod
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        return self._loaded.device
 
     @property
-    @abc.abstractmethod
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> torch.dtype:
+        return self._loaded.dtype
 
-    @abc.abstractmethod
-    def _move(self, device: torch.device | None, dtype: torch.dtype | None) -> None: ...
+    def _move(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        """None keeps the device or the dtype."""
+        self._loaded.move(device, dtype)
 
-    @abc.abstractmethod
     def _weights(self) -> dict[str, StoredWeight]:
-        """By name, tied ones once."""
+        """By name, tied weights once."""
+        return self._loaded.weights()
 
-    @abc.abstractmethod
     def _ties(self) -> dict[str, str]:
-        """Further names of `state_dict` → names of `_weights`."""
+        """Further names in `state_dict` → names in `_weights`."""
+        return tied_names(self._loaded.modules)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """As `torch.nn.Module.to`: a device, a dtype, the number of a GPU, or a tensor to be like.
+        """As `torch.nn.Module.to`: takes a device, a dtype, the index of a GPU, or a tensor that has both.
 
-        Raises UsageError for a device or a dtype on which the engine does not run.
+        Raises UsageError for a device or a dtype that the engine does not support.
         """
         try:
             device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)  # pyright: ignore
@@ -96,7 +147,7 @@ class ReadOnlyModule(torch.nn.Module, abc.ABC):
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """Names, shapes and numbers are those of transformers' parameters; requires_grad is False."""
+        """As transformers' parameters, by name, shape and number; requires_grad is False."""
         if not recurse:
             return
         for name, weight in self._weights().items():
@@ -109,7 +160,7 @@ class ReadOnlyModule(torch.nn.Module, abc.ABC):
         )
 
     def state_dict(self, *, prefix: str = "", **_: Any) -> dict[str, Any]:  # pyright: ignore
-        """Read-only tensors by name, tied ones under each of their names."""
+        """Read-only tensors by name, tied tensors under each of their names."""
         weights = self._weights()
         found = OrderedDict((prefix + name, weight) for name, weight in weights.items())
         found.update((prefix + other, weights[name]) for other, name in self._ties().items())
@@ -156,7 +207,7 @@ def _is_embedding(name: str) -> bool:
 
 
 def check_neutral(call: str, kwargs: dict[str, Any], reason: str) -> None:
-    """Raises UsageError if an argument of a forward() asks for something. reason: what the call gives instead."""
+    """Raises UsageError if an argument of a forward() has an effect in transformers. reason: what the call returns."""
     neutral = {"use_cache": (False, True), "return_dict": (True,)}
     for name, value in kwargs.items():
         if value is not None and not any(value is fine for fine in neutral.get(name, (False,))):

@@ -1,4 +1,4 @@
-"""`pipeline(...)` of transformers, over the engine."""
+"""`pipeline(...)` of transformers, computed by the engine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _TASKS: dict[str, type[SpeechRecognitionPipeline | TextToSpeechPipeline]] = {
     "text-to-audio": TextToSpeechPipeline,
     "text-to-speech": TextToSpeechPipeline,
 }
-_NO_EFFECT = ("use_fast", "framework", "config", "image_processor")  # of the processor alone
-_OF_CALLS = ("generation_config",)  # from_pretrained refuses it, because generate() takes it
+_NO_EFFECT = ("use_fast", "framework", "config", "image_processor")  # for the processor only
+_OF_CALLS = ("generation_config",)  # an argument of generate(), which from_pretrained refuses
 
 
 def pipeline(
@@ -40,14 +40,14 @@ def pipeline(
 ) -> Pipeline:
     """A callable that turns clips into text, or sentences into speech.
 
-    task: "automatic-speech-recognition", "text-to-speech" or "text-to-audio", which mean the same.
+    task: "automatic-speech-recognition", or "text-to-speech", which may also be called "text-to-audio".
     model: a folder, a hub id, or a loaded model, which is moved to `device` and `dtype` if they are given.
-    tokenizer, feature_extractor, processor: what `pipeline.tokenizer` and its like give; the engine has its own. The
-        source language of a tokenizer is that of sentences to be spoken.
-    dtype, torch_dtype, device, device_map: as in `from_pretrained`, and so are model_kwargs, revision, token and so on.
-    arguments: as in a call, for every call.
+    tokenizer, feature_extractor, processor: become attributes of the pipeline; the engine uses its own. The source
+        language of the tokenizer is the default for sentences.
+    dtype, torch_dtype, device, device_map: as in `from_pretrained`, as are model_kwargs, revision, token and so on.
+    arguments: those of a call, as defaults of every call.
 
-    Raises UsageError for any other task and for arguments that have no counterpart.
+    Raises UsageError for any other task, and for arguments without a counterpart.
     """
     kind = _TASKS.get(task)
     if kind is None:
@@ -74,6 +74,6 @@ def pipeline(
 
 
 def _move(model: Pretrained, device: Any, dtype: Any, torch_dtype: Any) -> None:
-    """To what is given; "auto" leaves it as it is."""
+    """Move a model to the device and the dtype that were given; "auto" keeps them."""
     precision = loading.dtype_of(dtype, torch_dtype, {"dtype": model.dtype})
     model.to(model.device if device == "auto" else device, resolve_dtype(precision, model.device))

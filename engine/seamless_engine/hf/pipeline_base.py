@@ -1,4 +1,4 @@
-"""What the pipelines share: attributes, and one answer after the other for a stream of inputs."""
+"""The base of the pipelines: their attributes, and a stream of answers for a stream of inputs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from seamless_engine.threads import attempt, beside, result_of
 
 @dataclass
 class Item:
-    """One input of a pipeline as the requests that answer it, and what becomes of their results.
+    """One input of a pipeline: the requests that answer it, and the function that makes an answer of their results.
 
-    warnings: of reading the input, where the engine does not do that.
+    warnings: of reading the input, if the pipeline reads it and not the engine.
     """
 
     requests: list[Request]
@@ -36,14 +36,14 @@ class Item:
 class Pipeline(abc.ABC):
     """model: the loaded model.
 
-    tokenizer, feature_extractor, processor: those that were given, else transformers' own of the checkpoint. The engine
-    reads files and sentences without them.
+    tokenizer, feature_extractor, processor: those that were given, else those that transformers loads from the
+    checkpoint. The engine does not use them.
     """
 
     task: ClassVar[str]
-    needs: ClassVar[str]  # a task that the model must have been loaded for
-    model_class: ClassVar[type[Pretrained]]  # what is loaded if `model` is a folder or a hub id
-    noun: ClassVar[str]  # of one input, in errors
+    needs: ClassVar[str]  # a task of the engine that the model must have been loaded for
+    model_class: ClassVar[type[Pretrained]]  # loaded if `model` is a folder or a hub id
+    noun: ClassVar[str]  # for one input, in messages
 
     def __init__(self, model: Pretrained, parts: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
         if self.needs not in model.tasks:
@@ -58,7 +58,8 @@ class Pipeline(abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def named(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a call by name, those in its holders as well. Raises UsageError for an unknown name."""
+        """The arguments of a call by name, also those inside `generate_kwargs` and the like. Raises UsageError for an
+        unknown name."""
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +74,7 @@ class Pipeline(abc.ABC):
     @property
     def processor(self) -> Any:
         if "processor" not in self._parts:
-            transformers = importlib.import_module("transformers")  # only here: the engine works without it
+            transformers = importlib.import_module("transformers")  # here, because the engine works without it
             self._parts["processor"] = transformers.AutoProcessor.from_pretrained(self.model.folder)
         return self._parts["processor"]
 
@@ -88,11 +89,11 @@ class Pipeline(abc.ABC):
         return self.processor.feature_extractor if given is None else given
 
     def _given(self, name: str) -> Any:
-        """The tokenizer or the feature extractor that was given, by itself or in a processor, or None."""
+        """The tokenizer or the feature extractor that was given, also inside a processor; else None."""
         return self._parts[name] if name in self._parts else getattr(self._parts.get("processor"), name, None)
 
     def _answer(self, inputs: Any, single: bool, item: Callable[[Any], Item]) -> Any:
-        """A dict for a single input, a list for a list or tuple, an iterator for what else can be iterated over."""
+        """A dict for a single input, a list for a list or tuple, an iterator for any other iterable."""
         if single:
             return next(self._stream([inputs], item))
         if isinstance(inputs, list | tuple):
@@ -100,14 +101,14 @@ class Pipeline(abc.ABC):
         return self._stream(_elements(inputs), item)
 
     def _stream(self, inputs: Iterable[Any], item: Callable[[Any], Item]) -> Generator[dict[str, Any], None, None]:
-        """Answers in the order of the inputs, which are drawn as the engine has room for them.
+        """Answers in the order of the inputs, which are pulled as the engine has room for them.
 
-        A reader's thread makes the items. What it raises comes behind the answers of the inputs before.
+        A reader's thread makes the items. An exception of it is raised after the answers of the inputs before.
         """
-        waiting: dict[int, tuple[Item, int]] = {}  # by the number of a request: its item, and its place there
+        waiting: dict[int, tuple[Item, int]] = {}  # request id → its item, and the index of its result there
         items: dict[int, Item] = {}
         numbers = itertools.count()
-        failure: Exception | None = None  # of the item behind the last one of `items`
+        failure: Exception | None = None  # of the input after the last one in `items`
 
         def requests() -> Iterator[Request]:
             nonlocal failure
@@ -143,7 +144,7 @@ def _finish(item: Item, name: str) -> dict[str, Any]:
 
 
 def _elements(inputs: Any) -> Iterable[Any]:
-    """Of an iterator, or of a data set that knows its length."""
+    """The inputs in an iterable, or in a data set with a length and indices."""
     if hasattr(inputs, "__iter__"):
         return inputs
     if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):

@@ -1,4 +1,4 @@
-"""transformers' AutomaticSpeechRecognitionPipeline, over the engine."""
+"""transformers' AutomaticSpeechRecognitionPipeline, computed by the engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import urllib.request
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,23 +17,22 @@ import torch
 from seamless_engine.errors import AudioError, UsageError
 from seamless_engine.handed_over import handed_over
 from seamless_engine.hf.arguments import Options, check_names, read_options, to_python
-from seamless_engine.hf.chunks import Chunking
-from seamless_engine.hf.generation_config import GenerationConfig
+from seamless_engine.hf.config import GenerationConfig
 from seamless_engine.hf.models import SeamlessM4Tv2ForSpeechToText
 from seamless_engine.hf.pipeline_base import Item, Pipeline
 from seamless_engine.inputs.audio import load_audio
 from seamless_engine.request import Request, Result
 from seamless_kernels.fbank import SAMPLING_RATE
 
-_DEFAULTS = {"num_beams": 5}  # of transformers' pipeline, unlike those of its generate()
+_DEFAULTS = {"num_beams": 5}  # of transformers' pipeline; its generate() has other defaults
 _TIMEOUT = 60.0  # seconds, for a host that does not answer
-_MAX_BYTES = 256 << 20  # of a file behind a URL
-_OWN = ("tgt_lang", "chunk_length_s", "stride_length_s", "ignore_warning")  # arguments besides those of generate()
+_MAX_BYTES = 256 << 20  # of a file that is fetched from a URL
+_OWN = ("tgt_lang", "chunk_length_s", "stride_length_s", "ignore_warning")  # arguments that generate() does not have
 _AUDIO_KEYS = ("raw", "array", "bytes", "path", "sampling_rate")
 
 
 class SpeechRecognitionPipeline(Pipeline):
-    """Counterpart of transformers' AutomaticSpeechRecognitionPipeline, which decodes with 5 beams if not told other."""
+    """Counterpart of transformers' AutomaticSpeechRecognitionPipeline. It decodes with 5 beams by default."""
 
     task = "automatic-speech-recognition"
     needs = "s2tt"
@@ -47,16 +46,16 @@ class SpeechRecognitionPipeline(Pipeline):
             raise UsageError(f"feature_extractor has a sampling_rate of {rate} Hz; the model hears {SAMPLING_RATE} Hz")
 
     def __call__(self, inputs: Any, **arguments: Any) -> Any:
-        """{"text": …} of a clip; a list of them for a list or tuple of clips; an iterator over them for a generator or
-        a data set, which is drawn as the engine has room. The engine batches by itself.
+        """{"text": …} for a clip; a list of them for a list or tuple of clips; an iterator over them for a generator or
+        a data set, whose clips are pulled as the engine has room. The engine makes the batches.
 
-        inputs: a path, a URL, the bytes of a file, an array or tensor at 16 kHz, [samples] or [channels, samples] of
-            one or two channels, what `datasets` gives for an audio column, or a mapping with the keys "raw" or "array",
-            and "sampling_rate", or "bytes", or "path". Other keys of a mapping come back with the text, each as a list
-            with one entry for each piece of the clip, as in transformers.
-        arguments: tgt_lang, which is needed here or when the pipeline is made; those of
+        inputs: a path, a URL, the bytes of a file, an array or tensor at 16 kHz, [samples] or [channels, samples] with
+            one or two channels, an entry of an audio column of `datasets`, or a mapping with the keys "raw" or "array",
+            and "sampling_rate", or "bytes", or "path". Other keys of a mapping are returned with the text, each as a
+            list with one entry for each chunk of the clip, as in transformers.
+        arguments: tgt_lang, which is required here or when the pipeline is made; those of
             `SeamlessM4Tv2ForSpeechToText.generate`, by name or in `generate_kwargs`; chunk_length_s and
-            stride_length_s, which cut long clips; batch_size and num_workers, which change nothing.
+            stride_length_s, which cut long clips; batch_size and num_workers, which have no effect.
 
         Raises UsageError for an argument without a counterpart, AudioError for a clip that cannot be read.
         """
@@ -88,8 +87,8 @@ class SpeechRecognitionPipeline(Pipeline):
         kept, said = handed_over(request), []
         limit = self.model.engine.options.max_audio_seconds
         samples = load_audio(kept.audio, kept.sampling_rate, max_seconds=limit, warn=said.append, channels_first=True)
-        pieces = chunking.cut(samples) if chunking else [samples]
-        return Item([replace(kept, audio=piece, sampling_rate=SAMPLING_RATE) for piece in pieces], finish, said)
+        chunks = chunking.cut(samples) if chunking else [samples]
+        return Item([replace(kept, audio=chunk, sampling_rate=SAMPLING_RATE) for chunk in chunks], finish, said)
 
     def _finish(self, extra: dict[str, Any], results: list[Result]) -> dict[str, Any]:
         tokens = (token for result in results for token in result.tokens)
@@ -115,7 +114,7 @@ def _is_clip(inputs: Any) -> bool:
 
 
 def _split(clip: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`audio` and `sampling_rate` of a request, and what a mapping holds besides."""
+    """`audio` and `sampling_rate` of a request, and the other keys of a mapping."""
     if isinstance(clip, str) and clip.startswith(("http://", "https://")):
         return {"audio": _fetched(clip)}, {}
     if isinstance(clip, np.ndarray | torch.Tensor):
@@ -134,7 +133,7 @@ def _split(clip: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _checked(array: Any) -> Any:
-    """The array, if it is [samples], or [channels, samples] of one or two channels, which transformers averages."""
+    """The array itself, if it is [samples], or [channels, samples] with one or two channels, which are averaged."""
     if getattr(array, "ndim", 1) == 2 and array.shape[0] > 2:
         raise UsageError(
             f"an audio array of shape {tuple(array.shape)} is not [channels, samples] of one or two channels: "
@@ -147,8 +146,56 @@ def _fetched(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
             content = response.read(_MAX_BYTES + 1)
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no URL at all
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not a URL
         raise AudioError(f"{url} cannot be fetched: {error}") from None
     if len(content) > _MAX_BYTES:
         raise AudioError(f"{url} has more than {_MAX_BYTES >> 20} MiB: fetch it yourself and give a path")
     return content
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How to cut a long clip. In samples at 16 kHz: the length of a chunk, and its overlap with the chunk to its left
+    and to its right."""
+
+    length: int
+    left: int
+    right: int
+
+    @classmethod
+    def from_seconds(cls, length: Any, stride: Any) -> Chunking | None:
+        """`chunk_length_s` and `stride_length_s` of transformers' pipeline, in seconds. Returns None for length None or
+        0. Raises UsageError.
+
+        stride: for both sides, or a pair (left, right); None is a sixth of the length, as in transformers.
+        """
+        length, stride = to_python(length), to_python(stride)
+        if not length:
+            return None
+        sides = stride if isinstance(stride, list | tuple) else [stride, stride]
+        if not all(_is_seconds(n) for n in (length, *sides) if n is not None) or len(sides) != 2:
+            raise UsageError(f"chunk_length_s and stride_length_s are seconds, not {length!r} and {stride!r}")
+        numbers = [length, *(length / 6 if n is None else n for n in sides)]
+        samples, left, right = (round(seconds * SAMPLING_RATE) for seconds in numbers)
+        if samples <= left + right:
+            raise UsageError(f"chunk_length_s={length} must be longer than both strides together, {numbers[1:]}")
+        return cls(samples, left, right)
+
+    @property
+    def overlaps(self) -> bool:
+        return self.left + self.right > 0
+
+    def cut(self, samples: torch.Tensor) -> list[torch.Tensor]:
+        """Pieces of samples [n], the last one shorter; one chunk for a clip that is no longer than that."""
+        chunks = []
+        for start in range(0, len(samples), self.length - self.left - self.right):
+            chunk = samples[start : start + self.length]
+            if start == 0 or len(chunk) > self.left:
+                chunks.append(chunk)
+            if start + self.length >= len(samples):
+                break
+        return chunks
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0

@@ -1,4 +1,4 @@
-"""Weights of a loaded model as tensors that are read from the checkpoint when their numbers are asked for."""
+"""Weights of a loaded model as tensors, whose numbers are read from the checkpoint when they are used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seamless_engine.errors import UsageError
 from seamless_engine.loading.loader import Checkpoint
 from seamless_engine.loading.tensor_table import SHARED_NAMES, UNIT_NAMES, tensor_shapes
 
-# What is known without the numbers.
+# These work without the numbers.
 _METHODS = frozenset(
     "numel nelement element_size size dim ndimension is_floating_point is_complex stride is_contiguous get_device "
     "requires_grad_ __len__".split()
@@ -32,7 +32,7 @@ _MEMORY = frozenset("data_ptr storage untyped_storage".split())
 
 
 class StoredWeight(torch.Tensor):
-    """Shape, dtype and device are there at once; every computation reads the file. Read-only."""
+    """A read-only tensor. Shape, dtype and device are known at once; every computation reads the file."""
 
     _read: Callable[[], torch.Tensor]
 
@@ -71,7 +71,7 @@ class StoredWeight(torch.Tensor):
 
 
 def _written(name: str, args: Any, kwargs: dict[str, Any]) -> Iterable[Any]:
-    """What a function writes to: `out` if that is given, its first argument if it works in place, else nothing."""
+    """The arguments that a function writes to: `out`, or the first argument of an in-place function."""
     out = kwargs.get("out")
     if out is not None:
         return out if isinstance(out, tuple | list) else (out,)
@@ -84,7 +84,7 @@ def _written(name: str, args: Any, kwargs: dict[str, Any]) -> Iterable[Any]:
 def stored_weights(
     folder: Path, config: ModelConfig, modules: Iterable[str], device: torch.device, dtype: torch.dtype
 ) -> dict[str, StoredWeight]:
-    """By the names of transformers' parameters, tied ones once. Raises CheckpointError if the folder has changed."""
+    """The weights by transformers' names, tied weights once. Raises CheckpointError if the folder has changed."""
     modules = tuple(modules)
     weights = Checkpoint.open(folder, config, modules).weights(device, dtype)
     return {
@@ -94,7 +94,7 @@ def stored_weights(
 
 
 def tied_names(modules: Iterable[str]) -> dict[str, str]:
-    """Further names of tensors in transformers' state_dict → the names that `stored_weights` has for them."""
+    """Further names of tied weights in transformers' state_dict → the names that `stored_weights` uses."""
     loaded = {*modules, "lm_head"}
     return {
         other: names[0] for names in (SHARED_NAMES, UNIT_NAMES) for other in names[1:] if other.split(".")[0] in loaded

@@ -1,4 +1,4 @@
-"""transformers' TextToAudioPipeline, over the engine."""
+"""transformers' TextToAudioPipeline, computed by the engine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from seamless_engine.hf.models import SeamlessM4Tv2ForTextToSpeech
 from seamless_engine.hf.pipeline_base import Item, Pipeline
 from seamless_engine.request import Request, Result
 
-_OWN = ("tgt_lang", "src_lang", "speaker_id", "return_intermediate_token_ids")  # besides the others of generate()
-_HOLDERS = ("forward_params", "generate_kwargs")  # the later one wins
+_OWN = ("tgt_lang", "src_lang", "speaker_id", "return_intermediate_token_ids")  # besides those that generate() checks
+_NESTED = ("forward_params", "generate_kwargs")  # the second one takes precedence
 
 
 class TextToSpeechPipeline(Pipeline):
@@ -28,13 +28,13 @@ class TextToSpeechPipeline(Pipeline):
         self.sampling_rate = model.config.sampling_rate
 
     def __call__(self, text_inputs: Any, **arguments: Any) -> Any:
-        """{"audio": float32 [samples], "sampling_rate": 16000} of a sentence; a list of them for a list or tuple; an
+        """{"audio": float32 [samples], "sampling_rate": 16000} for a sentence; a list of them for a list or tuple; an
         iterator over them for a generator or a data set.
 
-        arguments: tgt_lang, which is needed here or when the pipeline is made, speaker_id, and those of
+        arguments: tgt_lang, which is required here or when the pipeline is made, speaker_id, and those of
             `SeamlessM4Tv2ForTextToSpeech.generate`, in `forward_params`, in `generate_kwargs` or by name; src_lang in
-            `preprocess_params`, else that of the tokenizer that was given, else "eng"; batch_size and num_workers,
-            which change nothing.
+            `preprocess_params`, by default that of the tokenizer that was given, else "eng"; batch_size and
+            num_workers, which have no effect.
 
         Raises UsageError for an argument without a counterpart.
         """
@@ -67,7 +67,7 @@ class TextToSpeechPipeline(Pipeline):
         unknown = set(before) - {"src_lang"}
         if unknown:
             raise UsageError(f"preprocess_params may hold src_lang, not {', '.join(sorted(unknown))}")
-        for holder in _HOLDERS:
+        for holder in _NESTED:
             named |= named.pop(holder, None) or {}
         check_names(split_sides({name: value for name, value in named.items() if name not in _OWN})[0])
         return before | named
