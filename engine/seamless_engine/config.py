@@ -1,12 +1,13 @@
-"""What a checkpoint says about itself (ModelConfig) and how this process runs it (EngineConfig)."""
+"""ModelConfig, the sizes and tables of a checkpoint, and EngineConfig, how to run it."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,7 +29,7 @@ class TransformerDims:
 class ModelConfig:
     """config.json and generation_config.json of a checkpoint in the transformers format.
 
-    Field names and defaults are those of `SeamlessM4Tv2Config`; a field missing from the file takes its default.
+    Field names and defaults are those of `SeamlessM4Tv2Config`. A field that the file leaves out has its default.
     """
 
     vocab_size: int = 256102
@@ -129,7 +130,7 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str]) -> ModelConfig:
-        """Read the json files. Raises CheckpointError naming the file and the field that is wrong."""
+        """Read the json files. Raises CheckpointError that names the file and the wrong field."""
         folder = Path(folder)
         path = folder / "config.json"
         raw = read_json(path)
@@ -188,22 +189,23 @@ INT8_MODULES = ("speech_encoder", "text_encoder", "text_decoder", "t2u_model")
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How to run a model here. Sizes bound memory, and change no result; `int8` and `reference` do.
+    """How to run a model. The sizes bound memory and change no result; `int8` and `reference` change results.
 
-    max_num_seqs: hypotheses (requests × beams) decoded in one step.
-    num_slots: positions in the key/value pool; None sizes it from `memory_fraction` of what passes leave free.
-    max_source_tokens, max_new_tokens: longest encoder output and generation that a request may ask for.
-    max_bad_word_tokens: longest list of suppressed tokens and bad words, in tokens, that a request may have.
-    max_audio_seconds: longest clip that is taken.
-    max_encoder_tokens: packed rows (20 ms of audio, or a token) in one encoder pass.
-    max_synthesis_tokens: text tokens in one synthesis pass (a token is about 14 units, 0.3 s of speech); None is 512 on
-        a GPU and 64 on a CPU, which is then as busy as with more.
-    cuda_graphs: on a GPU, launch a decode step, and an encoder or speech pass of few rows, as
-        recorded graphs; False has the host launch every kernel.
+    max_num_seqs: hypotheses (requests × beams) in a decode step.
+    num_slots: positions in the key/value pool; None sizes it from `memory_fraction` of the memory that passes leave
+        free.
+    max_source_tokens, max_new_tokens: upper limits for the encoder states and the generated tokens of a request.
+    max_bad_word_tokens: upper limit for the suppressed tokens and bad words of a request, counted in tokens.
+    max_audio_seconds: upper limit for the length of a clip.
+    max_encoder_tokens: packed frames (20 ms of audio) or tokens in an encoder pass.
+    max_synthesis_tokens: text tokens in a synthesis pass (a token is about 14 units, 0.3 s of speech); None is 512 on a
+        GPU, and 64 on a CPU, which more tokens do not make faster.
+    cuda_graphs: on a GPU, replay a decode step, and a small encoder or synthesis pass, as a captured CUDA graph; False
+        launches every kernel from the host.
     int8: modules whose matrix products are in 8 bits, of speech_encoder, text_encoder, text_decoder and t2u_model.
-        Results change a little: docs/performance.md has what that costs and gains.
-    reference: whose networks these are, where two implementations of them differ: "transformers", or "meta", as the
-        published weights were trained. docs/as-trained.md has the differences.
+        Results change a little; docs/performance.md has the figures.
+    reference: the implementation whose results the networks give, where two differ: "transformers", or "meta", with
+        which the published weights were trained. docs/as-trained.md has the differences.
     """
 
     max_num_seqs: int = 320
@@ -220,27 +222,35 @@ class EngineConfig:
     reference: Reference = "transformers"
 
     def __post_init__(self) -> None:
-        listed = isinstance(self.int8, list | tuple)
-        if not listed or not all(name in INT8_MODULES for name in self.int8):
-            raise UsageError(f"int8 must be a list of modules, of {', '.join(INT8_MODULES)}, not {self.int8!r}")
-        self._set("int8", tuple(self.int8))
-        if not isinstance(self.reference, str) or self.reference not in get_args(Reference):
-            raise UsageError(f'reference must be "transformers" or "meta", not {self.reference!r}')
-        for name in (
-            "max_num_seqs",
-            "max_source_tokens",
-            "max_new_tokens",
-            "max_bad_word_tokens",
-            "max_encoder_tokens",
-        ):
-            self._set(name, integer(name, getattr(self, name), low=1))
-        for name, low in (("max_synthesis_tokens", 1), ("num_slots", 32)):
-            if getattr(self, name) is not None:
-                self._set(name, integer(name, getattr(self, name), low=low))
-        for name, high in (("memory_fraction", 1.0), ("max_audio_seconds", 1e9)):
-            self._set(name, number(name, getattr(self, name), 1e-9, high))
-        for name in ("cuda_graphs",):
-            self._set(name, switch(name, getattr(self, name)))
+        for name, check in _CHECKS.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                object.__setattr__(self, name, check(name, value))
 
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
+
+def _int8_modules(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(module in INT8_MODULES for module in value):
+        raise UsageError(f"{name} must be a list of modules, of {', '.join(INT8_MODULES)}, not {value!r}")
+    return tuple(value)
+
+
+def _reference(name: str, value: Any) -> Reference:
+    if not isinstance(value, str) or value not in get_args(Reference):
+        raise UsageError(f'reference must be "transformers" or "meta", not {value!r}')
+    return value  # pyright: ignore[reportReturnType]
+
+
+_OPTIONAL = ("num_slots", "max_synthesis_tokens")
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(
+        "max_num_seqs max_source_tokens max_new_tokens max_bad_word_tokens max_encoder_tokens "
+        "max_synthesis_tokens".split(),
+        partial(integer, low=1),
+    ),
+    "num_slots": partial(integer, low=32),
+    "memory_fraction": partial(number, low=1e-9, high=1.0),
+    "max_audio_seconds": partial(number, low=1e-9, high=1e9),
+    "cuda_graphs": switch,
+    "int8": _int8_modules,
+    "reference": _reference,
+}
