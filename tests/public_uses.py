@@ -1,9 +1,9 @@
-"""Small uses of the classes, as public scripts have them: what transformers gives for each, and what ours gives.
+"""Small uses of the classes as in public scripts: compares the results of transformers and of the drop-in classes.
 
     .venv/bin/python tests/public_uses.py --json benchmarks/results/public-uses.json
 
-Prints a line for each use that is not equal and the tally, and stores all of them. Exits with 1 if any use breaks or
-gives something else. A use is code whose last line is an expression; LIB stands for the module that is imported.
+Prints the uses that are not equal and the tally, and stores all of them. Exits with 1 if any use fails or gives another
+result. A use is code whose last line is an expression; LIB stands for the module that is imported.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from support.uses import USES
 FOLDER = str(ROOT / "demo" / "checkpoint")
 CLIP = str(ROOT / "demo" / "audio" / "2-eng.wav")
 EQUAL, REFUSED, BOTH, MORE, DIFFERS = "equal", "refused with a reason", "both refuse", "only here", "differs"
-ATOL = 1e-3  # what is equal to a script; the tests hold results to more
+ATOL = 1e-3  # enough for a script; the tests have narrower tolerances
 
 
 def main() -> int:
@@ -47,14 +47,14 @@ def main() -> int:
     tally = Counter(status for status, _ in table.values())
     print(f"{len(table)} uses: " + ", ".join(f"{count} {status}" for status, count in tally.most_common()))
     if options.json:
-        rows = [{"use": name, "status": status, "ours": said} for name, (status, said) in table.items()]
-        stored = {"transformers": transformers.__version__, "tally": dict(tally.most_common()), "uses": rows}
+        uses = [{"use": name, "status": status, "ours": said} for name, (status, said) in table.items()]
+        stored = {"transformers": transformers.__version__, "tally": dict(tally.most_common()), "uses": uses}
         options.json.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return int(tally[DIFFERS] > 0)
 
 
 def run(uses: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """By use: the status, and what ours said where that is not the same."""
+    """Use → the status, and the message of the drop-in class if it is not equal."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     theirs, ours = names_of("transformers"), names_of("seamless_engine.hf")
@@ -67,7 +67,7 @@ def run(uses: Mapping[str, str]) -> dict[str, tuple[str, str]]:
 
 
 def names_of(module: str) -> dict[str, Any]:
-    """What a use may name: the module's classes and `pipeline`, a processor, inputs of both kinds."""
+    """The names that a use may have: the module's classes and `pipeline`, a processor, inputs of both kinds."""
     source: Any = transformers if module == "transformers" else seamless_engine.hf
     processor = transformers.AutoProcessor.from_pretrained(FOLDER)
     samples, rate = soundfile.read(CLIP, dtype="float32")
@@ -130,7 +130,7 @@ def judged(theirs: Any, ours: Any) -> tuple[str, str]:
 
 
 def same(theirs: Any, ours: Any) -> bool:
-    """Within ATOL; objects that are no values are taken for the same, in containers as well."""
+    """Equal within ATOL. Objects without a value count as equal, also inside containers."""
     if isinstance(theirs, torch.Tensor | np.ndarray):
         return isinstance(ours, type(theirs) if isinstance(theirs, np.ndarray) else torch.Tensor) and close(
             theirs, ours
@@ -151,7 +151,7 @@ def close(theirs: Any, ours: Any) -> bool:
         return False
     if not first.is_floating_point():
         return torch.equal(first, second)
-    atol = ATOL if first.dtype == torch.float32 else 30 * ATOL  # half precision rounds elsewhere
+    atol = ATOL if first.dtype == torch.float32 else 30 * ATOL  # half precision rounds at other places
     return torch.allclose(first, second, atol=atol, rtol=0.0)
 
 

@@ -1,4 +1,4 @@
-"""`EngineConfig(reference="meta")`: equal to transformers with the positions and the half-real rows of the training."""
+"""`EngineConfig(reference="meta")` equals transformers with the positions and the last half frame of the training."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_speech_encoder_states_equal_the_reference_without_its_zeros(folder: Pat
     for frames, mine, other in zip(FRAMES, as_trained, as_transformers, strict=True):
         expected = load(folder, reference="meta").speech_encoder(clip_of_frames(frames, frames))
         assert_model_close(mine, expected[: len(mine)], torch.float32)
-        # The adapter's last vector reads the half-real row where there are at most three whole rows more than eights.
+        # The last state of the adapter reads the half frame if the number of complete frames modulo 8 is at most 3.
         assert torch.equal(mine, other) == (frames % 2 == 0 or frames // 2 % 8 > 3), frames
 
 
@@ -73,13 +73,13 @@ def test_text_encoder_states_equal_the_reference_with_later_positions(folder: Pa
             assert_model_close(mine, load(folder).text_encoder(sentence), torch.float32)
 
 
-def test_every_task_equals_the_reference_and_no_bit_depends_on_the_batch(checkpoint: Checkpoint) -> None:
+def test_generate_equals_the_reference_and_is_batch_invariant(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     engine = Engine.from_pretrained(folder, device="cpu", options=META)
     rng = random.Random(4)
-    drawn = iter(lambda: random_request(rng, engine.languages("s2st")), None)
-    requests = [next(request for request in drawn if request.task == task) for task in TASKS]
-    for samples in CLIPS[1:8:2]:  # odd clips whose half-real row is read
+    candidates = iter(lambda: random_request(rng, engine.languages("s2st")), None)
+    requests = [next(request for request in candidates if request.task == task) for task in TASKS]
+    for samples in CLIPS[1:8:2]:  # odd clips whose half frame is read
         params = DecodingParams(num_beams=3, max_new_tokens=12)
         audio = clip_of_samples(samples, samples)
         requests.append(Request("s2tt", "fra", audio=audio, sampling_rate=16_000, params=params))
@@ -105,7 +105,7 @@ def test_forced_logits_equal_the_reference(checkpoint: Checkpoint) -> None:
     assert_model_close(engine.forced_logits(Tokens(ids), tokens), expected, torch.float32)
 
 
-def test_the_reference_is_transformers_unless_another_is_named(checkpoint: Checkpoint) -> None:
+def test_engine_config_takes_transformers_as_reference_by_default(checkpoint: Checkpoint) -> None:
     assert EngineConfig().reference == "transformers"
     for wrong in ("Meta", "fairseq2", None, True):
         with pytest.raises(UsageError, match='reference must be "transformers" or "meta", not '):

@@ -1,4 +1,4 @@
-"""A path of any kind takes audio without losing what it is, in the format that its suffix names."""
+"""`write_audio` writes the format of the suffix to a path of any kind, which keeps its links, mode and owner."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_write_audio_makes_or_replaces_a_file_and_leaves_nothing_beside_it(folder: Path):
+def test_write_audio_creates_or_replaces_a_file_and_no_other(folder: Path):
     write_audio("out.wav", TONE, RATE)
     write_audio("out.wav", np.append(TONE, [2.0, -2.0]).astype(np.float32), RATE)
     samples, rate = soundfile.read("out.wav", dtype="float32")
@@ -60,27 +60,27 @@ def test_write_audio_takes_the_format_from_the_suffix(name: str, container: str,
     assert info.frames == max(samples, container != "WAV")
 
 
-def test_a_long_clip_may_be_vorbis():
-    write_audio("out.ogg", np.zeros(200 * RATE, np.float32), RATE)  # so many at once overflow the stack of libvorbis
+def test_write_audio_writes_a_long_clip_as_vorbis():
+    write_audio("out.ogg", np.zeros(200 * RATE, np.float32), RATE)  # too many for one call of libvorbis
     assert soundfile.info("out.ogg").frames == 200 * RATE
 
 
 @pytest.mark.parametrize("name", ["out.raw", "out.m4a", "out.txt", "out.wav.part"])
-def test_an_unknown_suffix_is_refused_with_those_that_can_be_written(name: str):
+def test_write_audio_and_check_output_refuse_an_unknown_suffix(name: str):
     for refuse in (check_output, lambda path: write_audio(path, TONE, RATE)):
         with pytest.raises(UsageError, match=r"\.wav, \.flac, \.ogg, \.opus, \.mp3"):
             refuse(name)
     assert not os.path.exists(name)
 
 
-def test_a_format_that_libsndfile_lacks_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_write_audio_refuses_a_format_that_libsndfile_lacks(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(soundfile, "check_format", lambda container, codec: container != "MP3")
     with pytest.raises(UsageError, match=r"written as \.mp3. Use one of \.wav, \.flac, \.ogg, \.opus;"):
         check_output("out.mp3")
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_write_audio_keeps_links_and_replaces_what_they_lead_to(exists: bool):
+def test_write_audio_keeps_links_and_replaces_their_targets(exists: bool):
     os.makedirs("a/b")
     os.mkdir("c")
     if exists:
@@ -115,13 +115,13 @@ def test_write_audio_keeps_the_mode_of_a_file(mode: int):
     assert Path("out.wav").read_bytes() == WAV
 
 
-def test_a_new_file_has_the_mode_that_the_umask_gives():
+def test_write_audio_gives_a_new_file_the_mode_of_the_umask():
     write_audio("out.wav", TONE, RATE)
     Path("plain").touch()
     assert os.stat("out.wav").st_mode == os.stat("plain").st_mode
 
 
-def test_write_audio_asks_for_the_owner_of_a_file_and_does_without_permission(monkeypatch: pytest.MonkeyPatch):
+def test_write_audio_keeps_the_owner_of_a_file_if_permitted(monkeypatch: pytest.MonkeyPatch):
     asked = []
 
     def refuse(descriptor: int, user: int, group: int):
@@ -135,7 +135,7 @@ def test_write_audio_asks_for_the_owner_of_a_file_and_does_without_permission(mo
     assert Path("out.wav").read_bytes() == WAV
 
 
-def test_write_audio_writes_into_a_pipe_a_header_with_the_true_size():
+def test_write_audio_writes_a_header_with_the_true_size_into_a_pipe():
     os.mkfifo("pipe.wav")
     received = []
     reader = threading.Thread(target=lambda: received.append(Path("pipe.wav").read_bytes()))
@@ -156,7 +156,7 @@ def test_write_audio_writes_into_open_files_by_their_number(folder: Path):
     with open("open.wav", "w+b") as file:
         os.symlink(f"/proc/self/fd/{file.fileno()}", "link")
         write_audio("link", TONE, RATE)
-        assert file.read() == WAV  # it is the file that was opened, not another of its name
+        assert file.read() == WAV  # of the file that was opened, not of another file with its name
     assert os.path.islink("link") and sorted(os.listdir(folder)) == ["link", "open.wav"]
 
 
@@ -171,7 +171,7 @@ def test_write_audio_leaves_a_device_a_device():
     assert stat.S_ISCHR(os.stat("/dev/full").st_mode) and os.path.islink("null.wav")
 
 
-def test_a_disk_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_write_audio_refuses_a_disk(monkeypatch: pytest.MonkeyPatch):
     Path("disk").touch()
     disk = os.stat_result((stat.S_IFBLK | 0o660, *os.stat("disk")[1:]))
     monkeypatch.setattr(audio_output.os, "stat", lambda path: disk)
@@ -179,7 +179,7 @@ def test_a_disk_is_refused(monkeypatch: pytest.MonkeyPatch):
         check_output("disk")
 
 
-def test_a_file_that_cannot_be_replaced_is_written_into(monkeypatch: pytest.MonkeyPatch, folder: Path):
+def test_write_audio_writes_into_a_file_that_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch, folder: Path):
     def refuse(*paths: str):
         raise OSError(errno.EBUSY, "a mount point")
 
@@ -191,7 +191,7 @@ def test_a_file_that_cannot_be_replaced_is_written_into(monkeypatch: pytest.Monk
     assert os.listdir(folder) == ["out.wav"]
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(monkeypatch: pytest.MonkeyPatch, folder: Path):
+def test_write_audio_keeps_the_old_file_when_the_disk_is_full(monkeypatch: pytest.MonkeyPatch, folder: Path):
     def fail(*paths: str):
         raise OSError(errno.ENOSPC, "full")
 
@@ -220,9 +220,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(monkeypatch: pyte
         ("a" * 300 + ".wav", "too long"),
     ],
 )
-def test_a_path_that_cannot_be_written_is_refused_before_there_is_anything_to_write(
-    name: str, message: str, folder: Path
-):
+def test_check_output_refuses_a_path_that_cannot_be_written(name: str, message: str, folder: Path):
     for made in ("folder", "folder.wav"):
         os.mkdir(made)
     Path("file").touch()
@@ -236,14 +234,14 @@ def test_a_path_that_cannot_be_written_is_refused_before_there_is_anything_to_wr
     assert sorted(os.listdir(folder)) == before
 
 
-def test_missing_permissions_are_told_before_there_is_anything_to_write(monkeypatch: pytest.MonkeyPatch):
+def test_check_output_reports_missing_permissions(monkeypatch: pytest.MonkeyPatch):
     Path("theirs.wav").touch()
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everything
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root has permission for everything
     for name, message in (("theirs.wav", "no permission to change it"), ("new.wav", "no permission to make a file")):
         with pytest.raises(UsageError, match=message):
             check_output(name)
 
 
-def test_checking_an_output_needs_no_torch():
+def test_check_output_does_not_import_torch():
     code = "import sys, seamless_engine.audio_output; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

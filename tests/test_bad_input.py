@@ -1,4 +1,4 @@
-"""Bad input: an error that says what is wrong, of that item alone; its neighbours keep their results bit for bit."""
+"""Bad input fails its own request with an error that says what is wrong. All other results are bit-equal."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ import soundfile
 import torch
 
 from seamless_engine import AudioError, DecodingParams, Engine, EngineConfig, Request, Result, UsageError
+from seamless_engine.inputs.preprocess import Preprocessor
 from seamless_engine.request import SPEECH_IN, TASKS
 from support.audio import clip_of_samples
+from support.callers import assert_free
 from support.checkpoint import write_changed
 from support.parity import TEXTS, same
 
 RATE = 16_000
 CLIP = clip_of_samples(7, 9_000)
-HEAD = "t2u_model.model.decoder.embed_tokens.weight"  # row u + 4 scores unit u, row 2 eos
+HEAD = "t2u_model.model.decoder.embed_tokens.weight"  # entry u + 4 is unit u, entry 2 is eos
 ALL_TOKENS = tuple(range(310))
-EOS_ROW, UNKNOWN_ROW, BAD_VOICE = 2, 225, 2  # units 0 to 199 have a row in the vocoder
+EOS_ID, UNKNOWN_ID, BAD_VOICE = 2, 225, 2  # the vocoder has an embedding for units 0 to 199
 
 
 def speech(audio: Any = CLIP, task: str = "asr", lang: str = "eng", **fields: Any) -> Request:
@@ -71,7 +73,7 @@ GOOD = {
     "t2st": text(TEXTS[3], "t2st", "spa"),
     "t2tt short": text("a", lang="cmn_Hant"),
 }
-# Items that fail, and what their error says.
+# Requests that fail, and their error.
 FAILING = {
     "an empty array": (speech(np.zeros(0, np.float32)), "has no samples"),
     "an empty file": (speech(b""), "is empty"),
@@ -87,7 +89,7 @@ FAILING = {
     "a blank text": (text(" \n\t"), "text is empty"),
     "an invisible text": (text("\u200b"), "text is empty"),
     "20,000 characters": (text("ab " * 6_667), r"\d{5} tokens, more than EngineConfig.max_source_tokens=4096"),
-    "more beams than rows": (text(params=DecodingParams(num_beams=64)), "max_num_seqs"),
+    "more beams than max_num_seqs": (text(params=DecodingParams(num_beams=64)), "max_num_seqs"),
     "more tokens than allowed": (text(params=DecodingParams(max_new_tokens=5_000)), "EngineConfig.max_new_tokens=1024"),
     "nothing to choose": (text(params=DecodingParams(suppress_tokens=ALL_TOKENS)), "leave nothing to choose"),
     "nothing to choose for beams": (
@@ -97,7 +99,7 @@ FAILING = {
     "a closed file": (speech(closed_file()), "closed file"),
     "a voice of NaN": (text(task="t2st", speaker_id=BAD_VOICE), "NumericalError.*speech of this request is not finite"),
 }
-# Requests that no engine can answer, and what is said.
+# Fields that no checkpoint can answer, and their error.
 WRONG = {
     "an unknown task": (dict(task="summarise", tgt_lang="eng", text="a"), "'summarise': use one of asr, s2tt"),
     "no tgt_lang": (dict(task="asr", tgt_lang=None, audio=CLIP, sampling_rate=RATE), "asr needs tgt_lang"),
@@ -114,7 +116,7 @@ WRONG = {
     },
     "a negative speaker": (dict(task="t2st", tgt_lang="fra", text="a", src_lang="eng", speaker_id=-1), "at least 0"),
 }
-# Requests that this checkpoint cannot answer, and what is said.
+# Requests that this checkpoint cannot answer, and their error.
 REFUSED = {
     "an unknown language": (text(lang="frx"), "'frx'. Did you mean 'fra'.*has: cmn_Hant, deu, eng"),
     "an unknown source language": (text(source="klingon"), "'klingon'.*has: cmn_Hant, deu, eng"),
@@ -123,7 +125,7 @@ REFUSED = {
     "a token out of range": (text(params=DecodingParams(suppress_tokens=(310,))), "310.*0 to 309"),
 }
 ONLY_EOS = DecodingParams(suppress_tokens=ALL_TOKENS[:3] + ALL_TOKENS[4:])
-# Odd requests that have answers.
+# Unusual requests that have answers.
 ODD = {
     "8 kHz stereo int16": speech(wav(np.stack([CLIP[::2], CLIP[1::2]], axis=1), 8_000), "s2st", "fra"),
     "names of special tokens": text("</s> __fra__ <pad>", "t2st"),
@@ -134,9 +136,9 @@ ODD = {
 
 @pytest.fixture(scope="module")
 def engine(checkpoint: Callable[[int], Path], tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """Its third voice is NaN, and where the first unit of the good "s2st" was chosen there is one without a row."""
-    folder = tmp_path_factory.mktemp("wounded") / "checkpoint"
-    return load(write_changed(checkpoint(0), folder, wounded(first_unit(checkpoint(0)), UNKNOWN_ROW)))
+    """Its third voice is NaN. It chooses a unit that the vocoder lacks for the first unit of the good "s2st"."""
+    folder = tmp_path_factory.mktemp("changed_head") / "checkpoint"
+    return load(write_changed(checkpoint(0), folder, changed_head(first_unit(checkpoint(0)), UNKNOWN_ID)))
 
 
 @pytest.fixture(scope="module")
@@ -158,17 +160,17 @@ def first_unit(folder: Path) -> int:
     return int(units[units > 3][0])
 
 
-def wounded(unit: int, row: int) -> Callable[[dict[str, torch.Tensor]], None]:
-    """Row `row` of the unit head wins wherever `unit` did."""
+def changed_head(unit: int, index: int) -> Callable[[dict[str, torch.Tensor]], None]:
+    """The unit head chooses `index` for every `unit`."""
 
     def change(tensors: dict[str, torch.Tensor]) -> None:
         tensors["vocoder.speaker_embedding.weight"][BAD_VOICE] = torch.nan
-        tensors[HEAD][row] = 1.001 * tensors[HEAD][unit + 4]
+        tensors[HEAD][index] = 1.001 * tensors[HEAD][unit + 4]
 
     return change
 
 
-def neighbours_are_intact(results: dict[Any, Result], expected: dict[str, Result]) -> bool:
+def others_are_equal(results: dict[Any, Result], expected: dict[str, Result]) -> bool:
     return all(same(result, results[name]) for name, result in expected.items() if name in results)
 
 
@@ -183,7 +185,7 @@ def in_the_middle(bad: Request) -> dict[str, Request]:
 
 @contextlib.contextmanager
 def at_most(memory: int) -> Iterator[None]:
-    """Allocations that need more than so many bytes beyond those of now fail."""
+    """Allocations of more than `memory` bytes in total fail."""
     used = re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())
     assert used is not None
     before = resource.getrlimit(resource.RLIMIT_DATA)
@@ -195,58 +197,56 @@ def at_most(memory: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_an_item_that_fails_says_why_and_its_neighbours_do_not_notice(
-    name: str, engine: Engine, expected: dict[str, Result]
-) -> None:
+def test_generate_isolates_a_failing_request(name: str, engine: Engine, expected: dict[str, Result]) -> None:
     request, message = FAILING[name]
     results = answers(engine, in_the_middle(request))
     bad = results["bad"]
     assert bad.finish_reason == "error" and re.search(message, repr(bad.error)), bad.error
     assert bad.audio is None and bad.units is None
-    assert neighbours_are_intact(results, expected)
+    assert others_are_equal(results, expected)
 
 
 @pytest.mark.parametrize("name", FORGED)
-def test_a_header_that_asks_for_gigabytes_gets_none(name: str, engine: Engine) -> None:
+def test_generate_allocates_no_memory_for_forged_headers(name: str, engine: Engine) -> None:
     with at_most(256 << 20):
         [result] = engine.generate([speech(FORGED[name][0])])
     assert isinstance(result.error, AudioError)
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_request_that_is_wrong_in_itself_cannot_be_made(name: str) -> None:
+def test_request_refuses_wrong_fields(name: str) -> None:
     fields, message = WRONG[name]
     with pytest.raises(UsageError, match=message):
         Request(**fields)
 
 
-def test_no_beams_are_refused() -> None:
+def test_decoding_params_refuse_zero_beams() -> None:
     with pytest.raises(UsageError, match="num_beams must be between 1 and 64, not 0"):
         DecodingParams(num_beams=0)
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_request_for_another_checkpoint_is_refused_before_any_work_and_fails_alone_in_a_stream(
+def test_generate_refuses_and_stream_isolates_a_request_for_another_checkpoint(
     name: str, engine: Engine, expected: dict[str, Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request, message = REFUSED[name]
     with monkeypatch.context() as patch, pytest.raises(UsageError, match=message):
-        patch.setattr(engine.preprocessor, "prepare", None)
+        patch.setattr(Preprocessor, "prepare", None)
         engine.generate([*GOOD.values(), request])
     requests = in_the_middle(request)
     results = dict(zip(requests, sorted(engine.stream(requests.values()), key=lambda one: one.id), strict=True))
     assert re.search(message, repr(results["bad"].error))
-    assert neighbours_are_intact(results, expected)
+    assert others_are_equal(results, expected)
 
 
-def test_8_khz_stereo_in_16_bit_is_averaged_and_resampled(engine: Engine, expected: dict[str, Result]) -> None:
+def test_generate_averages_and_resamples_8_khz_stereo_in_16_bit(engine: Engine, expected: dict[str, Result]) -> None:
     stereo = np.stack([CLIP[::2], CLIP[1::2]], axis=1)
     as_read = soundfile.read(io.BytesIO(wav(stereo, 8_000)), dtype="float32")[0]
     mono = Request("s2st", "fra", audio=as_read.mean(axis=1), sampling_rate=8_000)
     assert same(engine.generate([mono])[0], expected["8 kHz stereo int16"])
 
 
-def test_a_long_text_is_read_whole_where_the_engine_has_room(checkpoint: Callable[[int], Path]) -> None:
+def test_generate_reads_a_long_text_completely(checkpoint: Callable[[int], Path]) -> None:
     options = EngineConfig(max_num_seqs=2, max_source_tokens=20_000)
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"], options=options)
     long = "ab " * 6_667  # 20,000 characters
@@ -260,29 +260,29 @@ def test_a_long_text_is_read_whole_where_the_engine_has_room(checkpoint: Callabl
 
     engine.core.runner.encode_tokens = spy
     [result] = engine.generate([text(long, params=DecodingParams(max_new_tokens=3))])
-    assert result.error is None and read == [len(engine.preprocessor.tokenizer.encode(long, "eng"))]
+    assert result.error is None and read == [len(engine.tokenizer.encode(long, "eng"))]
 
 
-def test_names_of_special_tokens_are_read_as_text(engine: Engine, expected: dict[str, Result]) -> None:
-    tokens = engine.preprocessor.tokenizer.encode("</s> __fra__ <pad>", "eng")
+def test_generate_reads_names_of_special_tokens_as_text(engine: Engine, expected: dict[str, Result]) -> None:
+    tokens = engine.tokenizer.encode("</s> __fra__ <pad>", "eng")
     specials = {0, 2, 3, *engine.config.text_lang_ids.values()}
     assert [at for at, token in enumerate(tokens) if token in specials] == [0, len(tokens) - 1]
     assert expected["names of special tokens"].error is None
 
 
 @pytest.mark.parametrize("name", ["an immediate end", "an immediate end of beams"])
-def test_a_sentence_that_ends_at_once_has_empty_speech(name: str, expected: dict[str, Result]) -> None:
+def test_generate_gives_empty_speech_for_a_text_that_ends_at_once(name: str, expected: dict[str, Result]) -> None:
     result = expected[name]
     assert (result.tokens, result.text, result.finish_reason) == ([3], "", "eos")
     assert result.audio is not None and result.audio.shape == (0,) and result.audio.dtype == np.float32
     assert result.units is not None and len(result.units) == 0
 
 
-def test_a_unit_without_a_row_is_silent_as_eos_is_and_a_warning_says_so(
+def test_generate_replaces_unknown_units_by_silence_and_warns(
     checkpoint: Callable[[int], Path], tmp_path: Path, engine: Engine, expected: dict[str, Result]
 ) -> None:
     unit = first_unit(checkpoint(0))
-    ends = load(write_changed(checkpoint(0), tmp_path / "eos", wounded(unit, EOS_ROW)))
+    ends = load(write_changed(checkpoint(0), tmp_path / "eos", changed_head(unit, EOS_ID)))
     as_eos, intact = ends.generate([GOOD["s2st"]])[0], load(checkpoint(0)).generate([GOOD["s2st"]])[0]
     result = expected["s2st"]
     assert same(result, as_eos) and not as_eos.warnings
@@ -292,7 +292,9 @@ def test_a_unit_without_a_row_is_silent_as_eos_is_and_a_warning_says_so(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_all_of_them_in_one_batch(seed: int, engine: Engine, expected: dict[str, Result]) -> None:
+def test_generate_and_stream_isolate_all_failing_requests_in_one_batch(
+    seed: int, engine: Engine, expected: dict[str, Result]
+) -> None:
     rng = random.Random(seed)
 
     def shuffled(bad: dict[str, tuple[Request, str]]) -> list[Request]:
@@ -305,6 +307,5 @@ def test_all_of_them_in_one_batch(seed: int, engine: Engine, expected: dict[str,
         assert len(results) == len(requests)
         assert {name for name, result in results.items() if result.error} == set(bad)
         assert all(re.search(message, repr(results[name].error)) for name, (_, message) in bad.items())
-        assert neighbours_are_intact(results, expected)
-        engine.core.runner.blocks.check_integrity()
-        assert engine.core.runner.blocks.free_blocks == engine.core.runner.blocks.num_blocks
+        assert others_are_equal(results, expected)
+        assert_free(engine)

@@ -1,4 +1,4 @@
-"""The command line: what goes to stdout, which exit code, and that it says what the API says."""
+"""The command line: its output on stdout equals that of the API, and its exit codes."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def engine() -> Engine:
 
 @pytest.fixture
 def loaded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands use one engine, which is loaded already."""
+    """Commands use an engine that is already loaded."""
     monkeypatch.setattr(Engine, "from_pretrained", lambda *args, **kwargs: engine)
 
 
-def test_text_task_prints_the_text_of_the_api_and_nothing_else(engine: Engine, capsys: pytest.CaptureFixture[str]):
+def test_translate_prints_the_text_of_the_api_and_nothing_else(engine: Engine, capsys: pytest.CaptureFixture[str]):
     [result] = engine.generate([Request("t2tt", "eng", text=TEXT, src_lang="fra")])
     assert main(["translate", TEXT, *T2TT]) == 0
     assert capsys.readouterr().out == f"{result.text}\n"
 
 
-def test_speech_task_writes_the_wav_of_the_api_and_prints_the_text(
+def test_translate_writes_the_wav_of_the_api_and_prints_the_text(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     [result] = engine.generate([Request("s2st", "fra", audio=CLIP, speaker_id=1)])
@@ -61,7 +61,7 @@ def test_speech_task_writes_the_wav_of_the_api_and_prints_the_text(
 
 
 @pytest.mark.usefixtures("loaded")
-def test_dashes_underscores_and_the_case_of_the_task_do_not_matter(capsys: pytest.CaptureFixture[str]):
+def test_translate_accepts_dashes_underscores_and_any_case_of_the_task(capsys: pytest.CaptureFixture[str]):
     main(["translate", TEXT, *T2TT, "--num_beams=2"])
     expected = capsys.readouterr().out
     spelled = ["--task", "T2TT", "--src-lang", "fra", "--tgt-lang", "eng", "--num-beams=2", *MODEL]
@@ -70,7 +70,9 @@ def test_dashes_underscores_and_the_case_of_the_task_do_not_matter(capsys: pytes
 
 
 @pytest.mark.usefixtures("loaded")
-def test_dash_reads_the_text_from_stdin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_translate_reads_the_text_from_stdin_for_a_dash(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     main(["translate", TEXT, *T2TT])
     expected = capsys.readouterr().out
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"\ufeff{TEXT}\r\n".encode()), "utf-8"))
@@ -79,7 +81,7 @@ def test_dash_reads_the_text_from_stdin(capsys: pytest.CaptureFixture[str], monk
 
 
 @pytest.mark.usefixtures("loaded")
-def test_decoding_flags_reach_the_search(capsys: pytest.CaptureFixture[str]):
+def test_translate_passes_decoding_options_to_the_search(capsys: pytest.CaptureFixture[str]):
     assert main(["translate", TEXT, *T2TT, "--max_new_tokens", "3"]) == 0
     assert len(capsys.readouterr().out.split()) < len("six hundred and forty-two".split())
 
@@ -99,7 +101,7 @@ def test_decoding_flags_reach_the_search(capsys: pytest.CaptureFixture[str]):
         ("--meta --num_beams 2", DecodingParams.meta(num_beams=2)),
     ],
 )
-def test_decoding_flags_are_the_fields_of_decoding_params(
+def test_translate_has_an_option_for_every_field_of_decoding_params(
     flags: str, params: DecodingParams, monkeypatch: pytest.MonkeyPatch
 ):
     asked: list[Request] = []
@@ -114,7 +116,7 @@ def test_decoding_flags_are_the_fields_of_decoding_params(
 
 
 @pytest.mark.usefixtures("loaded")
-def test_every_sequence_that_was_asked_for_has_a_line(engine: Engine, capsys: pytest.CaptureFixture[str]):
+def test_translate_prints_a_line_for_every_returned_sequence(engine: Engine, capsys: pytest.CaptureFixture[str]):
     params = DecodingParams(num_beams=3, num_return_sequences=3)
     [result] = engine.generate([Request("t2tt", "eng", text=TEXT, src_lang="fra")], params)
     assert main(["translate", TEXT, *T2TT, "--num_beams", "3", "--num_return_sequences", "3"]) == 0
@@ -149,7 +151,7 @@ def test_help_explains_every_decoding_option(capsys: pytest.CaptureFixture[str])
         assert found and len(found[1]) > 10 and "--" not in found[1], field.name
 
 
-def test_version_states_both_licences(capsys: pytest.CaptureFixture[str]):
+def test_version_prints_both_licences(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
     assert stop.value.code == 0
@@ -215,7 +217,7 @@ def test_translate_checks_a_request_before_it_fetches_weights(
     assert "t2tt cannot write 'xxx'" in capsys.readouterr().err
 
 
-def test_a_command_without_its_arguments_exits_with_2(capsys: pytest.CaptureFixture[str]):
+def test_main_exits_with_2_without_arguments(capsys: pytest.CaptureFixture[str]):
     for arguments in ([], ["translate"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
@@ -225,7 +227,7 @@ def test_a_command_without_its_arguments_exits_with_2(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.usefixtures("loaded")
-def test_an_item_that_does_not_fit_the_memory_exits_with_4(
+def test_translate_exits_with_4_when_a_request_is_out_of_memory(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def fail(*args: object):
@@ -236,7 +238,7 @@ def test_an_item_that_does_not_fit_the_memory_exits_with_4(
     assert "out of memory for this request alone" in capsys.readouterr().err
 
 
-def test_bad_weights_exit_with_3_when_they_are_looked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_check_weights_exits_with_3_for_bad_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     def ruin(tensors: dict[str, torch.Tensor]):
         tensors["text_encoder.layer_norm.bias"][0] = torch.nan
 
@@ -245,7 +247,7 @@ def test_bad_weights_exit_with_3_when_they_are_looked_for(tmp_path: Path, capsys
     assert "text_encoder.layer_norm.bias" in capsys.readouterr().err
 
 
-def test_missing_model_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_translate_exits_with_3_for_a_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["languages", "--model", str(tmp_path / "nothing")]) == 3
     assert str(tmp_path / "nothing") in capsys.readouterr().err
 
@@ -258,7 +260,7 @@ def test_missing_model_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixtur
         (KeyboardInterrupt(), 130),
     ],
 )
-def test_interruptions_have_their_own_exit_codes(
+def test_main_has_an_exit_code_for_each_signal(
     error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def fail(*args: object, **kwargs: object):
@@ -270,7 +272,9 @@ def test_interruptions_have_their_own_exit_codes(
 
 
 @pytest.mark.usefixtures("loaded")
-def test_audio_may_come_from_stdin_or_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_translate_reads_audio_from_stdin_or_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     main(["translate", CLIP, *ASR])
     expected = capsys.readouterr().out
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(CLIP).read_bytes())))
@@ -283,7 +287,7 @@ def test_audio_may_come_from_stdin_or_a_pipe(capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.usefixtures("loaded")
-def test_an_unforeseen_error_of_a_request_is_one_to_report(
+def test_translate_asks_to_report_an_unexpected_error_of_a_request(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def fail(*args: object):

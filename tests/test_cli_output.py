@@ -1,4 +1,4 @@
-"""Where the command line puts text and speech, and what it does when one of them cannot go there."""
+"""Where the command line writes text and speech, and what it does if one of them cannot be written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMMAND = ["translate", str(DEMO / "audio" / "1-eng.wav"), "--tgt_lang", "fra", 
 
 @pytest.fixture
 def answer(monkeypatch: pytest.MonkeyPatch) -> Result:
-    """What every command gets from its engine."""
+    """The result of every command."""
     best = Hypothesis("né", [7, 3], -1.0, "eos")
     speech = np.linspace(-0.5, 0.5, 16_000, dtype=np.float32)
     result = Result(0, "s2st", "fra", best.text, best.tokens, n_best=[best], audio=speech, sampling_rate=16_000)
@@ -32,7 +32,7 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Result:
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/fd/{}", "link.flac"])
-def test_audio_on_stdout_moves_the_text_to_stderr(
+def test_translate_prints_the_text_on_stderr_when_audio_goes_to_stdout(
     name: str,
     answer: Result,
     tmp_path: Path,
@@ -49,13 +49,15 @@ def test_audio_on_stdout_moves_the_text_to_stderr(
     assert answer.text in capsys.readouterr().err.splitlines()
 
 
-def test_audio_is_not_written_to_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_translate_refuses_to_write_audio_to_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main([*COMMAND, "--task", "s2st", "--output_path", "-"]) == 2
     assert "audio is not written to a terminal" in capsys.readouterr().err
 
 
-def test_text_is_printed_when_the_audio_cannot_be_written(answer: Result, capsys: pytest.CaptureFixture[str]):
+def test_translate_prints_the_text_when_the_audio_cannot_be_written(answer: Result, capsys: pytest.CaptureFixture[str]):
     assert main([*COMMAND, "--task", "s2st", "--output_path", "/dev/full"]) == 1
     out, err = capsys.readouterr()
     assert out == f"{answer.text}\n"
@@ -63,7 +65,7 @@ def test_text_is_printed_when_the_audio_cannot_be_written(answer: Result, capsys
 
 
 @pytest.mark.usefixtures("answer")
-def test_audio_is_written_when_the_text_cannot_be_printed(
+def test_translate_writes_the_audio_when_the_text_cannot_be_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     with open("/dev/full", "w") as full, monkeypatch.context() as patch:
@@ -73,7 +75,7 @@ def test_audio_is_written_when_the_text_cannot_be_printed(
     assert "stdout cannot be written: No space left on device" in capsys.readouterr().err
 
 
-def test_translate_says_that_a_text_was_cut_off(answer: Result, capsys: pytest.CaptureFixture[str]):
+def test_translate_warns_that_a_text_was_cut_off(answer: Result, capsys: pytest.CaptureFixture[str]):
     answer.finish_reason = "length"
     assert main([*COMMAND, "--task", "asr"]) == 0
     assert "the text was cut off after 2 tokens: raise --max_new_tokens" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The process of a command: streams that are closed, full or of another encoding, signals, and what needs no torch."""
+"""The process of a command: streams that are closed, full or of another encoding, signals, imports of torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def shell(redirection: str, *words: str) -> subprocess.CompletedProcess[str]:
         ("<&- >&- 2>&-", 1, ""),
     ],
 )
-def test_a_stream_that_takes_nothing_ends_a_command_without_a_traceback(redirection: str, code: int, message: str):
+def test_run_ends_without_a_traceback_on_a_full_stream(redirection: str, code: int, message: str):
     done = shell(redirection, *LANGUAGES)
     assert done.returncode == code
     assert done.stderr.startswith(f"seamless-engine: {message}" if message else "")
@@ -43,11 +43,11 @@ def test_a_stream_that_takes_nothing_ends_a_command_without_a_traceback(redirect
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2> /dev/full"])
-def test_the_exit_code_tells_of_a_failure_that_cannot_be_printed(redirection: str):
+def test_run_returns_the_exit_code_of_a_failure_that_cannot_be_printed(redirection: str):
     assert shell(redirection, *COMMAND, "translate", "x", *T2TT, "--tgt_lang", "xxx").returncode == 2
 
 
-def test_a_reader_that_goes_ends_a_command_quietly():
+def test_run_ends_quietly_when_the_reader_of_stdout_ends():
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(LANGUAGES, stdout=writer, stderr=subprocess.PIPE, text=True)
@@ -55,17 +55,17 @@ def test_a_reader_that_goes_ends_a_command_quietly():
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
-def test_closed_stdin_is_wrong_usage_where_it_is_read():
+def test_translate_exits_with_2_for_a_closed_stdin():
     done = shell("<&-", *COMMAND, "translate", "-", *T2TT)
     assert done.returncode == 2 and "stdin is closed" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_what_libraries_print_to_a_closed_stream_does_not_get_into_files(tmp_path: Path):
+def test_run_keeps_output_for_a_closed_stream_out_of_files(tmp_path: Path):
     code = (
         "import os\nfrom seamless_engine import console\n"
         "def command():\n"
         "    with open('file', 'w') as file:\n"
-        "        os.write(2, b'a library speaks')\n"
+        "        os.write(2, b'output of a library')\n"
         "        file.write('content')\n"
         "    return 0\n"
         "raise SystemExit(console.run(command))"
@@ -77,7 +77,7 @@ def test_what_libraries_print_to_a_closed_stream_does_not_get_into_files(tmp_pat
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_a_signal_while_torch_is_imported_ends_a_command_in_one_line(number: signal.Signals, code: int, word: str):
+def test_run_ends_in_one_line_on_a_signal_during_an_import(number: signal.Signals, code: int, word: str):
     words = [*COMMAND, "translate", "six cent", *T2TT]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -87,7 +87,7 @@ def test_a_signal_while_torch_is_imported_ends_a_command_in_one_line(number: sig
     assert (process.returncode, out, err) == (code, "", f"seamless-engine: {word}\n")
 
 
-def test_a_signal_that_comes_out_of_an_import_as_another_error_is_still_one(capsys: pytest.CaptureFixture[str]):
+def test_run_recognises_a_signal_that_an_import_turns_into_another_error(capsys: pytest.CaptureFixture[str]):
     def command() -> int:
         try:
             signal.raise_signal(signal.SIGTERM)
@@ -104,7 +104,7 @@ def test_a_signal_that_comes_out_of_an_import_as_another_error_is_still_one(caps
     assert capsys.readouterr().err == "seamless-engine: terminated\n"
 
 
-def test_a_signal_that_is_ignored_stays_ignored():
+def test_run_keeps_ignored_signals_ignored():
     code = (
         "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom seamless_engine import console\n"
         "def command():\n    signal.raise_signal(signal.SIGINT)\n    return 7\n"
@@ -113,7 +113,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 7
 
 
-def test_help_version_languages_and_refusals_do_not_wait_for_torch():
+def test_main_does_not_import_torch_for_help_version_languages_and_refusals():
     model = str(DEMO / "checkpoint")
     for words, code in (
         (["--help"], 0),
@@ -131,7 +131,7 @@ def test_help_version_languages_and_refusals_do_not_wait_for_torch():
         assert done.returncode == code, done.stderr
 
 
-def test_a_letter_that_the_encoding_of_stdout_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch):
+def test_run_escapes_letters_that_the_encoding_of_stdout_lacks(monkeypatch: pytest.MonkeyPatch):
     for errors, written in (
         ("strict", b"n\\xe9 \\u4f60\n"),
         ("surrogateescape", b"n\\xe9 \\u4f60\n"),
@@ -147,7 +147,7 @@ def stdin(monkeypatch: pytest.MonkeyPatch, content: bytes, encoding: str = "utf-
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding))
 
 
-def test_read_text_takes_the_encoding_of_stdin_and_refuses_other_bytes(monkeypatch: pytest.MonkeyPatch):
+def test_read_text_uses_the_encoding_of_stdin_and_refuses_other_bytes(monkeypatch: pytest.MonkeyPatch):
     stdin(monkeypatch, "\ufeff né\r\n".encode())
     assert console.read_text() == "né"
     stdin(monkeypatch, b"n\xe9\n", "latin-1")
@@ -163,7 +163,7 @@ def test_read_text_takes_the_encoding_of_stdin_and_refuses_other_bytes(monkeypat
         console.read_bytes()
 
 
-def test_an_unforeseen_error_is_one_line_unless_the_traceback_is_asked_for(
+def test_run_prints_an_unexpected_error_in_one_line_without_debugging(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def command() -> int:

@@ -37,20 +37,22 @@ PAGE = Path(__file__).parents[1] / "docs" / "transformers-arguments.md"
 ROWS = re.findall(r"^\| `(\w+)` \| (.*?) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def test_transformers_is_not_imported() -> None:
+def test_hf_does_not_import_transformers() -> None:
     program = "import sys, seamless_engine.hf; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_class_loads_the_modules_it_needs_and_no_others(checkpoint: Checkpoint, name: str) -> None:
+def test_from_pretrained_loads_only_the_modules_of_the_class(checkpoint: Checkpoint, name: str) -> None:
     folder = checkpoint(0)
     modules = {child for child, _ in theirs(name, folder).named_children()} - {"lm_head"}
     assert set(ours(name, folder).engine.weight_bytes) == modules
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-def test_the_checkpoint_chooses_the_dtype_unless_told_otherwise(checkpoint: Checkpoint, stored: torch.dtype) -> None:
+def test_from_pretrained_takes_the_dtype_of_the_checkpoint_by_default(
+    checkpoint: Checkpoint, stored: torch.dtype
+) -> None:
     folder = checkpoint(0, dtype=stored)
     load = functools.partial(hf.SeamlessM4Tv2ForTextToText.from_pretrained, folder, device="cpu")
     reference = functools.partial(transformers.SeamlessM4Tv2ForTextToText.from_pretrained, folder)
@@ -59,7 +61,7 @@ def test_the_checkpoint_chooses_the_dtype_unless_told_otherwise(checkpoint: Chec
     assert load(dtype="float32").dtype == torch.float32
 
 
-def test_device_arguments_of_every_spelling_mean_the_same(checkpoint: Checkpoint) -> None:
+def test_from_pretrained_accepts_every_spelling_of_a_device(checkpoint: Checkpoint) -> None:
     load: Any = functools.partial(hf.SeamlessM4Tv2ForTextToText.from_pretrained, checkpoint(0))
     for arguments in ({"device": "cpu"}, {"device_map": "cpu"}, {"device_map": {"": torch.device("cpu")}}):
         model = load(
@@ -73,7 +75,7 @@ def test_device_arguments_of_every_spelling_mean_the_same(checkpoint: Checkpoint
         load(device_map={"text_encoder": 0, "text_decoder": "cpu"})
 
 
-def test_the_configuration_is_that_of_the_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_config_has_the_fields_of_the_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
     folder = checkpoint(1)
     config = ours("SeamlessM4Tv2ForTextToText", folder).config
     reference: PretrainedConfig = theirs("SeamlessM4Tv2ForTextToText", folder).config
@@ -91,7 +93,7 @@ def test_the_configuration_is_that_of_the_file(checkpoint: Checkpoint, tmp_path:
         hf.SeamlessM4Tv2Config.from_pretrained(tmp_path)
 
 
-def test_the_language_maps_are_those_of_transformers(checkpoint: Checkpoint) -> None:
+def test_generation_config_has_the_language_maps_of_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     found = ours("SeamlessM4Tv2Model", folder).generation_config
     expected = theirs("SeamlessM4Tv2Model", folder).generation_config
@@ -100,7 +102,7 @@ def test_the_language_maps_are_those_of_transformers(checkpoint: Checkpoint) -> 
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_forward_gives_the_logits_of_transformers(checkpoint: Checkpoint, name: str) -> None:
+def test_forward_equals_transformers(checkpoint: Checkpoint, name: str) -> None:
     folder = checkpoint(2)
     decoder_ids = torch.tensor([[3, 330, 40, 50, 60], [3, 331, 70, 0, 80]])  # a pad in the middle takes no position
     if "ForText" in name:
@@ -130,7 +132,7 @@ def test_forward_leaves_the_pool_as_it_was(checkpoint: Checkpoint) -> None:
     assert torch.equal(model.generate(**inputs, tgt_lang=SPOKEN, max_new_tokens=20), before)
 
 
-def test_forward_predicts_what_generate_chooses(checkpoint: Checkpoint) -> None:
+def test_forward_predicts_the_tokens_of_generate(checkpoint: Checkpoint) -> None:
     folder = checkpoint(1)
     model = ours("SeamlessM4Tv2ForTextToText", folder)
     inputs = text(folder, TEXTS[1])
@@ -140,7 +142,7 @@ def test_forward_predicts_what_generate_chooses(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("name", ["labels", "past_key_values", "encoder_outputs", "output_attentions", "return_dict"])
-def test_forward_refuses_what_it_does_not_do(checkpoint: Checkpoint, name: str) -> None:
+def test_forward_refuses_arguments_without_support(checkpoint: Checkpoint, name: str) -> None:
     folder = checkpoint(0)
     value = name != "return_dict"
     with pytest.raises(UsageError, match=name):
@@ -149,7 +151,7 @@ def test_forward_refuses_what_it_does_not_do(checkpoint: Checkpoint, name: str) 
         )
 
 
-# What can be given to an argument that is accepted.
+# Values for the accepted arguments.
 VALUES: dict[str, Any] = {
     "attention_mask": torch.ones(1, 50, dtype=torch.int64),
     "tgt_lang": "fra",
@@ -176,7 +178,7 @@ OWN_IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": [3], "decoder_s
 
 @pytest.mark.filterwarnings("ignore:.*has no effect")
 @pytest.mark.parametrize(("name", "status"), ROWS)
-def test_the_table_of_arguments_is_right(checkpoint: Checkpoint, name: str, status: str) -> None:
+def test_generate_treats_each_argument_as_the_page_says(checkpoint: Checkpoint, name: str, status: str) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2ForSpeechToText" if name == "inputs" else "SeamlessM4Tv2Model", folder)
     features = speech(folder, clip_of_frames(3, 100))["input_features"]
@@ -206,7 +208,7 @@ def test_the_table_of_arguments_is_right(checkpoint: Checkpoint, name: str, stat
         assert torch.equal(found[0], model.generate(**arguments)[0])
 
 
-def test_the_table_lists_every_argument() -> None:
+def test_page_of_arguments_lists_every_argument() -> None:
     listed = [name for name, _ in ROWS]
     assert len(listed) == len(set(listed))
     owners: list[Any] = [*(getattr(transformers, name) for name in CLASSES), GenerationMixin]
@@ -215,7 +217,7 @@ def test_the_table_lists_every_argument() -> None:
     assert named | KNOWN <= set(listed)
 
 
-# transformers' documentation of the model, with arrays in place of its downloads.
+# Examples of transformers' documentation of the model, with arrays in place of downloads.
 SPEECH_AND_TEXT = """
 import torch
 from transformers import AutoProcessor
@@ -253,7 +255,7 @@ processor = AutoProcessor.from_pretrained(folder)
 model = SeamlessM4Tv2ForSpeechToText.from_pretrained(folder, dtype="auto")
 inputs = processor(audio=audio, sampling_rate=16_000, return_tensors="pt")
 try:
-    model(**inputs).logits  # as on the page: the decoder has nothing to read
+    model(**inputs).logits  # as on the page, without decoder_input_ids
     failed = False
 except ValueError:
     failed = True
@@ -270,7 +272,7 @@ result = (failed, processor.batch_decode(predicted_ids)[0], waveform_lengths.ite
 
 
 @pytest.mark.parametrize("example", [SPEECH_AND_TEXT, DEDICATED], ids=["model", "dedicated"])
-def test_examples_of_transformers_give_the_same_after_changing_the_import(checkpoint: Checkpoint, example: str) -> None:
+def test_examples_of_transformers_work_after_changing_the_import(checkpoint: Checkpoint, example: str) -> None:
     results = []
     for module in ("transformers", "seamless_engine.hf"):
         names: dict[str, Any] = {"folder": checkpoint(0), "audio": clip(7, 1.3)}
@@ -283,7 +285,7 @@ def test_examples_of_transformers_give_the_same_after_changing_the_import(checkp
             assert found == expected
 
 
-def test_the_tips_of_transformers_page_work(checkpoint: Checkpoint) -> None:
+def test_tips_of_the_transformers_page_work(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2Model", folder)
     inputs = text(folder, TEXTS[0])

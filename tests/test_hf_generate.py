@@ -1,4 +1,4 @@
-"""`generate` of the drop-in classes: what transformers' own return at batch size 1, and the same in any batch."""
+"""`generate` of the drop-in classes: transformers' results at batch size 1, batch-invariant."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import format_
 from seamless_engine import SeamlessError, UsageError
 from seamless_engine.hf.arguments import split_sides
 from support.audio import clip, clip_of_frames
-from support.hf import SPOKEN, ours, row, speech, text, theirs, tokens, vocoder_units
+from support.hf import SPOKEN, item, ours, speech, text, theirs, tokens, vocoder_units
 from support.parity import TEXTS
 from tolerance import SCORE_ATOL, assert_waveform_close
 
@@ -29,7 +29,7 @@ SEARCHES: tuple[dict[str, Any], ...] = ({}, {"num_beams": 3, "length_penalty": 0
 
 
 def inputs_of(name: str, folder: Path) -> list[dict[str, torch.Tensor]]:
-    """Three inputs of batch size 1 for a class; the second clip ends in a half-real row."""
+    """Three inputs of batch size 1 for a class; the second clip ends in half a frame."""
     if "ForSpeech" in name:
         return [speech(folder, clip_of_frames(seed, frames)) for seed, frames in ((3, 128), (4, 147), (5, 90))]
     return [text(folder, sentence) for sentence in TEXTS[:3]]
@@ -38,7 +38,9 @@ def inputs_of(name: str, folder: Path) -> list[dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("search", SEARCHES, ids=["greedy", "beams"])
 @pytest.mark.parametrize("name", TEXT_CLASSES)
 @pytest.mark.parametrize("seed", range(3))
-def test_text_equals_transformers(checkpoint: Checkpoint, seed: int, name: str, search: dict[str, Any]) -> None:
+def test_generate_text_equals_transformers(
+    checkpoint: Checkpoint, seed: int, name: str, search: dict[str, Any]
+) -> None:
     folder = checkpoint(seed)
     for inputs in inputs_of(name, folder):
         expected = theirs(name, folder).generate(**inputs, tgt_lang=SPOKEN, **search)
@@ -50,7 +52,9 @@ def test_text_equals_transformers(checkpoint: Checkpoint, seed: int, name: str, 
 @pytest.mark.parametrize("search", SEARCHES, ids=["greedy", "beams"])
 @pytest.mark.parametrize("name", SPEECH_CLASSES)
 @pytest.mark.parametrize("seed", range(3))
-def test_speech_equals_transformers(checkpoint: Checkpoint, seed: int, name: str, search: dict[str, Any]) -> None:
+def test_generate_speech_equals_transformers(
+    checkpoint: Checkpoint, seed: int, name: str, search: dict[str, Any]
+) -> None:
     folder = checkpoint(seed)
     spoken = 0
     for inputs in inputs_of(name, folder):
@@ -58,7 +62,7 @@ def test_speech_equals_transformers(checkpoint: Checkpoint, seed: int, name: str
         waveform, lengths = ours(name, folder).generate(**arguments)
         assert waveform.shape == (1, int(lengths)) and lengths.dtype == torch.int64
         if int(lengths) == 0:
-            with pytest.raises(RuntimeError, match="Kernel size"):  # on a text without characters
+            with pytest.raises(RuntimeError, match="Kernel size"):  # for a text without characters
                 theirs(name, folder).generate(**arguments)
             continue
         spoken += 1
@@ -74,28 +78,28 @@ def test_speech_equals_transformers(checkpoint: Checkpoint, seed: int, name: str
 
 
 @pytest.mark.parametrize("name", [*TEXT_CLASSES, *SPEECH_CLASSES])
-def test_the_top_level_model_gives_what_the_dedicated_class_gives(checkpoint: Checkpoint, name: str) -> None:
+def test_generate_of_the_full_model_equals_the_dedicated_class(checkpoint: Checkpoint, name: str) -> None:
     folder = checkpoint(1)
-    speaks = name in SPEECH_CLASSES
+    has_speech = name in SPEECH_CLASSES
     for inputs in inputs_of(name, folder):
         dedicated = ours(name, folder).generate(**inputs, tgt_lang=SPOKEN)
-        model = ours("SeamlessM4Tv2Model", folder).generate(**inputs, tgt_lang=SPOKEN, generate_speech=speaks)
-        assert torch.equal(model[0], dedicated[0] if speaks else dedicated)
+        model = ours("SeamlessM4Tv2Model", folder).generate(**inputs, tgt_lang=SPOKEN, generate_speech=has_speech)
+        assert torch.equal(model[0], dedicated[0] if has_speech else dedicated)
 
 
-def test_several_sequences_of_a_beam_search_are_those_of_transformers(checkpoint: Checkpoint) -> None:
+def test_generate_returns_the_beams_of_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint(2)
     arguments = {"tgt_lang": SPOKEN, "generate_speech": False, "num_beams": 4, "num_return_sequences": 3}
     batch = text(folder, *TEXTS[:2])
     found = ours("SeamlessM4Tv2Model", folder).generate(**batch, **arguments)
     for index in range(2):
-        alone = theirs("SeamlessM4Tv2Model", folder).generate(**row(batch, index), **arguments)
+        alone = theirs("SeamlessM4Tv2Model", folder).generate(**item(batch, index), **arguments)
         mine = slice(3 * index, 3 * index + 3)
         assert tokens(found.sequences[mine]) == tokens(alone.sequences)
         torch.testing.assert_close(found.sequences_scores[mine], alone.sequences_scores, atol=SCORE_ATOL, rtol=0.0)
 
 
-def test_every_sequence_of_a_sentence_is_spoken(checkpoint: Checkpoint) -> None:
+def test_generate_speaks_every_sequence_of_a_sentence(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2ForTextToSpeech", folder)
     batch = text(folder, *TEXTS[:2])
@@ -108,7 +112,7 @@ def test_every_sequence_of_a_sentence_is_spoken(checkpoint: Checkpoint) -> None:
         assert torch.equal(best[:length], expected[:length])
 
 
-def test_a_padded_batch_of_clips_gives_what_each_clip_gives_alone(checkpoint: Checkpoint) -> None:
+def test_generate_of_padded_clips_equals_each_clip_alone(checkpoint: Checkpoint) -> None:
     folder = checkpoint(1)
     model = ours("SeamlessM4Tv2Model", folder)
     clips = [clip_of_frames(seed, frames) for seed, frames in enumerate((50, 147, 31, 64, 99, 33, 2))]
@@ -124,7 +128,7 @@ def test_a_padded_batch_of_clips_gives_what_each_clip_gives_alone(checkpoint: Ch
         assert torch.equal(together.unit_sequences[index, : alone.unit_sequences.shape[1]], alone.unit_sequences[0])
 
 
-def test_a_padded_batch_of_texts_gives_what_each_text_gives_alone(checkpoint: Checkpoint) -> None:
+def test_generate_of_padded_texts_equals_each_text_alone(checkpoint: Checkpoint) -> None:
     folder = checkpoint(2)
     model = ours("SeamlessM4Tv2ForTextToText", folder)
     batch = text(folder, *TEXTS)
@@ -135,7 +139,7 @@ def test_a_padded_batch_of_texts_gives_what_each_text_gives_alone(checkpoint: Ch
         assert torch.equal(together[index, : alone.shape[1]], alone[0])
 
 
-def test_padding_of_texts_may_be_on_the_left_or_unmasked(checkpoint: Checkpoint) -> None:
+def test_generate_accepts_padding_on_the_left_or_without_a_mask(checkpoint: Checkpoint) -> None:
     folder = checkpoint(2)
     model = ours("SeamlessM4Tv2ForTextToText", folder)
     batch = text(folder, *TEXTS[:3])
@@ -149,7 +153,7 @@ def test_padding_of_texts_may_be_on_the_left_or_unmasked(checkpoint: Checkpoint)
     assert torch.equal(model.generate(**left, tgt_lang=SPOKEN), expected)
 
 
-def test_without_a_mask_all_rows_of_a_clip_are_real_as_in_transformers(checkpoint: Checkpoint) -> None:
+def test_generate_without_a_mask_reads_every_frame_as_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     features = speech(folder, clip_of_frames(4, 147))["input_features"]
     name = "SeamlessM4Tv2ForSpeechToText"
@@ -158,7 +162,7 @@ def test_without_a_mask_all_rows_of_a_clip_are_real_as_in_transformers(checkpoin
     assert torch.equal(ours(name, folder).generate(inputs=features, tgt_lang=SPOKEN), expected)
 
 
-def test_the_prompt_may_name_a_language_for_each_row(checkpoint: Checkpoint) -> None:
+def test_generate_accepts_a_prompt_with_a_language_for_each_input(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2ForTextToText", folder)
     ids = model.generation_config.text_decoder_lang_to_code_id
@@ -167,7 +171,7 @@ def test_the_prompt_may_name_a_language_for_each_row(checkpoint: Checkpoint) -> 
     for prompt in (prompts, torch.cat([torch.full((2, 1), 3), prompts], dim=1)):
         found = model.generate(**batch, decoder_input_ids=prompt)
         for index, code in enumerate(("fra", "deu")):
-            assert tokens(found)[index] == tokens(model.generate(**row(batch, index), tgt_lang=code))[0]
+            assert tokens(found)[index] == tokens(model.generate(**item(batch, index), tgt_lang=code))[0]
     with pytest.raises(UsageError, match="give one of them"):
         model.generate(**batch, decoder_input_ids=prompts, tgt_lang="fra")
     with pytest.raises(UsageError, match="decoder_input_ids"):
@@ -179,7 +183,7 @@ NAMES = [*ARGUMENTS, *(f"text_{name}" for name in ARGUMENTS), "speech_do_sample"
 
 
 @given(st.lists(st.tuples(st.sampled_from([*NAMES, "generation_config"]), st.integers(0, 9))))
-def test_arguments_are_split_between_the_sides_as_transformers_does(pairs: list[tuple[str, int]]) -> None:
+def test_split_sides_equals_transformers(pairs: list[tuple[str, int]]) -> None:
     kwargs = dict(pairs)  # in any order
     their_text, their_speech = format_speech_generation_kwargs(kwargs)
     text_side, speech_side = split_sides(kwargs)
@@ -187,7 +191,7 @@ def test_arguments_are_split_between_the_sides_as_transformers_does(pairs: list[
     assert speech_side == {name: their_speech[name] for name in ("do_sample", "temperature") if name in their_speech}
 
 
-def test_a_prefixed_argument_wins(checkpoint: Checkpoint) -> None:
+def test_split_sides_prefers_an_argument_with_a_prefix(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2Model", folder)
     inputs = text(folder, TEXTS[0]) | {"tgt_lang": SPOKEN, "return_intermediate_token_ids": True}
@@ -200,37 +204,37 @@ def test_a_prefixed_argument_wins(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*units that the vocoder does not have")
-def test_speech_is_drawn_without_the_text_and_only_at_another_temperature(checkpoint: Checkpoint) -> None:
+def test_generate_samples_speech_apart_from_text_and_only_at_another_temperature(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2ForTextToSpeech", folder)
     inputs = text(folder, TEXTS[1]) | {"tgt_lang": SPOKEN, "return_intermediate_token_ids": True}
     plain = model.generate(**inputs)
     assert torch.equal(model.generate(**inputs, speech_do_sample=True).waveform, plain.waveform)
     torch.manual_seed(0)
-    drawn, other = (model.generate(**inputs, speech_do_sample=True, speech_temperature=3.0) for _ in range(2))
+    sampled, other = (model.generate(**inputs, speech_do_sample=True, speech_temperature=3.0) for _ in range(2))
     torch.manual_seed(0)
     again = model.generate(**inputs, speech_do_sample=True, speech_temperature=3.0)
-    assert torch.equal(drawn.sequences, plain.sequences)
-    assert torch.equal(drawn.unit_sequences, again.unit_sequences) and torch.equal(drawn.waveform, again.waveform)
-    assert not torch.equal(drawn.unit_sequences, plain.unit_sequences)
-    assert not torch.equal(drawn.unit_sequences, other.unit_sequences)
+    assert torch.equal(sampled.sequences, plain.sequences)
+    assert torch.equal(sampled.unit_sequences, again.unit_sequences) and torch.equal(sampled.waveform, again.waveform)
+    assert not torch.equal(sampled.unit_sequences, plain.unit_sequences)
+    assert not torch.equal(sampled.unit_sequences, other.unit_sequences)
 
 
-def test_rows_of_a_batch_draw_independently_and_a_seed_repeats_them(checkpoint: Checkpoint) -> None:
+def test_generate_samples_each_input_independently_and_repeats_with_a_seed(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2ForTextToText", folder)
     batch = text(folder, *[TEXTS[0]] * 4)
     arguments = {"tgt_lang": SPOKEN, "do_sample": True, "temperature": 1.5, "num_return_sequences": 2}
     torch.manual_seed(5)
-    drawn = model.generate(**batch, **arguments)
+    sampled = model.generate(**batch, **arguments)
     torch.manual_seed(5)
-    assert torch.equal(model.generate(**batch, **arguments), drawn)
-    assert len({tuple(ids) for ids in tokens(drawn)}) > 4
+    assert torch.equal(model.generate(**batch, **arguments), sampled)
+    assert len({tuple(ids) for ids in tokens(sampled)}) > 4
     beams = model.generate(**batch, tgt_lang=SPOKEN, num_beams=4, do_sample=True)
     assert beams.shape[0] == 4
 
 
-def test_scores_are_those_of_transformers(checkpoint: Checkpoint) -> None:
+def test_generate_scores_equal_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint(1)
     name = "SeamlessM4Tv2ForTextToText"
     arguments = {"tgt_lang": SPOKEN, "return_dict_in_generate": True, "output_scores": True}
@@ -246,7 +250,7 @@ def test_scores_are_those_of_transformers(checkpoint: Checkpoint) -> None:
         torch.testing.assert_close(beams.sequences_scores, wanted.sequences_scores, atol=SCORE_ATOL, rtol=0.0)
 
 
-def test_a_generation_config_gives_defaults_that_keywords_override(checkpoint: Checkpoint) -> None:
+def test_generate_takes_defaults_from_generation_config(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2ForTextToText", folder)
     inputs = text(folder, TEXTS[0]) | {"tgt_lang": SPOKEN}
@@ -264,7 +268,7 @@ def test_a_generation_config_gives_defaults_that_keywords_override(checkpoint: C
         model.generate(**inputs, generation_config={"num_beems": 4})
 
 
-def test_defaults_of_the_model_can_be_set_on_its_generation_config(checkpoint: Checkpoint) -> None:
+def test_generation_config_of_the_model_can_be_changed(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = copy.copy(ours("SeamlessM4Tv2ForTextToText", folder))
     model.generation_config = copy.copy(model.generation_config)
@@ -276,7 +280,7 @@ def test_defaults_of_the_model_can_be_set_on_its_generation_config(checkpoint: C
         model.generate(**inputs)
 
 
-def test_a_text_without_characters_has_no_samples(checkpoint: Checkpoint) -> None:
+def test_generate_gives_no_samples_for_a_text_without_characters(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2Model", folder)
     waveform, lengths = model.generate(**text(folder, TEXTS[0]), tgt_lang=SPOKEN, max_new_tokens=1)
@@ -285,15 +289,15 @@ def test_a_text_without_characters_has_no_samples(checkpoint: Checkpoint) -> Non
     assert waveform.shape == (2, 0) and lengths.tolist() == [0, 0]
 
 
-def test_a_source_language_that_the_processor_did_not_know_is_noticed(checkpoint: Checkpoint) -> None:
+def test_generate_warns_of_input_without_a_source_language(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     inputs = text(folder, TEXTS[0])
-    inputs["input_ids"][0, 0] = 1  # what the tokenizer gives for src_lang="xxx"
+    inputs["input_ids"][0, 0] = 1  # as the tokenizer does for src_lang="xxx"
     with pytest.warns(UserWarning, match="src_lang"):
         ours("SeamlessM4Tv2ForTextToText", folder).generate(**inputs, tgt_lang=SPOKEN)
 
 
-def test_lengths_count_the_prompt_where_transformers_does(checkpoint: Checkpoint) -> None:
+def test_generate_counts_the_prompt_in_lengths_as_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint(1)
     name = "SeamlessM4Tv2ForTextToText"
     for inputs in inputs_of(name, folder):
@@ -314,7 +318,7 @@ def test_lengths_count_the_prompt_where_transformers_does(checkpoint: Checkpoint
     ],
     ids=lambda search: "-".join(search),
 )
-def test_searches_of_every_kind_equal_transformers(checkpoint: Checkpoint, search: dict[str, Any]) -> None:
+def test_generate_equals_transformers_for_every_kind_of_search(checkpoint: Checkpoint, search: dict[str, Any]) -> None:
     folder = checkpoint(1)
     name = "SeamlessM4Tv2ForTextToText"
     for inputs in inputs_of(name, folder):
@@ -322,17 +326,17 @@ def test_searches_of_every_kind_equal_transformers(checkpoint: Checkpoint, searc
         assert torch.equal(ours(name, folder).generate(**inputs, tgt_lang=SPOKEN, **search), expected)
 
 
-def test_banned_words_equal_transformers(checkpoint: Checkpoint) -> None:
+def test_generate_with_bad_words_equals_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint(1)
     name = "SeamlessM4Tv2ForTextToText"
     for inputs in inputs_of(name, folder):
         words = theirs(name, folder).generate(**inputs, tgt_lang=SPOKEN)[0, 2:].tolist()
-        for ban in ({"bad_words_ids": [words[:2], words[2:3] or [9]]}, {"suppress_tokens": words[:1]}):
-            expected = theirs(name, folder).generate(**inputs, tgt_lang=SPOKEN, num_beams=2, **ban)
-            assert torch.equal(ours(name, folder).generate(**inputs, tgt_lang=SPOKEN, num_beams=2, **ban), expected)
+        for bad in ({"bad_words_ids": [words[:2], words[2:3] or [9]]}, {"suppress_tokens": words[:1]}):
+            expected = theirs(name, folder).generate(**inputs, tgt_lang=SPOKEN, num_beams=2, **bad)
+            assert torch.equal(ours(name, folder).generate(**inputs, tgt_lang=SPOKEN, num_beams=2, **bad), expected)
 
 
-def test_arguments_without_effect_warn_as_in_transformers(checkpoint: Checkpoint) -> None:
+def test_generate_warns_of_arguments_without_effect_as_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2ForTextToText", folder)
     inputs = text(folder, TEXTS[0]) | {"tgt_lang": SPOKEN}
@@ -363,14 +367,14 @@ def test_arguments_without_effect_warn_as_in_transformers(checkpoint: Checkpoint
         ({"text_num_beams": 2}, "text_num_beams"),
     ],
 )
-def test_wrong_calls_say_what_is_wrong(checkpoint: Checkpoint, change: dict[str, Any], message: str) -> None:
+def test_generate_refuses_wrong_calls_with_advice(checkpoint: Checkpoint, change: dict[str, Any], message: str) -> None:
     folder = checkpoint(0)
     inputs = text(folder, TEXTS[0]) | {"tgt_lang": SPOKEN}
     with pytest.raises(UsageError, match=message):
         ours("SeamlessM4Tv2ForTextToText", folder).generate(**(inputs | change))
 
 
-def test_wrong_clips_say_what_is_wrong(checkpoint: Checkpoint) -> None:
+def test_generate_refuses_wrong_input_features_with_advice(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2Model", folder)
     batch = speech(folder, clip(1), clip(2))
@@ -390,7 +394,7 @@ def test_wrong_clips_say_what_is_wrong(checkpoint: Checkpoint) -> None:
         model.generate(**batch, tgt_lang=SPOKEN, speaker_id=1000)
 
 
-def test_the_error_of_a_row_is_raised_with_its_number(checkpoint: Checkpoint) -> None:
+def test_generate_raises_the_error_of_an_input_with_its_index(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     batch = speech(folder, clip(1), clip(2))
     batch["input_features"][1] = float("nan")

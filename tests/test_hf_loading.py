@@ -1,4 +1,4 @@
-"""`from_pretrained` of the drop-in classes, and the names that their module has of transformers."""
+"""`from_pretrained` of the drop-in classes, and the names of transformers in their module."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ PAGE = (Path(__file__).parents[1] / "docs" / "transformers-loading.md").read_tex
 load: Any = hf.SeamlessM4Tv2ForTextToText.from_pretrained
 
 
-# What asks for nothing, or for what is so anyway.
+# Values without effect.
 HUB = {"cache_dir": "/nowhere", "token": "hf_x", "revision": "main", "local_files_only": True, "force_download": True}
-NO_EFFECT = {name: True for name in loading._NO_EFFECT} | {"attn_implementation": "flash_attention_2"}
-NEUTRAL: dict[str, Any] = dict.fromkeys(loading._REFUSED) | {"use_safetensors": True, "attn_implementation": "eager"}
+NO_EFFECT = {name: True for name in loading.NO_EFFECT} | {"attn_implementation": "flash_attention_2"}
+NEUTRAL: dict[str, Any] = dict.fromkeys(loading.REFUSED) | {"use_safetensors": True, "attn_implementation": "eager"}
 NEUTRAL |= {"load_in_8bit": False, "load_in_4bit": False, "variant": "", "proxies": {}, "output_loading_info": False}
 
 
@@ -45,7 +45,7 @@ NEUTRAL |= {"load_in_8bit": False, "load_in_4bit": False, "variant": "", "proxie
     ],
     ids=["no effect", "neutral"],
 )
-def test_from_pretrained_accepts_what_changes_nothing(checkpoint: Checkpoint, arguments: dict[str, Any]) -> None:
+def test_from_pretrained_accepts_arguments_without_effect(checkpoint: Checkpoint, arguments: dict[str, Any]) -> None:
     folder = checkpoint(0)
     inputs = text(folder, TEXTS[0])
     expected = ours("SeamlessM4Tv2ForTextToText", folder).generate(**inputs, tgt_lang=SPOKEN)
@@ -76,23 +76,25 @@ def test_from_pretrained_accepts_what_changes_nothing(checkpoint: Checkpoint, ar
         ("no_such_argument_at_all", None, "has no argument 'no_such_argument_at_all'"),
     ],
 )
-def test_from_pretrained_says_what_to_do_instead(checkpoint: Checkpoint, name: str, value: Any, advice: str) -> None:
+def test_from_pretrained_refuses_arguments_with_advice(
+    checkpoint: Checkpoint, name: str, value: Any, advice: str
+) -> None:
     with pytest.raises(UsageError, match=name) as error:
         load(checkpoint(0), **{name: value})
     assert error.match(advice)
 
 
-def test_the_advice_for_8_bits_works(checkpoint: Checkpoint) -> None:
+def test_from_pretrained_advice_for_8_bits_works(checkpoint: Checkpoint) -> None:
     model = load(checkpoint(0), device="cpu", options=EngineConfig(int8=("text_decoder",)))
     assert model.engine.options.int8 == ("text_decoder",)
 
 
-def test_max_memory_is_accepted_with_a_warning(checkpoint: Checkpoint) -> None:
+def test_from_pretrained_accepts_max_memory_with_a_warning(checkpoint: Checkpoint) -> None:
     with pytest.warns(UserWarning, match="max_memory has no effect"):
         load(checkpoint(0), device="cpu", max_memory={0: "20GB"})
 
 
-def test_a_hub_id_is_loaded_with_the_arguments_of_the_caller(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_from_pretrained_passes_its_arguments_to_the_hub(checkpoint: Checkpoint, tmp_path: Path) -> None:
     model = tmp_path / "models--someone--tiny"
     shutil.copytree(checkpoint(0), model / "snapshots" / "4567cdef" / "inner")
     (model / "refs").mkdir()
@@ -101,7 +103,7 @@ def test_a_hub_id_is_loaded_with_the_arguments_of_the_caller(checkpoint: Checkpo
     assert load("someone/tiny", device="cpu", **where).config == hf.AutoConfig.from_pretrained("someone/tiny", **where)
 
 
-def test_a_configuration_is_read_without_the_weights(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_from_pretrained_needs_no_weights(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(name: str, allow_patterns: list[str], **options: Any) -> str:
         assert name == "owner/name" and options["revision"] == "v2"
         assert not any(fnmatch.fnmatch("model-00001-of-00002.safetensors", one) for one in allow_patterns)
@@ -112,7 +114,7 @@ def test_a_configuration_is_read_without_the_weights(checkpoint: Checkpoint, mon
     assert found == hf.AutoConfig.from_pretrained(checkpoint(0))
 
 
-def test_the_page_lists_every_argument() -> None:
+def test_page_of_loading_lists_every_argument() -> None:
     named = set(inspect.signature(transformers.PreTrainedModel.from_pretrained).parameters)
     assert named - {"pretrained_model_name_or_path", "model_args", "kwargs"} <= loading.KNOWN
     listed = {
@@ -121,29 +123,29 @@ def test_the_page_lists_every_argument() -> None:
         for name in cell.strip("`").split("`, `")
     }
     assert set(listed) == loading.KNOWN
-    assert {name for name, status in listed.items() if status == "refused"} == loading._REFUSED.keys() - {
+    assert {name for name, status in listed.items() if status == "refused"} == loading.REFUSED.keys() - {
         "attn_implementation"
     }
-    assert {*loading._NO_EFFECT, "max_memory"} <= {name for name, status in listed.items() if status == "no effect"}
+    assert {*loading.NO_EFFECT, "max_memory"} <= {name for name, status in listed.items() if status == "no effect"}
 
 
-def test_the_page_lists_every_name() -> None:
-    for name in (*hf._OF_TRANSFORMERS, *(name for name in hf.__all__ if name.startswith("Auto"))):
+def test_page_of_loading_lists_every_name() -> None:
+    for name in (*hf.TRANSFORMERS_NAMES, *(name for name in hf.__all__ if name.startswith("Auto"))):
         assert f"`{name}`" in PAGE
 
 
 @pytest.mark.parametrize("spelling", ["half", "float16", "torch.float16", torch.float16])
-def test_a_dtype_has_the_spellings_of_torch(spelling: Any) -> None:
+def test_from_pretrained_accepts_every_spelling_of_a_dtype(spelling: Any) -> None:
     assert loading.dtype_of(spelling, None, {}) == loading.dtype_of(None, spelling, {}) == torch.float16
     assert loading.dtype_of("auto", None, {"torch_dtype": spelling}) == torch.float16
 
 
 @pytest.mark.parametrize("placement", ["auto", "balanced", "sequential", None])
-def test_a_placement_of_several_devices_is_one_device(placement: str | None) -> None:
+def test_from_pretrained_takes_a_placement_over_devices_as_one_device(placement: str | None) -> None:
     assert loading.device_of(None, placement) == "auto"
 
 
-def test_a_configuration_is_accepted_if_it_is_the_checkpoints(checkpoint: Checkpoint) -> None:
+def test_from_pretrained_accepts_only_the_configuration_of_the_checkpoint(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     own, reference = hf.AutoConfig.from_pretrained(folder), transformers.AutoConfig.from_pretrained(folder)
     for config in (own, reference):
@@ -153,14 +155,12 @@ def test_a_configuration_is_accepted_if_it_is_the_checkpoints(checkpoint: Checkp
         load(folder, config=reference)
 
 
-def test_save_pretrained_of_a_configuration_says_what_to_do(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_config_save_pretrained_raises_with_advice(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"copy config\.json"):
         hf.AutoConfig.from_pretrained(checkpoint(0)).save_pretrained(tmp_path)
 
 
-def test_a_folder_as_transformers_saves_it_gives_the_results_of_transformers(
-    checkpoint: Checkpoint, tmp_path: Path
-) -> None:
+def test_generate_equals_transformers_for_a_saved_folder(checkpoint: Checkpoint, tmp_path: Path) -> None:
     config = json.loads((checkpoint(0) / "config.json").read_text(encoding="utf-8"))
     source = Path(shutil.copytree(checkpoint(0), tmp_path / "source"))
     changes = {"layer_norm_eps": 1.0, "max_new_tokens": None, "eos_token_id": [3, 2]}
@@ -176,7 +176,7 @@ def test_a_folder_as_transformers_saves_it_gives_the_results_of_transformers(
         assert torch.equal(found, expected)
 
 
-def test_auto_classes_are_those_that_transformers_chooses() -> None:
+def test_auto_classes_equal_the_choice_of_transformers() -> None:
     mappings = {
         "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,
         "AutoModelForSeq2SeqLM": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
@@ -188,17 +188,17 @@ def test_auto_classes_are_those_that_transformers_chooses() -> None:
     assert hf.AutoConfig is hf.SeamlessM4Tv2Config
 
 
-@pytest.mark.parametrize("name", sorted(hf._OF_TRANSFORMERS))
-def test_names_of_transformers_are_its_own(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(hf.TRANSFORMERS_NAMES))
+def test_hf_gives_transformers_own_names(name: str) -> None:
     assert getattr(hf, name) is getattr(transformers, name)
 
 
-def test_other_names_are_unknown() -> None:
-    for name in ("SeamlessM4TModel", "WhisperModel", "no_such_name"):  # models of transformers would run there
+def test_hf_raises_for_unknown_names() -> None:
+    for name in ("SeamlessM4TModel", "WhisperModel", "no_such_name"):  # transformers itself would run these
         assert not hasattr(hf, name)
 
 
-def test_names_of_transformers_need_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hf_names_of_transformers_need_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match="AutoProcessor is transformers' own.*pip install transformers"):
         importlib.import_module("seamless_engine.hf").AutoProcessor  # noqa: B018

@@ -1,4 +1,4 @@
-"""A call that is given something else than requests and parameters says in a sentence what it takes."""
+"""Calls with anything but requests and parameters raise an error that says what they take."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from seamless_engine import AsyncEngine, DecodingParams, Engine, Request, UsageError
+from support.callers import assert_free
 
 REQUEST = Request("t2st", "fra", text="a", src_lang="eng")
 NO_LISTS = ("a.wav", b"RIFF", Path("a.wav"), {"task": "asr"}, 5, None)
@@ -47,7 +48,7 @@ MANY = ("generate", "stream", "asynchronous generate", "asynchronous stream")
 
 
 @pytest.mark.parametrize("name", MANY)
-def test_calls_that_take_requests_refuse_anything_else(engine: Engine, name: str) -> None:
+def test_engine_calls_refuse_anything_but_a_list_of_requests(engine: Engine, name: str) -> None:
     for wrong in (*NO_LISTS, *([REQUEST] if name.endswith("stream") else [])):
         with pytest.raises(UsageError, match=r"must be a list of Request, for example \[Request\(.*, not \w+$"):
             calls(engine)[name](wrong)
@@ -57,19 +58,18 @@ def test_calls_that_take_requests_refuse_anything_else(engine: Engine, name: str
 
 
 @pytest.mark.parametrize("name", ONE)
-def test_calls_that_take_one_request_refuse_anything_else(engine: Engine, name: str) -> None:
+def test_engine_calls_refuse_anything_but_a_request(engine: Engine, name: str) -> None:
     for wrong in NO_REQUESTS:
         with pytest.raises(UsageError, match=r"each request must be a Request, for example Request\(.*, not "):
             calls(engine)[name](wrong)
 
 
 @pytest.mark.parametrize("name", (*ONE, *MANY))
-def test_calls_refuse_params_of_another_type(engine: Engine, name: str) -> None:
+def test_engine_calls_refuse_parameters_of_another_type(engine: Engine, name: str) -> None:
     for wrong in NO_PARAMS:
         with pytest.raises(UsageError, match=r"params must be DecodingParams\(\.\.\.\), for example "):
             calls(engine)[name](REQUEST if name in ONE else [REQUEST], wrong)
-    engine.core.runner.blocks.check_integrity()
-    assert engine.core.runner.blocks.free_blocks == engine.core.runner.blocks.num_blocks
+    assert_free(engine)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_calls_refuse_params_of_another_type(engine: Engine, name: str) -> None:
         ({"id": ("a", 1)}, "id, if it is not a string, must be an integer"),
     ],
 )
-def test_a_request_refuses_fields_of_another_type(changed: dict[str, Any], message: str) -> None:
+def test_request_refuses_fields_of_another_type(changed: dict[str, Any], message: str) -> None:
     fields: dict[str, Any] = dict(task="t2tt", tgt_lang="fra", text="a", src_lang="eng")
     with pytest.raises(UsageError, match=message):
         Request(**fields | changed)

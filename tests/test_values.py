@@ -1,4 +1,4 @@
-"""Numbers and switches out of a DataFrame, an array or a tensor are taken as what they are, and as nothing else."""
+"""Options accept numbers and switches of NumPy, arrays and tensors, and refuse values of another type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seamless_engine import DecodingParams, EngineConfig, Request, UsageError
 
 SCALARS = (np.int64, np.int32, np.uint16, np.array, torch.tensor, lambda value: torch.tensor(value, dtype=torch.uint8))
 FLOATS = (np.float16, np.float32, np.float64, np.array, torch.tensor, lambda value: torch.tensor(value).bfloat16())
-ALMOST = (2.0, np.float32(2.0), torch.tensor(2.0))  # integers for a sampling rate alone
+ALMOST = (2.0, np.float32(2.0), torch.tensor(2.0))  # integers for a sampling rate only
 NO_INTEGERS = (True, 3.7, np.bool_(True), torch.tensor(True), "2", [2], None)
 NO_NUMBERS = (
     float("nan"),
@@ -50,7 +50,7 @@ def fields(kinds: dict[type, str]) -> list[tuple[type, str]]:
 
 
 def made(kind: type, name: str, value: Any) -> Any:
-    """The field as an object keeps it that is made with this value."""
+    """The field of an object that is made with this value."""
     arguments: dict[str, Any] = {name: value}
     if kind is Request:
         arguments |= dict(task="s2st", tgt_lang="fra", audio=np.zeros(9))
@@ -61,26 +61,26 @@ def made(kind: type, name: str, value: Any) -> Any:
 
 @pytest.mark.parametrize("scalar", SCALARS)
 @pytest.mark.parametrize(("kind", "name"), fields(INTEGERS))
-def test_a_field_takes_every_kind_of_integer_and_keeps_an_int(kind: type, name: str, scalar: Any) -> None:
+def test_options_accept_every_kind_of_integer_and_store_an_int(kind: type, name: str, scalar: Any) -> None:
     found = made(kind, name, scalar(64))
     assert type(found) is int and found == 64
 
 
 @pytest.mark.parametrize("value", ALMOST)
-def test_a_sampling_rate_may_be_a_whole_float(value: Any) -> None:
+def test_request_accepts_a_float_without_fraction_as_sampling_rate(value: Any) -> None:
     found = made(Request, "sampling_rate", value)
     assert type(found) is int and found == 2
 
 
 @pytest.mark.parametrize("scalar", FLOATS)
 @pytest.mark.parametrize(("kind", "name"), fields(NUMBERS))
-def test_a_field_takes_every_kind_of_number_and_keeps_a_float(kind: type, name: str, scalar: Any) -> None:
+def test_options_accept_every_kind_of_number_and_store_a_float(kind: type, name: str, scalar: Any) -> None:
     found = made(kind, name, scalar(0.5))
     assert type(found) is float and found == 0.5
 
 
 @pytest.mark.parametrize(("kind", "name"), fields(SWITCHES))
-def test_a_field_takes_every_kind_of_bool_and_keeps_a_bool(kind: type, name: str) -> None:
+def test_options_accept_every_kind_of_bool_and_store_a_bool(kind: type, name: str) -> None:
     for value in (np.bool_(True), torch.tensor(True), np.array(True), True):
         assert made(kind, name, value) is True
 
@@ -94,7 +94,7 @@ def test_a_field_takes_every_kind_of_bool_and_keeps_a_bool(kind: type, name: str
         *((*field, value) for field in fields(SWITCHES) for value in NO_SWITCHES),
     ],
 )
-def test_a_field_refuses_what_is_of_another_kind_and_names_itself(kind: type, name: str, value: Any) -> None:
+def test_options_refuse_values_of_another_type_and_name_the_field(kind: type, name: str, value: Any) -> None:
     default = next(field.default for field in dataclasses.fields(kind) if field.name == name)
     if (value is None and default is None) or (name == "id" and isinstance(value, str)):
         assert made(kind, name, value) is value
@@ -103,7 +103,7 @@ def test_a_field_refuses_what_is_of_another_kind_and_names_itself(kind: type, na
         made(kind, name, value)
 
 
-def test_a_seed_has_64_bits() -> None:
+def test_decoding_params_accept_seeds_of_64_bits() -> None:
     assert DecodingParams(seed=np.iinfo(np.uint64).max).seed == 2**64 - 1  # pyright: ignore[reportArgumentType]
     with pytest.raises(UsageError, match="seed must be between 0 and 18446744073709551615"):
         DecodingParams(seed=2**64)
@@ -112,7 +112,7 @@ def test_a_seed_has_64_bits() -> None:
 @pytest.mark.parametrize(
     "tokens", [np.array([5, 6]), torch.tensor([5, 6]), list(np.array([5, 6])), (5, 6), range(5, 7)]
 )
-def test_token_lists_may_be_arrays_and_are_kept_as_tuples_of_ints(tokens: Any) -> None:
+def test_decoding_params_accept_arrays_of_tokens_and_store_tuples(tokens: Any) -> None:
     params = DecodingParams(suppress_tokens=tokens, bad_words_ids=[tokens, [np.int64(7)]])  # pyright: ignore[reportArgumentType]
     assert (params.suppress_tokens, params.bad_words_ids) == ((5, 6), ((5, 6), (7,)))
     assert params == DecodingParams(suppress_tokens=(5, 6), bad_words_ids=((5, 6), (7,)))
@@ -123,14 +123,14 @@ def test_token_lists_may_be_arrays_and_are_kept_as_tuples_of_ints(tokens: Any) -
 @pytest.mark.parametrize(
     "tokens", [5, "56", [5.0], [True], [-1], [], np.zeros((0,), int), np.array([0.5]), {5: 6}, [[5]]]
 )
-def test_token_lists_of_anything_else_are_refused(tokens: Any) -> None:
+def test_decoding_params_refuse_other_token_lists(tokens: Any) -> None:
     with pytest.raises(UsageError, match=r"suppress_tokens must look like \[12, 9\]"):
         DecodingParams(suppress_tokens=tokens)
     with pytest.raises(UsageError, match=r"bad_words_ids must look like \[\[12, 7\], \[9\]\]"):
         DecodingParams(bad_words_ids=[tokens])  # pyright: ignore[reportArgumentType]
 
 
-def test_the_soft_limit_takes_arrays_and_two_finite_numbers_only() -> None:
+def test_decoding_params_accept_two_finite_numbers_as_soft_max_length() -> None:
     assert DecodingParams(soft_max_length=np.array([0.5, 20])).soft_max_length == (0.5, 20.0)  # pyright: ignore[reportArgumentType]
     for wrong in ((1,), (1, 2, 3), (1, float("nan")), (float("inf"), 1), (-1, 2), ("1", 2), (True, 2), 5, "ab"):
         with pytest.raises(UsageError, match=r"soft_max_length must look like \(a, b\)"):

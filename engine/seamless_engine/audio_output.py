@@ -1,4 +1,4 @@
-"""Samples become an audio file: its format, and a place where nothing that is there is destroyed."""
+"""Audio output: samples → an audio file. An existing file is replaced as a whole or stays as it was."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _FORMATS = {  # container and codec, by libsndfile's names
     ".opus": ("OGG", "OPUS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
-_BLOCK = 4096  # samples: libvorbis copies what it is given to the stack, and a long clip overflows it
+_BLOCK = 4096  # samples per write: libvorbis copies them to the stack, which a long clip would overflow
 _MAX_LINKS = 40  # as Linux
-_NOT_REPLACEABLE = (errno.EACCES, errno.EPERM, errno.EBUSY)  # such as a file that is mounted by itself
+_NOT_REPLACEABLE = (errno.EACCES, errno.EPERM, errno.EBUSY)  # for example a file that is a mount point
 
 
 def write_audio(path: str | os.PathLike[str], audio: np.ndarray, sampling_rate: int) -> None:
-    """Write mono samples [n] in [-1, 1] in the format that the path's suffix names, or as WAV if there is none.
+    """Write mono samples [n] in [-1, 1] in the format of the path's suffix, or as WAV without a suffix.
 
-    A new or ordinary file appears whole or not at all. Symbolic links to it, its mode and, where permitted, its owner
-    stay. Anything else is written into: a pipe, a device, or a file that has several names (hard links).
+    A new or regular file appears complete or not at all. Symbolic links to it, its mode and, if permitted, its owner
+    are kept. A pipe, a device or a file with several hard links is opened and written to.
 
     Raises UsageError for a path that cannot be written and for an unknown suffix, OSError if writing fails.
     """
@@ -43,7 +43,7 @@ def write_audio(path: str | os.PathLike[str], audio: np.ndarray, sampling_rate: 
         except OSError as error:
             if place.status is None or error.errno not in _NOT_REPLACEABLE:
                 raise
-    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)  # it exists, and if it does no longer it is not created
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)  # without O_CREAT, if it was deleted meanwhile
     with open(descriptor, "wb") as file:
         file.write(content)
 
@@ -51,10 +51,10 @@ def write_audio(path: str | os.PathLike[str], audio: np.ndarray, sampling_rate: 
 def encode_audio(path: str | os.PathLike[str], audio: np.ndarray, sampling_rate: int) -> bytes:
     """The content of the file that `write_audio` would write. Raises UsageError for an unknown suffix."""
     container, codec = _format(os.fspath(path))
-    encoded = io.BytesIO()  # it can seek, so the header has the right sizes wherever the bytes go later
+    encoded = io.BytesIO()  # it can seek, so that the header gets the right sizes
     samples = np.asarray(audio, dtype=np.float32)
     if len(samples) == 0 and container != "WAV":
-        samples = np.zeros(1, np.float32)  # without any, the file would not be of its format
+        samples = np.zeros(1, np.float32)  # libsndfile writes an invalid file if there are none
     with soundfile.SoundFile(encoded, "w", sampling_rate, 1, codec, format=container) as file:
         for start in range(0, len(samples), _BLOCK):
             file.write(samples[start : start + _BLOCK])
@@ -62,7 +62,7 @@ def encode_audio(path: str | os.PathLike[str], audio: np.ndarray, sampling_rate:
 
 
 def check_output(path: str | os.PathLike[str]) -> None:
-    """Raises UsageError where `write_audio` would, before there is anything to write."""
+    """Raises UsageError if `write_audio` would. For a check before there is audio to write."""
     _format(os.fspath(path))
     _place(path)
 
@@ -79,7 +79,10 @@ def _format(path: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class _Place:
-    """path: with all links followed. status: None if nothing is there. replaceable: a new file may take its name."""
+    """path: with all links followed.
+    status: None if the path does not exist.
+    replaceable: a new file may take its name.
+    """
 
     path: str
     status: os.stat_result | None
@@ -120,7 +123,7 @@ def _unwritable(name: str, reason: str) -> UsageError:
 
 
 def _followed(path: str) -> str:
-    """The path without links in it. /proc/self/fd/1 is none: what it leads to may have no name, or another by now."""
+    """The path with its links followed, except /proc/self/fd/1 and the like: an open file may have no name any more."""
     for _ in range(_MAX_LINKS):
         folder, name = os.path.split(path)
         folder = os.path.realpath(folder)
@@ -139,7 +142,7 @@ def _replace(place: _Place, content: bytes) -> None:
     old = place.status
     unfinished = os.path.join(os.path.dirname(place.path), f".{uuid.uuid4().hex}.tmp")
     try:
-        # Until it has the old one's mode, other users may not read it.
+        # Other users may not read it until it has the mode of the old file.
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if old is None else 0o600)
         with open(descriptor, "wb") as file:
             file.write(content)

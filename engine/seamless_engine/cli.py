@@ -21,9 +21,9 @@ _log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; a malformed command line raises SystemExit(2), as argparse does.
+    """Run one command and return its exit code. A malformed command line raises SystemExit(2), as argparse does.
 
-    argv: None is the command line of this process, which then is the command's own.
+    argv: None is the command line of this process, which then handles signals for the command.
     """
     return console.run(lambda: _run(sys.argv[1:] if argv is None else argv), own_process=argv is None)
 
@@ -63,7 +63,7 @@ def translate(args: argparse.Namespace) -> int:
         params=params,
     )
     _check_request(args.model, request, params)
-    from seamless_engine import Engine  # here, since it imports torch, which takes seconds
+    from seamless_engine import Engine  # imports torch, which takes seconds
 
     engine = Engine.from_pretrained(
         args.model,
@@ -85,7 +85,7 @@ def translate(args: argparse.Namespace) -> int:
         for hypothesis in result.n_best:
             (console.tell if audio_on_stdout else console.emit)(hypothesis.text)
     except console.StdoutError as error:
-        lost = error  # the audio is written all the same
+        lost = error  # raised after the audio is written
     code = OK if args.output_path is None else _write_audio(args.output_path, audio_on_stdout, result)
     if lost is not None:
         raise lost
@@ -100,7 +100,7 @@ def _fail(error: SeamlessError) -> int:
 
 
 def _check_output(args: argparse.Namespace) -> bool:
-    """Raises UsageError if the speech cannot be written where it shall go. Returns whether that is stdout."""
+    """Raises UsageError if the speech cannot be written to the output path. Returns whether that is stdout."""
     output: str | None = args.output_path
     if args.task not in SPEECH_OUT:
         if output is not None:
@@ -119,7 +119,7 @@ def _check_output(args: argparse.Namespace) -> bool:
 
 
 def _check_request(model: str, request: Request, params: DecodingParams) -> None:
-    """Raises the error that the engine would have for this request, before there is one: the weights are not read."""
+    """Raises the error that the engine would have for this request, before the weights are read."""
     from seamless_engine.inputs.preprocess import Preprocessor
     from seamless_engine.inputs.tokenizer import Tokenizer
 
@@ -169,7 +169,7 @@ def env(args: argparse.Namespace) -> int:
 
 
 def selftest(args: argparse.Namespace) -> int:
-    """One line per operation and dtype: ok, or the fault."""
+    """One line per operation and dtype: ok, or what is wrong."""
     from seamless_engine import selftest
     from seamless_engine.device import resolve_device
 
@@ -191,7 +191,7 @@ _COMMANDS = {"translate": translate, "languages": languages, "env": env, "selfte
 
 
 def _without_weights(model: str) -> Path:
-    """The folder with the small files of a checkpoint. Of a model on the hub, the weights are not fetched."""
+    """The folder with the small files of a checkpoint. The weights of a model on the hub are not downloaded."""
     folder = Path(model)
     if folder.is_dir():
         return folder

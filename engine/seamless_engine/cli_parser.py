@@ -1,4 +1,4 @@
-"""The arguments of `seamless-engine` and what its help says of them."""
+"""The arguments of `seamless-engine` and their help."""
 
 from __future__ import annotations
 
@@ -54,12 +54,15 @@ _FIELDS = {field.name: field.default for field in dataclasses.fields(DecodingPar
 
 
 def parse(argv: Sequence[str], commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.Namespace:
-    """The arguments of one command; its function, one of `commands`, is `run`. Raises SystemExit(2) for wrong ones."""
+    """The arguments of a command, with its function in `run`. Raises SystemExit(2) for wrong arguments.
+
+    commands: name → function.
+    """
     return _parser(commands).parse_args(_underscored(argv))
 
 
 def decoding(args: argparse.Namespace) -> DecodingParams:
-    """Those that `translate` was given. Raises UsageError."""
+    """The decoding parameters of the arguments of `translate`. Raises UsageError."""
     chosen = {name: value for name, value in vars(args).items() if name in _FIELDS}
     return DecodingParams.meta(**chosen) if args.meta else DecodingParams(**chosen)
 
@@ -132,8 +135,8 @@ def _add_translate(command: argparse.ArgumentParser) -> None:
 
 
 def _meanings() -> dict[str, str]:
-    """Field of DecodingParams → what its docstring says of it, in ASCII, which every terminal prints."""
-    docstring = inspect.cleandoc(DecodingParams.__doc__ or "")  # python -OO leaves none
+    """Field of DecodingParams → its description in the docstring, in ASCII, which every terminal prints."""
+    docstring = inspect.cleandoc(DecodingParams.__doc__ or "")  # python -OO removes it
     found = re.findall(r"^(\w+(?:, \w+)*): (.+(?:\n    .+)*)", docstring, flags=re.MULTILINE)
     plain = str.maketrans({"·": "*", "`": None, "%": "%%"})
     return dict.fromkeys(_FIELDS, "") | {
@@ -150,7 +153,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 
 def _value(text: str) -> Any:
-    """A number, true, false, none or a list; anything else as it is, for DecodingParams to judge."""
+    """A number, true, false, none or a list. Any other text stays a string, which DecodingParams checks."""
     if text.lower() in ("true", "false", "none"):
         text = text.capitalize()
     try:
@@ -160,7 +163,8 @@ def _value(text: str) -> Any:
 
 
 def _underscored(argv: Sequence[str]) -> list[str]:
-    """CompletionQueue with `-` spelled with `_`, so that both are accepted; what follows a lone `--` is left alone."""
+    """Options with `-` in their name spelled with `_`, so that both are accepted. Words after a lone `--` stay as they
+    are."""
     end = list(argv).index("--") if "--" in argv else len(argv)
     spelled = []
     for word in argv[:end]:

@@ -1,6 +1,6 @@
-"""The process around a command: standard streams that are closed, full or of another encoding, signals, and faults.
+"""The process of a command: standard streams that may be closed, full or of another encoding, signals, and faults.
 
-Each of them ends in one line on stderr and an exit code, never in a traceback.
+Each of them ends in one line on stderr and an exit code, not in a traceback.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class StdoutError(Exception):
-    """stdout is closed or full, or its reader has gone; says which."""
+    """stdout is closed or full, or its reader has ended; the message says which."""
 
 
 def run(command: Callable[[], int], own_process: bool = False) -> int:
-    """The exit code of a command: its own, or that of what stopped it. SystemExit passes through.
+    """Run a command. Returns its exit code, or that of the signal or error that stopped it. SystemExit passes through.
 
-    own_process: also end on SIGINT and SIGTERM, as a command does: this call is all that the process is for.
+    own_process: the process exists for this call, and SIGINT and SIGTERM end it.
     """
     _prepare_streams()
     stopped: list[int] = []
@@ -43,16 +43,16 @@ def run(command: Callable[[], int], own_process: bool = False) -> int:
             return command()
         finally:
             for number in handled:
-                signal.signal(number, signal.SIG_DFL)  # from here on one ends the process at once
+                signal.signal(number, signal.SIG_DFL)  # from here on a signal ends the process at once
             _flush()
     except (Exception, KeyboardInterrupt) as error:
-        # A signal in the middle of an import may come out of it as another error.
+        # An import that a signal interrupts may raise another error.
         if stopped or isinstance(error, KeyboardInterrupt):
             number = stopped[0] if stopped else signal.SIGINT
             return fail(128 + number, _SIGNALS[signal.Signals(number)])
         if isinstance(error, StdoutError):
             if isinstance(error.__cause__, BrokenPipeError):
-                return 128 + signal.SIGPIPE  # `| head` has what it wants
+                return 128 + signal.SIGPIPE  # the reader has ended, as `| head` does
             return fail(FAILED, f"stdout cannot be written: {error}")
         if debugging():
             tell("".join(traceback.format_exception(error)).rstrip())
@@ -61,12 +61,12 @@ def run(command: Callable[[], int], own_process: bool = False) -> int:
 
 
 def debugging() -> bool:
-    """Whether the user asked for tracebacks."""
+    """Whether SEAMLESS_DEBUG asks for tracebacks."""
     return os.environ.get("SEAMLESS_DEBUG", "0") not in ("", "0")
 
 
 def log_to_stderr(name: str) -> None:
-    """From now on, log messages go to stderr: from INFO on those of `name`, from WARNING on all others."""
+    """Write log messages to stderr: those of `name` from INFO on, all others from WARNING on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s") if debugging() else _WithoutTraceback("%(message)s"))
     logging.basicConfig(handlers=[handler], force=True)
@@ -79,17 +79,17 @@ class _WithoutTraceback(logging.Formatter):
 
 
 def emit(text: str) -> None:
-    """Print a line on stdout, now. Raises StdoutError."""
+    """Print a line on stdout and flush. Raises StdoutError."""
     _write(lambda stdout: print(text, file=stdout))
 
 
 def emit_bytes(content: bytes) -> None:
-    """Write to stdout, now. Raises StdoutError."""
+    """Write to stdout and flush. Raises StdoutError."""
     _write(lambda stdout: stdout.buffer.write(content))
 
 
 def tell(text: str) -> None:
-    """Print a line on stderr, where there is one that takes it."""
+    """Print a line on stderr, if it can be written."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
@@ -97,7 +97,7 @@ def tell(text: str) -> None:
 
 
 def fail(code: int, message: object) -> int:
-    """Say on stderr why the command fails; returns its exit code."""
+    """Print on stderr why the command fails. Returns `code`."""
     tell(f"seamless-engine: {message}")
     return code
 
@@ -109,7 +109,7 @@ def require_stdout() -> None:
 
 
 def is_stdout(path: str) -> bool:
-    """Whether the path leads to what stdout leads to: /dev/stdout, or the file to which it is redirected."""
+    """Whether the path is the file of stdout: /dev/stdout, or the file to which it is redirected."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(sys.stdout.fileno()))
     except (OSError, ValueError, AttributeError):
@@ -130,11 +130,11 @@ def read_bytes() -> bytes:
 
 
 def read_text() -> str:
-    """The text on stdin, without white space around it. Raises as `read_bytes`, InputError if it is no text."""
+    """The text on stdin, without surrounding white space. Raises as `read_bytes`, InputError if it is not text."""
     content = read_bytes()
     encoding = sys.stdin.encoding
     try:
-        return content.decode(encoding).removeprefix("\ufeff").strip()  # a mark that some editors put before UTF-8
+        return content.decode(encoding).removeprefix("\ufeff").strip()  # the byte order mark of some editors
     except UnicodeDecodeError as error:
         raise InputError(
             f"stdin is not {encoding} text, at byte {error.start}: convert it, for example with iconv, or name its "
@@ -143,7 +143,7 @@ def read_text() -> str:
 
 
 def _prepare_streams() -> None:
-    # In place of a stream that is closed: else the next file would have its number, and get what libraries print.
+    # Fill the numbers of closed streams. Otherwise the next file would get one of them, and what libraries print there.
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
@@ -151,14 +151,17 @@ def _prepare_streams() -> None:
         sys.stderr = open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
-            stream.reconfigure(errors="backslashreplace")  # a letter that the encoding lacks is not lost
+            stream.reconfigure(errors="backslashreplace")  # for letters that the encoding does not have
 
 
 def _stop_on_signals(stopped: list[int]) -> list[signal.Signals]:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt and note themselves. Returns those that were not ignored."""
+    """Make SIGINT and SIGTERM raise KeyboardInterrupt and append their number to `stopped`.
+
+    Returns the signals that are handled now; ignored signals stay ignored.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)  # a second one does not wait for what the first one ends
+        signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
         stopped.append(number)
         raise KeyboardInterrupt
 
@@ -179,7 +182,7 @@ def _write(write: Callable[[io.TextIOWrapper], object]) -> None:
 
 
 def _flush() -> None:
-    """Meet errors of the streams here: at the exit of the process, they could not be caught."""
+    """Flush the streams, to get their errors here and not at the exit of the process."""
     try:
         sys.stderr.flush()
     except OSError:
@@ -189,8 +192,8 @@ def _flush() -> None:
 
 
 def _disconnect(stream: TextIO) -> None:
-    """Lead a stream that failed to /dev/null: what it still holds would fail again at the exit of the process."""
-    with contextlib.suppress(OSError, ValueError):  # where it is no file of the system's
+    """Redirect a stream that failed to /dev/null. Its buffer would fail again at the exit of the process."""
+    with contextlib.suppress(OSError, ValueError):  # if the stream has no file descriptor
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)

@@ -1,4 +1,4 @@
-"""What `seamless-engine env` prints: versions, devices and the implementations in use; needs no model."""
+"""Facts for `seamless-engine env`: versions, devices and the implementations in use. Needs no model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import seamless_kernels
 from seamless_engine.search.native_search import available
 from seamless_kernels import dispatch, native
 
-_PACKAGES = (  # what may be installed for this one, and transformers
+_PACKAGES = (  # required and optional dependencies, and transformers
     "torch",
     "triton",
     "numpy",
@@ -66,13 +66,13 @@ def cpu_name() -> str:
 
 
 def instruction_sets() -> list[str]:
-    """Those that decide how a product is added up, of what this processor has; empty where the system does not say."""
+    """The instruction sets of this processor that decide the order of additions in a product; empty if unknown."""
     flags = set(_cpuinfo().get("flags", "").split())
     return [name for name in _INSTRUCTION_SETS if name in flags]
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Of the first processor, by Linux."""
+    """The entries of the first processor; empty on systems other than Linux."""
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
     except OSError:
@@ -101,7 +101,7 @@ def _devices() -> dict[str, str]:
 
 
 def _extensions() -> dict[str, str]:
-    """What was compiled from csrc/, and for which processors."""
+    """The extensions compiled from csrc/, and the processors that they are for."""
     facts: dict[str, str] = dict.fromkeys(("csrc", "csrc_cuda"), "not built: torch does its work")
     if native.csrc:
         sets = ", ".join(native.csrc.instruction_sets())
@@ -112,7 +112,7 @@ def _extensions() -> dict[str, str]:
 
 
 def _backends() -> dict[str, str]:
-    """Operation → implementation that runs on the device that `device="auto"` chooses."""
+    """Operation → the implementation in use on the device of `device="auto"`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = {}
     for module in pkgutil.iter_modules(seamless_kernels.__path__):

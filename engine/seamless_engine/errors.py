@@ -1,34 +1,37 @@
-"""Every exception the engine raises on purpose. Each message says what to do about it."""
+"""The exceptions that the engine raises on purpose. Each message says what the caller can do."""
 
 
 class SeamlessError(Exception):
-    """Root of the tree: `except SeamlessError` catches whatever this package raises on purpose."""
+    """The base class of all exceptions that this package raises on purpose.
+
+    In `Result.error`, an instance of this class itself is a fault of the engine; its message names the Python error.
+    """
 
 
 class UsageError(SeamlessError, ValueError):
-    """The call is wrong whatever the model does. Raised before any work starts, where that can be seen so early."""
+    """The call is wrong, whatever the checkpoint is. Raised before any work if possible."""
 
 
 class UnknownLanguageError(UsageError):
-    """A language code that the checkpoint does not have for the task; names the one that must be meant, if any."""
+    """The checkpoint does not have the language for the task; the message suggests a similar code if there is one."""
 
 
 class CheckpointError(SeamlessError):
-    """The checkpoint folder cannot be used; names the file and the tensor or field."""
+    """The checkpoint cannot be used; the message names the file and the tensor or field."""
 
 
 class InputError(SeamlessError, ValueError):
-    """One request's audio or text cannot be processed. It ends that request and no other."""
+    """The audio or text of one request cannot be processed. Other requests are not affected."""
 
 
 class AudioError(InputError):
-    """Audio that cannot be read, or is too short, too long or not finite."""
+    """The audio cannot be read, or is too short, too long or not finite."""
 
 
 class CapacityError(InputError):
-    """The request can never fit the pools or the memory of this engine; says what to change.
+    """The request does not fit the limits or the memory of the engine; the message says which option to change.
 
-    out_of_memory: the memory of the device was full when the request ran alone.
+    out_of_memory: the memory of the device was too small for the request alone.
     """
 
     def __init__(self, message: str, *, out_of_memory: bool = False) -> None:
@@ -37,17 +40,17 @@ class CapacityError(InputError):
 
 
 class CancelledError(SeamlessError):
-    """The request was given up before it was finished; `finish_reason` is "cancelled"."""
+    """The request was cancelled before it was finished; `finish_reason` is "cancelled"."""
 
 
 class DeadlineError(CancelledError):
-    """The request's own timeout passed."""
+    """The timeout of the request passed before it was finished."""
 
 
 class NumericalError(SeamlessError):
-    """The model produced a NaN for this request; its neighbours are not affected."""
+    """The model produced NaN for this request. Other requests are not affected."""
 
 
 class EngineClosedError(SeamlessError):
-    """An engine that takes no more requests: it was closed, or the thread of an AsyncEngine failed, and then
-    `__cause__` says why."""
+    """The engine takes no more requests: it was closed, or the thread of an AsyncEngine failed. `__cause__` is then the
+    error of the thread."""

@@ -1,4 +1,4 @@
-"""Values of options as callers have them, checked and as plain Python: NumPy and 0-d tensor scalars are numbers."""
+"""Checks of option values. They return plain Python values; scalars of NumPy and 0-d tensors are numbers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 from seamless_engine.errors import UsageError
 
-LARGEST = 2**31 - 1  # device tables hold int32
+LARGEST = 2**31 - 1  # the tables on the device are int32
 
 
 def plain(value: Any) -> Any:
-    """A scalar of NumPy, or a tensor or array without dimensions, as the Python value that it holds."""
+    """The Python value of a NumPy scalar, or of a tensor or array without dimensions; any other value itself."""
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 
 def integer(name: str, value: Any, low: int = 0, high: int = LARGEST) -> int:
-    """`value` as an int. Raises UsageError for bools, for floats (whole ones, too), and outside of [low, high]."""
+    """`value` as an int. Raises UsageError for bools, for floats (2.0 as well), and outside of [low, high]."""
     found = plain(value)
     try:
         if isinstance(found, bool) or getattr(found, "ndim", 0):
@@ -32,7 +32,7 @@ def integer(name: str, value: Any, low: int = 0, high: int = LARGEST) -> int:
 
 
 def rate(value: Any, low: int = 1) -> int:
-    """A sampling rate in Hz, which tables and files also give as 16000.0. Raises UsageError for anything else."""
+    """A sampling rate in Hz; a float such as 16000.0, as some tables have it, is accepted. Raises UsageError."""
     found = plain(value)
     return integer("sampling_rate", int(found) if isinstance(found, float) and found.is_integer() else found, low)
 
@@ -54,7 +54,7 @@ def switch(name: str, value: Any) -> bool:
 
 
 def token_list(name: str, value: Any, nested: bool = False) -> Any:
-    """A list of token ids, or of lists of them, as tuples: parameters are hashable and do not change."""
+    """A list of token ids, or of lists of them, as tuples, which are hashable. Raises UsageError."""
     entries = _listed(value)
     try:
         if not entries:
@@ -66,17 +66,17 @@ def token_list(name: str, value: Any, nested: bool = False) -> Any:
 
 
 def slope_and_offset(name: str, value: Any) -> tuple[float, float]:
-    """(a, b) of a limit a · length + b."""
+    """(a, b) of a limit a · length + b. Raises UsageError."""
     entries = _listed(value)
     try:
         slope, offset = (number(name, entry, 0.0, 1e6) for entry in entries or ())
-    except ValueError:  # of the unpacking, and UsageError
+    except ValueError:  # also UsageError
         raise UsageError(f"{name} must look like (a, b), two numbers between 0 and 1e+06, not {value!r}") from None
     return slope, offset
 
 
 def _listed(value: Any) -> list[Any] | None:
-    """The entries of a list, array, tensor or another iterable; None for what has none, and for text and mappings."""
+    """The entries of a list, array, tensor or other iterable; None for other values, for strings and for mappings."""
     if getattr(value, "ndim", 0):
         return value.tolist()
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable) or hasattr(value, "ndim"):

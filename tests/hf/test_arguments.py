@@ -1,4 +1,4 @@
-"""Values that ask for nothing, in every spelling that scripts use, are taken; what is elsewhere is named."""
+"""`generate` accepts values without effect in every spelling of scripts, and says where other arguments belong."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ NEUTRAL: dict[str, Any] = {
 }
 
 
-def test_values_that_ask_for_nothing_change_nothing(checkpoint: Checkpoint, recwarn: pytest.WarningsRecorder) -> None:
+def test_generate_accepts_values_without_effect(checkpoint: Checkpoint, recwarn: pytest.WarningsRecorder) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2Model", folder)
     inputs = text(folder, TEXTS[0]) | {"tgt_lang": SPOKEN}
@@ -75,7 +75,7 @@ def test_values_that_ask_for_nothing_change_nothing(checkpoint: Checkpoint, recw
     assert not list(recwarn)
 
 
-def test_scalars_of_numpy_and_torch_are_numbers(checkpoint: Checkpoint) -> None:
+def test_generate_accepts_scalars_of_numpy_and_torch(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2Model", folder)
     inputs = text(folder, TEXTS[1])
@@ -98,7 +98,7 @@ def test_scalars_of_numpy_and_torch_are_numbers(checkpoint: Checkpoint) -> None:
         model.generate(**inputs, tgt_lang=SPOKEN, num_beams=np.float32(2.5))
 
 
-def test_an_end_that_ends_no_text_here_is_noticed(checkpoint: Checkpoint) -> None:
+def test_generate_warns_of_an_eos_token_id_that_ends_no_text(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours(TEXT_TO_TEXT, folder)
     inputs = text(folder, TEXTS[0]) | {"tgt_lang": SPOKEN, "max_new_tokens": 6}
@@ -125,13 +125,15 @@ def test_an_end_that_ends_no_text_here_is_noticed(checkpoint: Checkpoint) -> Non
         ({"stop_strings": ["."]}, "max_new_tokens"),
     ],
 )
-def test_what_is_elsewhere_is_named(checkpoint: Checkpoint, arguments: dict[str, Any], message: str) -> None:
+def test_generate_says_where_an_argument_belongs(
+    checkpoint: Checkpoint, arguments: dict[str, Any], message: str
+) -> None:
     folder = checkpoint(0)
     with pytest.raises(UsageError, match=f"{next(iter(arguments))}.*{message}"):
         ours(TEXT_TO_TEXT, folder).generate(**text(folder, TEXTS[0]), tgt_lang=SPOKEN, **arguments)
 
 
-def test_inputs_that_no_processor_made_are_named(checkpoint: Checkpoint) -> None:
+def test_generate_refuses_inputs_that_no_processor_made(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     inputs = text(folder, TEXTS[0])
     model = ours(TEXT_TO_TEXT, folder)
@@ -143,7 +145,7 @@ def test_inputs_that_no_processor_made_are_named(checkpoint: Checkpoint) -> None
 
 
 @pytest.mark.parametrize("search", [{}, {"num_beams": 3, "num_return_sequences": 2}], ids=["greedy", "beams"])
-def test_transition_scores_equal_transformers(checkpoint: Checkpoint, search: dict[str, Any]) -> None:
+def test_compute_transition_scores_equals_transformers(checkpoint: Checkpoint, search: dict[str, Any]) -> None:
     folder = checkpoint(1)
     arguments = {"tgt_lang": SPOKEN, "return_dict_in_generate": True, "output_scores": True} | search
     batch = text(folder, *TEXTS[:2])
@@ -162,11 +164,11 @@ def test_transition_scores_equal_transformers(checkpoint: Checkpoint, search: di
                 torch.testing.assert_close(plain, found[-1], atol=SCORE_ATOL, rtol=0.0)
         torch.testing.assert_close(*found, atol=SCORE_ATOL, rtol=0.0)
         assert scores[0] == found[0].shape[1] == output.sequences.shape[1] - 2
-        rows = together.token_logprobs[count * index : count * index + count, : found[0].shape[1]]
-        assert torch.equal(rows, found[0])
+        logprobs = together.token_logprobs[count * index : count * index + count, : found[0].shape[1]]
+        assert torch.equal(logprobs, found[0])
 
 
-def test_scores_that_are_not_kept_are_refused(checkpoint: Checkpoint) -> None:
+def test_compute_transition_scores_refuses_scores_that_are_not_kept(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours(TEXT_TO_TEXT, folder)
     arguments = {"tgt_lang": SPOKEN, "return_dict_in_generate": True, "output_scores": True}

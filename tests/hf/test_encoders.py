@@ -1,4 +1,4 @@
-"""The encoders of the drop-in classes: transformers' hidden states at batch size 1, and the same in any batch."""
+"""The encoders of the drop-in classes: transformers' hidden states at batch size 1, batch-invariant."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from support.parity import TEXTS
 from tolerance import assert_model_close
 
 Checkpoint = Callable[..., Path]
-FRAMES = (128, 147, 90, 2)  # the second one ends in a half-real row
+FRAMES = (128, 147, 90, 2)  # the second one ends in half a frame
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_hidden_states_equal_transformers(checkpoint: Checkpoint, seed: int) -> None:
+def test_encoder_states_equal_transformers(checkpoint: Checkpoint, seed: int) -> None:
     folder = checkpoint(seed)
     model, reference = ours("SeamlessM4Tv2Model", folder), theirs("SeamlessM4Tv2Model", folder)
     singles = [("text_encoder", text(folder, sentence)) for sentence in TEXTS[:3]]
@@ -37,7 +37,7 @@ def test_hidden_states_equal_transformers(checkpoint: Checkpoint, seed: int) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_hidden_states_have_the_dtype_of_the_model(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+def test_encoder_states_have_the_dtype_of_the_model(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
     folder = checkpoint(0)
     model: Any = hf.SeamlessM4Tv2Model.from_pretrained(folder, device="cpu", dtype=dtype)
     inputs = text(folder, TEXTS[1])
@@ -47,34 +47,34 @@ def test_hidden_states_have_the_dtype_of_the_model(checkpoint: Checkpoint, dtype
     assert found.dtype == model.text_encoder.dtype == dtype
     assert_model_close(found.float(), expected, dtype)
     features = speech(folder, clip_of_frames(1, 64))
-    half = features | {"input_features": features["input_features"].to(dtype)}  # as scripts give them
+    half = features | {"input_features": features["input_features"].to(dtype)}  # as scripts pass them
     assert model.speech_encoder(**half).last_hidden_state.dtype == dtype
 
 
-def test_hidden_states_of_a_batch_are_those_of_each_input_alone(checkpoint: Checkpoint) -> None:
+def test_encoder_states_do_not_depend_on_the_batch(checkpoint: Checkpoint) -> None:
     folder = checkpoint(1)
     model = ours("SeamlessM4Tv2Model", folder)
     clips = [clip_of_frames(seed, frames) for seed, frames in enumerate(FRAMES)]
     together = model.speech_encoder(**speech(folder, *clips)).last_hidden_state
-    for row, samples in zip(together, clips, strict=True):
+    for states, samples in zip(together, clips, strict=True):
         alone = model.speech_encoder(**speech(folder, samples)).last_hidden_state[0]
-        assert torch.equal(row[: len(alone)], alone) and not row[len(alone) :].any()
+        assert torch.equal(states[: len(alone)], alone) and not states[len(alone) :].any()
     batch = text(folder, *TEXTS)
     lengths = batch["attention_mask"].sum(1).tolist()
     together = model.text_encoder(**batch).last_hidden_state
     assert torch.equal(model.text_encoder(batch["input_ids"])[0], together)
-    for row, sentence, length in zip(together, TEXTS, lengths, strict=True):
+    for states, sentence, length in zip(together, TEXTS, lengths, strict=True):
         alone = model.text_encoder(**text(folder, sentence)).last_hidden_state[0]
-        assert torch.equal(row[:length], alone) and not row[length:].any()
+        assert torch.equal(states[:length], alone) and not states[length:].any()
     left = {
-        name: torch.stack([line.roll(-int(length)) for line, length in zip(values, lengths, strict=True)])
+        name: torch.stack([value.roll(-int(length)) for value, length in zip(values, lengths, strict=True)])
         for name, values in batch.items()
     }
-    for row, other, length in zip(model.text_encoder(**left)[0], together, lengths, strict=True):
-        assert torch.equal(row.roll(int(length), 0), other)
+    for states, other, length in zip(model.text_encoder(**left)[0], together, lengths, strict=True):
+        assert torch.equal(states.roll(int(length), 0), other)
 
 
-def test_get_encoder_gives_the_encoder_that_the_class_has(checkpoint: Checkpoint) -> None:
+def test_get_encoder_gives_the_encoder_of_the_class(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2Model", folder)
     assert model.get_encoder() is model.get_encoder("text") is model.text_encoder
@@ -89,7 +89,7 @@ def test_get_encoder_gives_the_encoder_that_the_class_has(checkpoint: Checkpoint
             listener.get_encoder(modality)
 
 
-def test_encoders_outlive_the_model_and_follow_it(checkpoint: Checkpoint) -> None:
+def test_encoders_outlive_the_model_and_move_with_it(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model: Any = hf.SeamlessM4Tv2ForTextToText.from_pretrained(folder, device="cpu")
     encoder = model.half().get_encoder()
@@ -97,7 +97,7 @@ def test_encoders_outlive_the_model_and_follow_it(checkpoint: Checkpoint) -> Non
     assert encoder(**text(folder, TEXTS[0])).last_hidden_state.dtype == encoder.dtype == torch.float16
 
 
-def test_encoders_use_the_defaults_of_what_config_json_leaves_unset(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_encoders_use_defaults_for_fields_that_config_json_leaves_out(checkpoint: Checkpoint, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(checkpoint(0), tmp_path / "unset"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None}), encoding="utf-8")
@@ -110,7 +110,7 @@ def test_encoders_use_the_defaults_of_what_config_json_leaves_unset(checkpoint: 
 
 
 @pytest.mark.parametrize("name", ["output_hidden_states", "output_attentions", "inputs_embeds"])
-def test_encoders_refuse_what_they_do_not_give(checkpoint: Checkpoint, name: str) -> None:
+def test_encoders_refuse_arguments_for_other_outputs(checkpoint: Checkpoint, name: str) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2Model", folder)
     for encoder, inputs in (

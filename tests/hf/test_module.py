@@ -1,4 +1,4 @@
-"""What scripts do with a model as a torch module: moving it, counting and reading its weights, compiling it."""
+"""The model as a torch module: moving it, counting and reading its weights, compiling it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = ("SeamlessM4Tv2Model", "SeamlessM4Tv2ForSpeechToText", "SeamlessM4Tv2For
 
 
 def fresh(folder: Path, **arguments: Any) -> Any:
-    """A model that no other test has."""
+    """A model for this test only."""
     return hf.SeamlessM4Tv2ForTextToText.from_pretrained(folder, device="cpu", **arguments)
 
 
@@ -53,7 +53,7 @@ def test_to_loads_the_checkpoint_in_another_dtype_at_the_next_use(checkpoint: Ch
     assert model.to(device=torch.device("cpu"), dtype=torch.float32).engine.dtype == torch.float32
 
 
-def test_to_where_the_model_is_does_nothing(checkpoint: Checkpoint) -> None:
+def test_to_the_same_device_and_dtype_does_nothing(checkpoint: Checkpoint) -> None:
     model = fresh(checkpoint(0))
     engine = model.engine
     assert model.eval().train(False).requires_grad_(False).to("cpu").cpu().float().to(torch.float32) is model
@@ -61,7 +61,7 @@ def test_to_where_the_model_is_does_nothing(checkpoint: Checkpoint) -> None:
     assert model.engine is engine and not model.training
 
 
-def test_to_refuses_where_the_engine_does_not_run(checkpoint: Checkpoint) -> None:
+def test_to_refuses_a_device_or_dtype_without_support(checkpoint: Checkpoint) -> None:
     model = fresh(checkpoint(0))
     moves: list[tuple[Callable[[], Any], str]] = [
         (lambda: model.to("mps"), "mps"),
@@ -92,7 +92,7 @@ def test_to_refuses_where_the_engine_does_not_run(checkpoint: Checkpoint) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_parameters_are_those_of_transformers(checkpoint: Checkpoint, name: str) -> None:
+def test_named_parameters_equal_transformers(checkpoint: Checkpoint, name: str) -> None:
     folder = checkpoint(1)
     model, reference = ours(name, folder), theirs(name, folder)
     found, expected = dict(model.named_parameters()), dict(reference.named_parameters())
@@ -116,7 +116,7 @@ def test_parameters_are_those_of_transformers(checkpoint: Checkpoint, name: str)
         assert mine.state_dict().keys() == other.state_dict().keys()
 
 
-def test_a_weight_follows_the_model_and_computes_as_a_tensor(checkpoint: Checkpoint) -> None:
+def test_stored_weight_moves_with_the_model_and_computes_as_a_tensor(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = fresh(folder)
     half = next(model.half().parameters())
@@ -135,7 +135,7 @@ def test_a_weight_follows_the_model_and_computes_as_a_tensor(checkpoint: Checkpo
     assert torch.equal(torch.load(stored)["lm_head.weight"], plain)
 
 
-def test_a_weight_is_read_only(checkpoint: Checkpoint) -> None:
+def test_stored_weight_is_read_only(checkpoint: Checkpoint) -> None:
     weight: Any = next(fresh(checkpoint(0)).parameters())
     writes: list[Callable[[], Any]] = [
         lambda: weight.mul_(2),
@@ -164,7 +164,7 @@ def test_a_weight_is_read_only(checkpoint: Checkpoint) -> None:
     assert weight.requires_grad_(False) is weight
 
 
-def test_a_compiled_model_does_what_the_model_does(checkpoint: Checkpoint) -> None:
+def test_torch_compile_leaves_results_equal(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2ForTextToText", folder)
     module = torch.compile(model)
@@ -175,7 +175,7 @@ def test_a_compiled_model_does_what_the_model_does(checkpoint: Checkpoint) -> No
     assert torch.equal(logits(compiled, folder), logits(model, folder))
 
 
-def test_names_and_configurations_are_those_of_transformers(checkpoint: Checkpoint) -> None:
+def test_classes_have_the_names_and_configurations_of_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model, reference = ours("SeamlessM4Tv2Model", folder), theirs("SeamlessM4Tv2Model", folder)
     assert model.name_or_path == reference.name_or_path and model.folder == folder
@@ -201,7 +201,7 @@ def test_names_and_configurations_are_those_of_transformers(checkpoint: Checkpoi
             getattr(model, name)
 
 
-def test_a_folder_that_transformers_saved_gives_what_its_model_gives(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_generate_equals_transformers_for_a_folder_that_it_saved(checkpoint: Checkpoint, tmp_path: Path) -> None:
     folder = checkpoint(0)
     theirs("SeamlessM4Tv2Model", folder).save_pretrained(tmp_path)
     shutil.copy(folder / "sentencepiece.bpe.model", tmp_path)

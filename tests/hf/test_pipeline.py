@@ -1,4 +1,4 @@
-"""The pipelines: what transformers' give, their arguments and attributes. `test_pipeline_clips.py` has the clips."""
+"""The pipelines: results, arguments and attributes of transformers. `test_pipeline_clips.py` is about reading clips."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def asr(checkpoint: Checkpoint) -> Any:
     return recognizer(checkpoint(0))
 
 
-def test_the_pipeline_gives_the_text_of_transformers(checkpoint: Checkpoint) -> None:
+def test_recognizer_equals_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     clips = [clip(seed, 1.3) for seed in range(4, 8)]
     kwargs: dict[str, Any] = {"generate_kwargs": {"tgt_lang": SPOKEN}}
@@ -42,7 +42,7 @@ def test_the_pipeline_gives_the_text_of_transformers(checkpoint: Checkpoint) -> 
     assert found(clips[0], tgt_lang=SPOKEN, num_beams=1) == greedy
 
 
-def test_the_pipeline_refuses_what_it_does_not_do(checkpoint: Checkpoint, asr: Any) -> None:
+def test_recognizer_refuses_arguments_without_support(checkpoint: Checkpoint, asr: Any) -> None:
     folder = checkpoint(0)
     with pytest.raises(UsageError, match="text-generation"):
         hf.pipeline("text-generation", model=folder)
@@ -88,7 +88,7 @@ def test_the_pipeline_refuses_what_it_does_not_do(checkpoint: Checkpoint, asr: A
         ("text-to-speech", {"device_mesh": 1}, "one device"),
     ],
 )
-def test_a_pipeline_refuses_unknown_arguments_before_it_loads(
+def test_pipeline_refuses_unknown_arguments_before_it_loads(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, task: str, arguments: dict[str, Any], message: str
 ) -> None:
     models = [ours("SeamlessM4Tv2Model", checkpoint(0)), checkpoint(0)]
@@ -98,7 +98,7 @@ def test_a_pipeline_refuses_unknown_arguments_before_it_loads(
             hf.pipeline(task, model=model, **arguments)
 
 
-def test_a_pipeline_takes_the_arguments_of_from_pretrained_and_of_generate(checkpoint: Checkpoint) -> None:
+def test_pipeline_accepts_arguments_of_from_pretrained_and_generate(checkpoint: Checkpoint) -> None:
     asr = hf.pipeline(
         ASR,
         model=checkpoint(0),
@@ -112,52 +112,52 @@ def test_a_pipeline_takes_the_arguments_of_from_pretrained_and_of_generate(check
     assert asr(sample) == asr(sample, generation_config=None, max_new_tokens=3)
 
 
-class Rows(torch.utils.data.Dataset[Any]):
+class DataSet(torch.utils.data.Dataset[Any]):
     """A data set without an iterator, like transformers' KeyDataset."""
 
-    def __init__(self, rows: list[Any]) -> None:
-        self.rows = rows
+    def __init__(self, entries: list[Any]) -> None:
+        self.entries = entries
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.entries)
 
     def __getitem__(self, index: int) -> Any:
-        return self.rows[index]
+        return self.entries[index]
 
 
-def test_the_pipeline_draws_from_generators_and_data_sets(checkpoint: Checkpoint, asr: Any) -> None:
+def test_recognizer_pulls_from_generators_and_data_sets(checkpoint: Checkpoint, asr: Any) -> None:
     clips = [clip(seed, 0.4 + 0.3 * (seed % 3)) for seed in range(6)]  # texts of several lengths
     reference: Any = transformers.pipeline(ASR, model=str(checkpoint(0)))
     expected = asr(clips)
     assert [reference(samples, **LANGUAGE) for samples in clips] == expected
-    for rows in ((samples for samples in clips), iter(clips), Rows(clips)):
-        answers = asr(rows)
+    for entries in ((samples for samples in clips), iter(clips), DataSet(clips)):
+        answers = asr(entries)
         assert next(answers) == expected[0]
         assert list(answers) == expected[1:]
     endless = asr(clips[index % 6] for index in iter(int, 1))
     assert [next(endless) for _ in range(8)] == [expected[0]] * 8
-    broken = asr(row for row in (clips[0], np.zeros(0, np.float32)))
+    broken = asr(samples for samples in (clips[0], np.zeros(0, np.float32)))
     assert next(broken) == expected[0]
     with pytest.raises(AudioError, match="clip 1: .*no samples"):
         next(broken)
 
 
-def test_a_pipeline_has_the_attributes_of_transformers(checkpoint: Checkpoint) -> None:
+def test_pipeline_has_the_attributes_of_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     given = processor(folder)
     model = ours("SeamlessM4Tv2ForSpeechToText", folder)
     own = hf.pipeline(ASR, model=model)
     told = hf.pipeline(ASR, model=model, tokenizer=given.tokenizer, feature_extractor=given.feature_extractor)
-    whole = hf.pipeline(ASR, model=model, processor=given, batch_size=8, use_fast=True)
-    for made in (own, told, whole):
+    batched = hf.pipeline(ASR, model=model, processor=given, batch_size=8, use_fast=True)
+    for made in (own, told, batched):
         assert made.feature_extractor.sampling_rate == 16_000
         assert made.tokenizer.get_vocab() == given.tokenizer.get_vocab()
         assert (made.task, made.model, made.device) == (ASR, model, torch.device("cpu"))
         assert made.dtype == made.torch_dtype == torch.float32
-    assert told.tokenizer is whole.tokenizer is given.tokenizer
+    assert told.tokenizer is batched.tokenizer is given.tokenizer
 
 
-def test_a_pipeline_moves_the_model_it_is_given(checkpoint: Checkpoint) -> None:
+def test_pipeline_moves_a_loaded_model(checkpoint: Checkpoint) -> None:
     model = hf.SeamlessM4Tv2ForSpeechToText.from_pretrained(checkpoint(0), device="cpu")
     made = hf.pipeline(ASR, model=model, dtype="float16", device=-1)
     assert made.dtype == model.dtype == torch.float16
@@ -173,7 +173,7 @@ def test_a_pipeline_moves_the_model_it_is_given(checkpoint: Checkpoint) -> None:
     assert hf.pipeline(ASR, model=str(checkpoint(0)), torch_dtype=torch.float16, device="cpu").dtype == torch.float16
 
 
-def test_the_speaking_pipeline_gives_the_audio_of_transformers(checkpoint: Checkpoint) -> None:
+def test_synthesizer_equals_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     parts: dict[str, Any] = {"tokenizer": processor(folder).tokenizer, "processor": processor(folder)}
     make: Any = transformers.pipeline
@@ -196,7 +196,7 @@ def test_the_speaking_pipeline_gives_the_audio_of_transformers(checkpoint: Check
     assert hf.pipeline("text-to-audio", model=folder, device="cpu").model.tasks == ("t2st",)
 
 
-def test_the_speaking_pipeline_says_what_is_wrong(checkpoint: Checkpoint) -> None:
+def test_synthesizer_refuses_wrong_arguments(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     found = hf.pipeline("text-to-speech", model=ours("SeamlessM4Tv2Model", folder))
     for arguments, message in (

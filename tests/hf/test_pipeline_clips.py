@@ -1,4 +1,4 @@
-"""The speech recognition pipeline: how clips of every kind are read, mixed and cut."""
+"""The speech recognition pipeline: how it reads, mixes and cuts clips of every kind."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def asr(checkpoint: Checkpoint) -> Any:
     return recognizer(checkpoint(0))
 
 
-def test_the_pipeline_reads_clips_of_every_kind(asr: Any, tmp_path: Path) -> None:
-    samples = (np.round(clip(7, 1.3) * 2**15) / 2**15).astype(np.float32)  # what 16 bits can hold
+def test_recognizer_reads_clips_of_every_kind(asr: Any, tmp_path: Path) -> None:
+    samples = (np.round(clip(7, 1.3) * 2**15) / 2**15).astype(np.float32)  # exact in 16 bits
     expected = asr(samples)
     assert expected["text"]
     path = tmp_path / "clip.wav"
@@ -55,7 +55,7 @@ def test_the_pipeline_reads_clips_of_every_kind(asr: Any, tmp_path: Path) -> Non
                 asr(f"{address}/{wrong}")
 
 
-def test_channels_are_averaged_and_other_keys_come_back_as_in_transformers(checkpoint: Checkpoint, asr: Any) -> None:
+def test_recognizer_averages_channels_and_returns_other_keys_as_transformers(checkpoint: Checkpoint, asr: Any) -> None:
     reference: Any = transformers.pipeline(ASR, model=str(checkpoint(0)))
     left, right = clip(3, 1.3), clip(4, 1.3)
     stereo = np.stack([left, right])
@@ -70,16 +70,18 @@ def test_channels_are_averaged_and_other_keys_come_back_as_in_transformers(check
         assert asr(make()) == reference(make(), **LANGUAGE)
     pcm = (stereo * 32767).astype(np.int16)
     assert asr(pcm) == asr(pcm.astype(np.float32) / 32768)
-    row = {"array": left, "sampling_rate": np.int64(16_000), "text": "what was said"}
-    assert asr(row) == asr(left)  # the row's own text does not hide the answer
-    assert set(row) == {"array", "sampling_rate", "text"}
+    entry = {"array": left, "sampling_rate": np.int64(16_000), "text": "what was said"}
+    assert asr(entry) == asr(left)  # the text in the entry does not replace the answer
+    assert set(entry) == {"array", "sampling_rate", "text"}
 
 
 CUT = {"chunk_length_s": 0.6, "stride_length_s": 0}
 
 
-@pytest.mark.parametrize("cut", [{}, CUT], ids=["whole", "cut"])
-def test_a_bad_clip_raises_in_its_turn_and_loses_no_answer(asr: Any, tmp_path: Path, cut: dict[str, Any]) -> None:
+@pytest.mark.parametrize("cut", [{}, CUT], ids=["uncut", "cut"])
+def test_recognizer_raises_for_a_bad_clip_after_the_answers_before_it(
+    asr: Any, tmp_path: Path, cut: dict[str, Any]
+) -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             if size == 0:
@@ -102,8 +104,8 @@ def test_a_bad_clip_raises_in_its_turn_and_loses_no_answer(asr: Any, tmp_path: P
             next(answers)
 
 
-@pytest.mark.parametrize("cut", [{}, CUT], ids=["whole", "cut"])
-def test_clips_are_read_as_those_of_the_engine(asr: Any, tmp_path: Path, cut: dict[str, Any]) -> None:
+@pytest.mark.parametrize("cut", [{}, CUT], ids=["uncut", "cut"])
+def test_recognizer_reads_clips_as_the_engine_does(asr: Any, tmp_path: Path, cut: dict[str, Any]) -> None:
     samples = (np.round(clip(7, 1.3) * 2**15) / 2**15).astype(np.float32)
     path = tmp_path / "clip.wav"
     write_audio(path, samples, 16_000)
@@ -124,15 +126,15 @@ def test_clips_are_read_as_those_of_the_engine(asr: Any, tmp_path: Path, cut: di
         asr(long, **cut)
 
 
-@pytest.mark.parametrize("cut", [{}, CUT], ids=["whole", "cut"])
-def test_channels_that_cancel_each_other_are_told(asr: Any, cut: dict[str, Any]) -> None:
+@pytest.mark.parametrize("cut", [{}, CUT], ids=["uncut", "cut"])
+def test_recognizer_warns_of_channels_that_cancel_each_other(asr: Any, cut: dict[str, Any]) -> None:
     samples = clip(3, 1.3)
     for source in (np.stack([samples, -samples]), torch.from_numpy(np.stack([samples, -samples]))):
         with pytest.warns(UserWarning, match="clip 0: the channels of the audio array cancel each other"):
             asr({"raw": source, "sampling_rate": 16_000}, **cut)
 
 
-def test_the_text_of_pieces_is_made_by_the_tokenizer_of_the_engine(asr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recognizer_decodes_the_tokens_of_all_chunks_together(asr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = clip(5, 1.3)
     expected = asr(samples, **CUT)
     monkeypatch.setattr(tokenizer, "open_vocabulary", None)
@@ -143,13 +145,13 @@ def test_the_text_of_pieces_is_made_by_the_tokenizer_of_the_engine(asr: Any, mon
 @pytest.mark.parametrize(
     "cut", [{"chunk_length_s": 30}, {"chunk_length_s": 0.8}, {"chunk_length_s": 1, "stride_length_s": (0.3, 0.1)}]
 )
-def test_long_clips_are_cut_as_in_transformers(checkpoint: Checkpoint, asr: Any, cut: dict[str, Any]) -> None:
+def test_recognizer_cuts_long_clips_as_transformers(checkpoint: Checkpoint, asr: Any, cut: dict[str, Any]) -> None:
     reference: Any = transformers.pipeline(ASR, model=str(checkpoint(0)))
     samples = {"raw": clip(5, 2.6), "sampling_rate": 16_000, "id": 1}
     assert asr(dict(samples), **cut) == reference(dict(samples), **cut, **LANGUAGE)
 
 
-def test_pieces_that_overlap_warn_and_others_do_not(asr: Any, recwarn: pytest.WarningsRecorder) -> None:
+def test_recognizer_warns_of_overlapping_chunks_only(asr: Any, recwarn: pytest.WarningsRecorder) -> None:
     samples = clip(5, 1.3)
     asr(samples, chunk_length_s=np.float32(0.5), stride_length_s=0)
     asr(samples, chunk_length_s=0)
@@ -164,7 +166,7 @@ def test_pieces_that_overlap_warn_and_others_do_not(asr: Any, recwarn: pytest.Wa
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Address of a web server on this machine."""
+    """The address of a web server on this machine."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *args: Any) -> None:
@@ -172,7 +174,7 @@ def served(folder: Path) -> Iterator[str]:
 
         def do_GET(self) -> None:
             if self.path == "/closes":
-                self.close_connection = True  # without an answer
+                self.close_connection = True  # does not answer
             else:
                 super().do_GET()
 

@@ -1,4 +1,4 @@
-"""What transformers' own tests ask of these classes, asked of ours: generation, determinism, batching, dtypes.
+"""Properties that transformers' own tests check, for the drop-in classes: generation, determinism, batching, dtypes.
 
 Left out are tests of training, gradients, hooks, attention maps, resized embeddings and caches, which are refused here.
 """
@@ -16,7 +16,7 @@ from transformers import set_seed
 
 from seamless_engine import hf
 from support.audio import clip_of_frames
-from support.hf import SPOKEN, ours, row, speech, text, theirs, tokens
+from support.hf import SPOKEN, item, ours, speech, text, theirs, tokens
 from support.parity import TEXTS
 from tolerance import assert_model_close
 
@@ -44,8 +44,8 @@ def test_forward_gives_logits_with_and_without_a_mask(checkpoint: Checkpoint, na
     folder = checkpoint(0)
     batch, model = batch_of(folder, listens), ours(name, folder)
     masked = model(**batch, decoder_input_ids=PROMPT)
-    whole = model(**{key: value for key, value in batch.items() if key != "attention_mask"}, decoder_input_ids=PROMPT)
-    for output in (masked, whole):
+    full = model(**{key: value for key, value in batch.items() if key != "attention_mask"}, decoder_input_ids=PROMPT)
+    for output in (masked, full):
         assert output.logits.shape == (2, 4, model.config.vocab_size) and output.logits.isfinite().all()
 
 
@@ -59,19 +59,19 @@ def test_forward_is_deterministic_and_does_not_depend_on_the_batch(
         together, again = (model(**batch, decoder_input_ids=PROMPT).logits for _ in range(2))
     assert torch.equal(together, again)
     for index in range(2):
-        alone = model(**row(batch, index), decoder_input_ids=PROMPT[:1]).logits
+        alone = model(**item(batch, index), decoder_input_ids=PROMPT[:1]).logits
         assert torch.equal(alone[0], together[index])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @every_class
-def test_a_class_loaded_in_a_dtype_computes_in_it(
+def test_forward_computes_in_the_dtype_of_the_model(
     checkpoint: Checkpoint, name: str, listens: bool, dtype: torch.dtype
 ) -> None:
     folder = checkpoint(0)
     loaded = loaded_in(name, folder, dtype)
     assert loaded.dtype == dtype and {weight.dtype for weight in loaded.parameters()} == {dtype}
-    inputs = row(batch_of(folder, listens), 1)
+    inputs = item(batch_of(folder, listens), 1)
     with torch.no_grad():
         expected = theirs(name, folder)(**inputs, decoder_input_ids=PROMPT[:1]).logits
     assert_model_close(loaded(**inputs, decoder_input_ids=PROMPT[:1]).logits, expected, dtype)
@@ -83,14 +83,14 @@ def loaded_in(name: str, folder: Path, dtype: torch.dtype) -> Any:
 
 
 @every_class
-def test_a_class_has_the_weights_of_the_whole_model(checkpoint: Checkpoint, name: str, listens: bool) -> None:
+def test_state_dict_of_a_class_equals_that_of_the_full_model(checkpoint: Checkpoint, name: str, listens: bool) -> None:
     folder = checkpoint(0)
-    whole = ours("SeamlessM4Tv2Model", folder).state_dict()
+    full = ours("SeamlessM4Tv2Model", folder).state_dict()
     for key, weight in ours(name, folder).state_dict().items():
-        assert torch.equal(weight, whole[key]), key
+        assert torch.equal(weight, full[key]), key
 
 
-def test_a_language_that_is_only_written_is_refused_for_speech(checkpoint: Checkpoint) -> None:
+def test_generate_refuses_speech_in_a_language_that_is_only_written(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2Model", folder)
     batch = batch_of(folder, listens=False) | {"num_beams": 2, "do_sample": True}
@@ -104,22 +104,24 @@ def test_a_language_that_is_only_written_is_refused_for_speech(checkpoint: Check
 
 
 @every_class
-def test_a_class_draws_what_the_whole_model_draws(checkpoint: Checkpoint, name: str, listens: bool) -> None:
+def test_generate_of_a_class_samples_what_the_full_model_samples(
+    checkpoint: Checkpoint, name: str, listens: bool
+) -> None:
     folder = checkpoint(0)
     batch = batch_of(folder, listens) | {"tgt_lang": SPOKEN, "num_beams": 2, "do_sample": True}
-    speaks = not name.endswith("ToText")
+    has_speech = not name.endswith("ToText")
     set_seed(42)
     dedicated = ours(name, folder).generate(**batch)
     set_seed(42)
-    whole = ours("SeamlessM4Tv2Model", folder).generate(**batch, generate_speech=speaks)
-    assert torch.equal(first(dedicated), first(whole))
-    if speaks:
-        assert torch.equal(dedicated[1], whole[1])
+    full = ours("SeamlessM4Tv2Model", folder).generate(**batch, generate_speech=has_speech)
+    assert torch.equal(first(dedicated), first(full))
+    if has_speech:
+        assert torch.equal(dedicated[1], full[1])
 
 
 @pytest.mark.filterwarnings("ignore:.*units that the vocoder does not have")
 @every_class
-def test_every_sequence_comes_back(checkpoint: Checkpoint, name: str, listens: bool) -> None:
+def test_generate_returns_every_sequence(checkpoint: Checkpoint, name: str, listens: bool) -> None:
     folder = checkpoint(0)
     options = {"num_beams": 3, "do_sample": True, "temperature": 0.5, "num_return_sequences": 3, "max_new_tokens": 8}
     output = ours(name, folder).generate(**batch_of(folder, listens), tgt_lang=SPOKEN, **options)
@@ -127,19 +129,19 @@ def test_every_sequence_comes_back(checkpoint: Checkpoint, name: str, listens: b
 
 
 @pytest.mark.parametrize("name", ["SeamlessM4Tv2ForTextToText", "SeamlessM4Tv2ForSpeechToText"])
-def test_outputs_of_a_class_in_half_precision_are_those_of_the_whole_model(checkpoint: Checkpoint, name: str) -> None:
+def test_generate_of_a_class_in_half_precision_equals_the_full_model(checkpoint: Checkpoint, name: str) -> None:
     folder = checkpoint(0)
-    inputs = row(batch_of(folder, "ForSpeech" in name), 0)
+    inputs = item(batch_of(folder, "ForSpeech" in name), 0)
     scored = {"tgt_lang": "eng", "return_dict_in_generate": True, "output_scores": True}
     dedicated = loaded_in(name, folder, torch.float16).generate(**inputs, **scored)
-    whole = loaded_in("SeamlessM4Tv2Model", folder, torch.float16).generate(**inputs, **scored, generate_speech=False)
-    assert list(dedicated) == list(whole)
-    assert torch.equal(dedicated.sequences, whole.sequences)
-    assert torch.equal(dedicated.token_logprobs, whole.token_logprobs)
+    full = loaded_in("SeamlessM4Tv2Model", folder, torch.float16).generate(**inputs, **scored, generate_speech=False)
+    assert list(dedicated) == list(full)
+    assert torch.equal(dedicated.sequences, full.sequences)
+    assert torch.equal(dedicated.token_logprobs, full.token_logprobs)
 
 
 @pytest.mark.parametrize("search", [{}, {"num_beams": 2}, {"num_beams": 2, "num_return_sequences": 2}], ids=str)
-def test_one_end_or_a_list_of_it_is_the_same_and_a_dict_is_a_choice(
+def test_generate_accepts_eos_token_id_as_a_list_and_return_dict(
     checkpoint: Checkpoint, search: dict[str, Any]
 ) -> None:
     folder = checkpoint(0)
@@ -153,7 +155,7 @@ def test_one_end_or_a_list_of_it_is_the_same_and_a_dict_is_a_choice(
         assert ("sequences_scores" in output) is ("num_beams" in search)
 
 
-def test_lengths_of_new_tokens_are_kept(checkpoint: Checkpoint) -> None:
+def test_generate_keeps_min_and_max_new_tokens(checkpoint: Checkpoint) -> None:
     folder = checkpoint(0)
     model = ours("SeamlessM4Tv2ForTextToText", folder)
     batch = batch_of(folder, listens=False) | {"tgt_lang": SPOKEN}

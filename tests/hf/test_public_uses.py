@@ -1,4 +1,4 @@
-"""The stored table of public uses is whole, says that nothing breaks, and holds for a part that is run again."""
+"""The stored table of public uses is complete and has no difference. A part of it is run again."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from support.repository import ROOT
 from support.uses import AFTER_LOADING, USES
 
 STORED = json.loads((ROOT / "benchmarks" / "results" / "public-uses.json").read_text(encoding="utf-8"))
-STATUS = {row["use"]: row["status"] for row in STORED["uses"]}
+STATUS = {entry["use"]: entry["status"] for entry in STORED["uses"]}
 PART = list(AFTER_LOADING)[::9]
 
 
-def test_the_table_has_every_use_and_none_breaks() -> None:
+def test_table_of_public_uses_has_every_use_and_none_differs() -> None:
     assert list(STATUS) == list(USES)
     assert set(STATUS.values()) <= {EQUAL, REFUSED, BOTH, MORE}
     assert STORED["tally"][EQUAL] > 0.8 * len(STATUS)
 
 
-def test_a_part_of_the_table_still_holds() -> None:
+def test_run_repeats_a_part_of_the_table() -> None:
     found = public_uses.run({name: USES[name] for name in PART})
     assert {name: status for name, (status, _) in found.items()} == {name: STATUS[name] for name in PART}
 
@@ -52,5 +52,5 @@ def test_a_part_of_the_table_still_holds() -> None:
         (ValueError("no"), KeyError("no"), DIFFERS),
     ],
 )
-def test_a_difference_is_seen(theirs: Any, ours: Any, status: str) -> None:
+def test_run_reports_a_difference(theirs: Any, ours: Any, status: str) -> None:
     assert judged(theirs, ours)[0] == status

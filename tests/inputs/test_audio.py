@@ -1,4 +1,4 @@
-"""Whatever audio comes in leaves as one mono clip at 16 kHz, or as an error that says what is wrong with it."""
+"""`load_audio` gives one mono clip at 16 kHz for every kind of input, or an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pitch(clip: torch.Tensor) -> float:
 
 
 class Decoder:
-    """As `datasets` hands over clips that are not decoded yet; data: float32 [channels, samples]."""
+    """The decoder of an audio column of `datasets`. data: float32 [channels, samples]."""
 
     def __init__(self, data: torch.Tensor) -> None:
         self.data = data
@@ -34,7 +34,7 @@ class Decoder:
         return self
 
 
-def test_every_way_of_passing_a_clip_gives_the_same_samples(tmp_path):
+def test_load_audio_gives_the_same_samples_for_every_kind_of_input(tmp_path):
     samples = tone()
     path = tmp_path / "clip.wav"
     path.write_bytes(encoded(samples))
@@ -63,7 +63,7 @@ def test_every_way_of_passing_a_clip_gives_the_same_samples(tmp_path):
         assert torch.equal(load_audio(array, RATE), expected)
 
 
-def test_the_clip_does_not_share_memory_with_the_callers_array():
+def test_load_audio_copies_the_array():
     samples = tone()
     clip = load_audio(samples, RATE)
     samples[:] = 0
@@ -79,12 +79,12 @@ def test_the_clip_does_not_share_memory_with_the_callers_array():
         (np.array([128, 192, 0], np.uint8), [0, 0.5, -1]),
     ],
 )
-def test_integer_samples_are_scaled_to_one(integers, expected):
+def test_load_audio_scales_integer_samples_to_one(integers, expected):
     assert load_audio(np.tile(integers, 200), RATE)[:3].tolist() == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.float16, torch.bfloat16])
-def test_tensors_of_other_types_are_taken(dtype):
+def test_load_audio_accepts_tensors_of_other_dtypes(dtype):
     scale = 32768 if dtype == torch.int16 else 1
     clip = load_audio((torch.from_numpy(tone()) * scale).to(dtype), RATE)
     torch.testing.assert_close(clip, torch.from_numpy(tone()), atol=4e-3, rtol=0)
@@ -102,15 +102,15 @@ def test_tensors_of_other_types_are_taken(dtype):
         ("MP3", "MPEG_LAYER_III", 0.05),
     ],
 )
-def test_a_tone_survives_a_file_format(format, subtype, tolerance):
+def test_load_audio_keeps_a_tone_in_every_file_format(format, subtype, tolerance):
     clip = load_audio(encoded(tone(), format=format, subtype=subtype))
-    middle = slice(2000, 6000)  # lossy codecs smear the ends
+    middle = slice(2000, 6000)  # lossy codecs change the ends
     assert abs(len(clip) - 8000) <= 1200
     assert pitch(clip) == pytest.approx(440, abs=5)
     assert float(clip[middle].abs().max()) == pytest.approx(0.5, abs=tolerance)
 
 
-def test_load_audio_says_that_a_decoder_failed():
+def test_load_audio_reports_that_a_decoder_failed():
     with pytest.raises(AudioError, match="the audio decoder cannot be decoded: no bytes"):
         load_audio(Decoder(torch.empty(1, 0)))
 
@@ -123,7 +123,7 @@ def test_load_audio_warns_of_channels_that_cancel_each_other():
     assert len(said) == 2 and all("cancel each other" in one and "pass one of them" in one for one in said)
 
 
-def test_load_audio_is_silent_of_channels_that_differ_and_of_silence():
+def test_load_audio_does_not_warn_of_independent_channels_or_silence():
     said: list[str] = []
     alone = np.zeros((8000, 8), np.float32)
     alone[:, 3] = tone()
@@ -132,12 +132,12 @@ def test_load_audio_is_silent_of_channels_that_differ_and_of_silence():
     assert not said
 
 
-def test_load_audio_raises_a_python_warning_if_not_told_otherwise():
+def test_load_audio_issues_a_python_warning_by_default():
     with pytest.warns(UserWarning, match="cancel each other"):
         load_audio(encoded(np.stack([tone(), -tone()], axis=1)))
 
 
-def test_channels_are_averaged():
+def test_load_audio_averages_channels():
     left, right = tone(), tone(hertz=1000)
     mixed = load_audio(encoded(np.stack([left, right], axis=1)))
     torch.testing.assert_close(mixed, torch.from_numpy((left + right) / 2))
@@ -145,13 +145,13 @@ def test_channels_are_averaged():
     torch.testing.assert_close(eight, torch.from_numpy(left))
 
 
-def test_more_than_eight_channels_are_refused():
+def test_load_audio_refuses_more_than_eight_channels():
     with pytest.raises(AudioError, match="9 channels"):
         load_audio(encoded(np.zeros((1000, 9), np.float32)))
 
 
 @pytest.mark.parametrize("rate", [4000, 8000, 11025, 22050, 44100, 48000, 384000])
-def test_resampling_keeps_pitch_and_duration(rate):
+def test_load_audio_keeps_pitch_and_duration_when_it_resamples(rate):
     samples = tone(rate)
     clip = load_audio(samples, rate)
     assert abs(len(clip) - 8000) <= 1
@@ -159,36 +159,36 @@ def test_resampling_keeps_pitch_and_duration(rate):
     assert torch.equal(clip, load_audio(encoded(samples, rate)))
 
 
-def test_long_files_are_resampled_without_seams():
+def test_load_audio_resamples_blocks_of_a_long_file_without_seams():
     samples = np.random.default_rng(0).uniform(-1, 1, 200_000).astype(np.float32)  # several blocks
     assert torch.equal(load_audio(encoded(samples, 44100)), load_audio(samples, 44100))
 
 
-def test_a_pitch_above_8_khz_does_not_fold_back():
+def test_load_audio_resamples_without_aliasing():
     assert float(load_audio(tone(48000, hertz=11000), 48000)[1000:-1000].abs().max()) < 1e-3
 
 
 @pytest.mark.parametrize("rate", [1000, 3999, 384001, -16000, 0])
-def test_rates_out_of_range_are_refused(rate):
+def test_load_audio_refuses_sampling_rates_out_of_range(rate):
     with pytest.raises(AudioError, match=f"rate of {rate} Hz"):
         load_audio(tone(), rate)
 
 
-def test_a_clip_may_last_max_seconds_and_no_longer():
+def test_load_audio_refuses_a_clip_longer_than_max_seconds():
     assert len(load_audio(tone(seconds=1.0), RATE, max_seconds=1.0)) == RATE
     for audio, rate in ((tone(seconds=1.001), RATE), (encoded(tone(8000, 1.001), 8000), None)):
         with pytest.raises(AudioError, match="longer than 1 s"):
             load_audio(audio, rate, max_seconds=1.0)
 
 
-def test_clips_shorter_than_two_frames_say_how_long_they_are():
+def test_load_audio_refuses_a_short_clip_with_its_length():
     assert len(load_audio(tone()[:560], RATE)) == 560
     with pytest.raises(AudioError, match=r"lasts 0\.0349 s; at least 0\.035 s"):
         load_audio(tone()[:559], RATE)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
-def test_samples_that_are_not_finite_or_absurd_are_refused(bad, tmp_path):
+def test_load_audio_refuses_samples_that_are_not_finite_or_far_out_of_range(bad, tmp_path):
     samples = tone()
     samples[-1] = bad
     path = tmp_path / "bad.wav"
@@ -199,14 +199,14 @@ def test_samples_that_are_not_finite_or_absurd_are_refused(bad, tmp_path):
 
 
 @pytest.mark.parametrize("rate", [1, 400_000, 2**31 - 1])
-def test_a_forged_rate_is_refused(rate):
+def test_load_audio_refuses_a_forged_sampling_rate(rate):
     forged = bytearray(encoded(tone(), subtype="PCM_16"))
     forged[24:28] = struct.pack("<I", rate)
     with pytest.raises(AudioError, match="sampling rate"):
         load_audio(bytes(forged))
 
 
-def test_paths_that_hold_no_audio_are_named_as_they_were_given(tmp_path, monkeypatch):
+def test_load_audio_names_a_path_without_audio(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.wav").write_text("hello " * 100)
     (tmp_path / "empty.wav").touch()
@@ -230,13 +230,13 @@ def test_paths_that_hold_no_audio_are_named_as_they_were_given(tmp_path, monkeyp
         assert str(caught.value).startswith(f"{name} {reason}")
 
 
-def test_empty_input_is_refused():
+def test_load_audio_refuses_empty_input():
     for audio, rate in ((b"", None), (io.BytesIO(), None), (np.zeros(0, np.float32), RATE)):
         with pytest.raises(AudioError, match="is empty|has no samples"):
             load_audio(audio, rate)
 
 
-def test_a_file_object_must_seek():
+def test_load_audio_refuses_a_file_object_that_cannot_seek():
     reader, writer = os.pipe()
     os.close(writer)
     with open(reader, "rb") as pipe, pytest.raises(AudioError, match="cannot seek"):
@@ -261,6 +261,6 @@ def test_a_file_object_must_seek():
         (3, None, "not int"),
     ],
 )
-def test_wrong_arguments_say_what_to_pass(audio, rate, message):
+def test_load_audio_refuses_wrong_arguments_with_advice(audio, rate, message):
     with pytest.raises(UsageError, match=message):
         load_audio(audio, rate)

@@ -1,4 +1,4 @@
-"""A file that is joined, truncated or of unknown length is read whole, or its loss is said."""
+"""`load_audio` reads joined files and files of unknown length to their end, and reports truncated files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from seamless_engine.inputs.containers.mpeg import parse_frame
 from support.files import RATE, encoded, tone
 
 FIRST, SECOND = tone(seconds=0.5), tone(seconds=0.75, hertz=700.0)
-CHECKED = {  # containers whose structure is known
+CHECKED = {  # containers whose structure is checked
     "wav": ("WAV", "PCM_16"),
     "wav, extensible": ("WAVEX", "PCM_16"),
     "wav, 8 bits": ("WAV", "PCM_U8"),
@@ -43,14 +43,14 @@ def read(content: bytes) -> tuple[torch.Tensor, list[str]]:
 
 
 def outcome(content: bytes) -> str:
-    """What is said of a file that may be refused; empty if it is read without a word."""
+    """The error or the warnings for a file; empty if there are none."""
     try:
         return "; ".join(read(content)[1])
     except AudioError as error:
         return str(error)
 
 
-def whole(name: str, samples: np.ndarray = FIRST, rate: int = RATE) -> bytes:
+def complete(name: str, samples: np.ndarray = FIRST, rate: int = RATE) -> bytes:
     format, subtype = CHECKED[name]
     return encoded(samples, rate, format, subtype)
 
@@ -60,12 +60,12 @@ def patched(content: bytes, at: int, value: bytes) -> bytes:
 
 
 def with_total(flac: bytes, total: int) -> bytes:
-    """With so many samples announced in STREAMINFO."""
+    """The file with `total` as the number of samples in STREAMINFO."""
     return patched(flac, 21, bytes([flac[21] & 0xF0 | total >> 32]) + struct.pack(">I", total & 0xFFFFFFFF))
 
 
 def frames_of(mp3: bytes) -> list[bytes]:
-    """The first one announces how many others there are."""
+    """The frames of an mp3 file. The first one has the number of the others."""
     frames: list[bytes] = []
     while (frame := parse_frame(mp3[sum(map(len, frames)) :])) is not None:
         at = sum(map(len, frames))
@@ -79,26 +79,26 @@ def without_header_frame(mp3: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", CHECKED)
-def test_load_audio_reads_whole_files_as_libsndfile_does(name):
-    expected, _ = soundfile.read(io.BytesIO(whole(name)), dtype="float32")
-    clip, said = read(whole(name))
+def test_load_audio_reads_complete_files_as_libsndfile_does(name):
+    expected, _ = soundfile.read(io.BytesIO(complete(name)), dtype="float32")
+    clip, said = read(complete(name))
     assert not said and len(clip) == len(expected)
-    np.testing.assert_allclose(clip.numpy(), expected, atol=1e-6)  # libmpg123 rounds as it is called
+    np.testing.assert_allclose(clip.numpy(), expected, atol=1e-6)  # libmpg123 rounds by call size
 
 
 @pytest.mark.parametrize("name", CHECKED)
 def test_load_audio_reads_all_of_joined_files(name):
-    parts = [whole(name), whole(name, SECOND), whole(name)]
+    parts = [complete(name), complete(name, SECOND), complete(name)]
     clip, said = read(b"".join(parts))
     assert not said and torch.equal(clip, torch.cat([read(part)[0] for part in parts]))
 
 
 def test_load_audio_reads_joined_files_of_different_kinds():
     parts = [
-        whole("wav"),
-        whole("mp3"),
-        whole("vorbis", SECOND, 8_000),
-        whole("aiff"),
+        complete("wav"),
+        complete("mp3"),
+        complete("vorbis", SECOND, 8_000),
+        complete("aiff"),
         encoded(np.stack([FIRST] * 2, 1)),
     ]
     clip, said = read(b"".join(parts))
@@ -106,56 +106,56 @@ def test_load_audio_reads_joined_files_of_different_kinds():
 
 
 def test_load_audio_counts_joined_files_together_against_the_limit():
-    joined = whole("flac") * 3
+    joined = complete("flac") * 3
     assert len(load_audio(joined, max_seconds=1.5)) == 3 * len(FIRST)
     with pytest.raises(AudioError, match="longer than 1.4 s"):
         load_audio(joined, max_seconds=1.4)
 
 
 def test_load_audio_reads_an_mp3_without_a_header_to_its_end():
-    bare = without_header_frame(whole("mp3", tone(seconds=4.0)))
-    assert len(soundfile.read(io.BytesIO(bare))[0]) < RATE  # what libsndfile guesses from the first frame
+    bare = without_header_frame(complete("mp3", tone(seconds=4.0)))
+    assert len(soundfile.read(io.BytesIO(bare))[0]) < RATE  # the estimate of libsndfile from the first frame
     clip, said = read(bare)
     assert len(clip) >= 4 * RATE and not said
 
 
 def test_load_audio_reads_joined_mp3_files_without_headers():
-    joined = without_header_frame(whole("mp3")) + whole("mp3", SECOND)
+    joined = without_header_frame(complete("mp3")) + complete("mp3", SECOND)
     assert len(read(joined)[0]) >= len(FIRST) + len(SECOND)
-    # libsndfile alone stops where the header of the first one ends
-    joined = whole("mp3") + without_header_frame(whole("mp3", SECOND))
+    # libsndfile itself stops at the end of the first file
+    joined = complete("mp3") + without_header_frame(complete("mp3", SECOND))
     assert len(read(joined)[0]) >= len(FIRST) + len(SECOND) > len(soundfile.read(io.BytesIO(joined))[0])
 
 
 @pytest.mark.parametrize("name", CHECKED)
-def test_load_audio_never_shortens_a_truncated_file_in_silence(name):
-    content = whole(name)
+def test_load_audio_never_shortens_a_truncated_file_without_an_error(name):
+    content = complete(name)
     for length in (len(content) - 1, *np.linspace(100, len(content) - 2, 23, dtype=int)):
         assert outcome(content[:length]), length
 
 
 @pytest.mark.parametrize("name", ["wav", "aiff", "w64", "au", "caf", "nist", "flac", "opus"])
-def test_load_audio_says_that_a_file_is_truncated(name):
-    content = whole(name)
+def test_load_audio_reports_that_a_file_is_truncated(name):
+    content = complete(name)
     with pytest.raises(AudioError, match="truncated"):
         load_audio(content[: len(content) * 2 // 3])
 
 
-def test_load_audio_says_that_an_ogg_stream_does_not_end():
-    content = whole("vorbis", tone(seconds=8.0))
+def test_load_audio_reports_that_an_ogg_stream_has_no_end():
+    content = complete("vorbis", tone(seconds=8.0))
     cut = content.rindex(b"OggS")
     clip, said = read(content[:cut])
     assert len(clip) < 8 * RATE and "no last page" in said[0]
 
 
-def test_load_audio_warns_where_a_cut_cannot_be_seen():
+def test_load_audio_warns_if_truncation_cannot_be_detected():
     clip, said = read(encoded(FIRST, format="VOC", subtype="PCM_16"))
     assert len(clip) > 0 and said == ["the audio bytes is in the format VOC: whether it was truncated cannot be known"]
 
 
 @pytest.mark.parametrize("name", ["wav", "aiff", "caf", "vorbis", "flac", "mp3", "nist"])
-def test_load_audio_says_that_bytes_behind_the_sound_were_not_understood(name):
-    content = whole(name)
+def test_load_audio_reports_unknown_bytes_after_the_sound(name):
+    content = complete(name)
     clip, said = read(content + b"\x01\xff\x02" * 1000)
     assert torch.equal(clip, read(content)[0])
     assert len(said) == 1 and "bytes" in said[0] and "sound may be missing" in said[0]
@@ -168,11 +168,11 @@ def test_load_audio_ignores_tags_and_padding_around_the_sound(name):
     footed = b"ID3\x04\0\x10\0\0\0\x0a" + bytes(10) + b"3DI\x04\0\x10\0\0\0\x0a"
     large = b"ID3\x03\0\0\x04\x4a\x64\0" + bytes((4 << 21) + (74 << 14) + (100 << 7))
     ape = b"APETAGEX" + struct.pack("<III", 2000, 32, 0) + bytes(12)
-    content = whole(name)
+    content = complete(name)
     expected, _ = read(content)
     for before, after in ((id3, tag), (footed, b""), (large, b""), (bytes(4096), b""), (b"\n", ape), (b"", bytes(100))):
         if name == "flac" and after not in (b"", tag):
-            continue  # libFLAC takes them for frames
+            continue  # libFLAC reads them as frames
         clip, said = read(before + content + after)
         assert torch.equal(clip, expected) and not said
 
@@ -193,7 +193,7 @@ class Counted(io.BytesIO):
     [b"\0TAG" + bytes(125), b"\0ID3\x04\0\0\0\0\0\0", b"\0\0\0", b"\nAPETAGEX" + bytes(24)],
     ids=["id3v1", "id3v2", "padding", "ape"],
 )
-def test_find_parts_reads_no_more_of_tags_than_there_is(piece):
+def test_find_parts_reads_little_more_than_the_tags(piece):
     content = piece * (300_000 // len(piece))
     file = Counted(content)
     parts, _ = find_parts(file, len(content))
@@ -201,8 +201,8 @@ def test_find_parts_reads_no_more_of_tags_than_there_is(piece):
 
 
 @pytest.mark.parametrize("junk", [b"\xff", b"\xff\xfb\x90\0"], ids=["no frame", "frames that none follows"])
-def test_find_parts_looks_at_few_places_for_the_next_frame(monkeypatch, junk):
-    frames = frames_of(whole("mp3"))[1:3]
+def test_find_parts_searches_few_positions_for_the_next_frame(monkeypatch, junk):
+    frames = frames_of(complete("mp3"))[1:3]
     content = b"".join([*frames, b"\x01", junk * (200_000 // len(junk)), *frames])
     calls = []
     monkeypatch.setattr(streams, "parse_frame", lambda head: calls.append(head) or parse_frame(head))
@@ -211,7 +211,7 @@ def test_find_parts_looks_at_few_places_for_the_next_frame(monkeypatch, junk):
 
 
 def test_load_audio_reads_an_mp3_that_is_damaged_in_the_middle():
-    content = whole("mp3", tone(seconds=4.0))
+    content = complete("mp3", tone(seconds=4.0))
     frames = frames_of(content)
     clip, said = read(b"".join([*frames[:50], b"\x01" * 333, *frames[50:]]))
     assert len(clip) >= 4 * RATE and "333 bytes that are not understood" in said[-1]
@@ -228,22 +228,22 @@ def test_load_audio_reads_a_flac_of_unknown_length(rate, channels, bits, tag):
     assert torch.equal(clip, read(content)[0]) and not said
 
 
-def test_load_audio_reads_a_flac_to_its_end_though_its_header_announces_less():
-    content = whole("flac", SECOND)
+def test_load_audio_reads_a_flac_beyond_the_length_in_its_header():
+    content = complete("flac", SECOND)
     for total in (1, len(SECOND) // 2, len(SECOND) - 1):
         clip, _ = read(with_total(content, total))
         assert torch.equal(clip, read(content)[0])
 
 
 @pytest.mark.parametrize("total", [len(FIRST) + 1, 2**36 - 1])
-def test_load_audio_refuses_a_flac_that_announces_more_than_it_holds(total):
+def test_load_audio_refuses_a_flac_shorter_than_its_header_says(total):
     with pytest.raises(AudioError, match="truncated"):
-        load_audio(with_total(whole("flac"), total))
+        load_audio(with_total(complete("flac"), total))
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0xFFFFFFDB, 0x80000000, 0x7FFFFFFF, 0x7FFFF000, 0x7FFF0000, 0])
 def test_load_audio_reads_a_wav_that_was_written_to_a_pipe(size):
-    content = whole("wav")
+    content = complete("wav")
     at = content.index(b"data") + 4
     streamed = patched(content, at, struct.pack("<I", size))
     clip, said = read(streamed)
@@ -263,25 +263,25 @@ def test_load_audio_reads_a_wav_that_was_written_to_a_pipe(size):
     ],
 )
 def test_load_audio_reads_other_files_that_were_written_to_a_pipe(name, field, size):
-    content = whole(name)
+    content = complete(name)
     clip, said = read(patched(content, content.index(field) + len(field), size))
     assert torch.equal(clip, read(content)[0]) and not said
 
 
 def test_load_audio_reads_an_rf64_file_of_unknown_length():
-    content = whole("rf64")
+    content = complete("rf64")
     clip, said = read(patched(content, content.index(b"ds64") + 8, bytes(24)))
     assert torch.equal(clip, read(content)[0]) and not said
 
 
-def test_load_audio_takes_a_header_without_samples_for_what_it_is():
+def test_load_audio_refuses_a_header_without_samples():
     for name in ("wav", "aiff", "au"):
         with pytest.raises(AudioError, match="has no samples"):
-            load_audio(whole(name, np.zeros(0, np.float32)))
+            load_audio(complete(name, np.zeros(0, np.float32)))
 
 
-def test_load_audio_skips_chunks_before_and_behind_the_samples():
-    content = whole("wav")
+def test_load_audio_skips_chunks_before_and_after_the_samples():
+    content = complete("wav")
     at = content.index(b"data")
     chunk = b"note" + struct.pack("<I", 3) + b"abc\0"
     for wav in (content[:at] + chunk + content[at:], content + chunk, content + chunk * 2):
@@ -295,14 +295,19 @@ def test_load_audio_refuses_forged_lengths_without_other_errors():
     rng = np.random.default_rng(0)
     fields = [b"\xff" * 8, bytes(8), b"\x7f" + b"\xff" * 7, b"\xff" * 7 + b"\x7f", b"\xff" * 4, bytes(4), b"\0\0\0\1"]
     for name in CHECKED:
-        content = whole(name, FIRST[:2000])
+        content = complete(name, FIRST[:2000])
         for at in rng.integers(4, min(len(content), 120), 12):
             outcome(patched(content, int(at), fields[rng.integers(len(fields))]))
 
 
-def test_generate_hands_warnings_of_reading_to_the_result(checkpoint):
+def test_generate_puts_warnings_of_reading_into_the_result(checkpoint):
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["asr"])
-    files = [whole("wav"), whole("wav") + b"\x01" * 2000, encoded(np.stack([FIRST, -FIRST], axis=1)), whole("wav")[:-9]]
+    files = [
+        complete("wav"),
+        complete("wav") + b"\x01" * 2000,
+        encoded(np.stack([FIRST, -FIRST], axis=1)),
+        complete("wav")[:-9],
+    ]
     results = engine.generate([Request("asr", "eng", audio=content) for content in files])
     assert [len(result.warnings) for result in results] == [0, 1, 1, 0]
     assert "2000 bytes" in results[1].warnings[0] and "cancel each other" in results[2].warnings[0]

@@ -1,4 +1,4 @@
-"""Containers that libsndfile does not read: by PyAV where it is installed, else an error that says what to do."""
+"""`load_audio` on containers that libsndfile does not read: by PyAV if it is installed, else an error with advice."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_load_audio_reads_lossless_media_as_it_reads_flac(name):
 
 
 @pytest.mark.parametrize("name", KNOWN_LENGTH)
-def test_load_audio_never_shortens_truncated_media_in_silence(name):
+def test_load_audio_never_shortens_truncated_media_without_a_warning(name):
     content = media(name, seconds=2.0)
     for share in (0.3, 0.6, 0.8):
         try:
@@ -81,7 +81,7 @@ def test_load_audio_reads_all_of_joined_media(name):
 
 
 @pytest.mark.parametrize("name", ["m4a", "webm", "tta"])
-def test_load_audio_says_that_bytes_behind_media_were_not_understood(name):
+def test_load_audio_reports_unknown_bytes_after_media(name):
     _, said = read(media(name) + b"\x01\xf0\x02" * 2000)
     assert "not understood: sound may be missing" in said[0]
 
@@ -91,27 +91,27 @@ def test_load_audio_stops_decoding_media_at_the_limit(monkeypatch):
 
     content = encoded_media(np.zeros(60 * RATE, np.float32), "mp4", "aac")
     seconds: list[float] = []
-    samples = audio_media._samples
+    samples = audio_media.samples_of
     monkeypatch.setattr(
-        audio_media, "_samples", lambda frame: seconds.append(frame.samples / frame.sample_rate) or samples(frame)
+        audio_media, "samples_of", lambda frame: seconds.append(frame.samples / frame.sample_rate) or samples(frame)
     )
     with pytest.raises(AudioError, match="longer than 2 s: split it"):
         load_audio(content, max_seconds=2.0)
     assert 2.0 <= sum(seconds) < 2.1
 
 
-def test_load_audio_reads_the_first_of_several_streams_and_says_so():
+def test_load_audio_reads_the_first_of_several_streams_and_warns():
     clip, said = read(media("mp4", streams=2, pictures=True))
     assert torch.equal(clip, load_audio(media("mp4")))
     assert said == ["the audio bytes has 2 audio streams: only the first one was read"]
 
 
-def test_load_audio_reads_the_sound_of_a_film():
+def test_load_audio_reads_the_sound_of_a_video():
     clip, said = read(media("mp4", pictures=True))
     assert torch.equal(clip, load_audio(media("mp4"))) and not said
 
 
-def test_load_audio_refuses_a_film_without_sound():
+def test_load_audio_refuses_a_video_without_sound():
     with pytest.raises(AudioError, match="has no audio stream"):
         load_audio(media("mp4", streams=0, pictures=True))
 
@@ -128,7 +128,7 @@ def test_load_audio_opens_no_other_file_for_a_playlist(tmp_path):
                 load_audio(tmp_path / name)
 
 
-def test_load_audio_says_why_neither_library_reads_a_file():
+def test_load_audio_gives_the_reasons_of_both_libraries():
     with pytest.raises(
         AudioError, match="cannot be decoded as audio: Format not recognised; FFmpeg says: Invalid data"
     ):
@@ -160,6 +160,6 @@ def test_load_audio_proposes_no_conversion_of_a_file_to_itself(tmp_path):
 
 
 @pytest.mark.usefixtures("without_pyav")
-def test_load_audio_needs_no_pyav_for_what_libsndfile_reads():
+def test_load_audio_needs_no_pyav_for_the_formats_of_libsndfile():
     for format in ("WAV", "FLAC", "OGG", "MP3"):
         assert len(load_audio(encoded(tone(), format=format, subtype=None))) > 0

@@ -1,4 +1,4 @@
-"""Codes of FLEURS, FLORES and BCP 47 find their language in the script that they ask for, or are refused."""
+"""Codes of FLEURS, FLORES and BCP 47 give the language in the script that they name, or are refused."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ de-CH-1901 deu | ca-valencia cat | sl-rozaj-biske-1994 slv | de-Latn-DE-1996 deu
 de-DE-x-private deu | ur-Aran urd | ko-Hang kor | ko-Kore-KP kor | ja-Jpan jpn | fil-PH tgl | iw-IL heb | in-ID ind
 ms-zsm zlm | lv-lvs lvs
 """
-# Another script than the checkpoint's, in the tag or by its region.
+# A script that the checkpoint does not write, in the tag or by its region.
 WRONG_SCRIPT = """
 sr-Latn sr_latn_rs srp_Latn sr-ME bs-Cyrl uz-Cyrl uz-Arab uz-AF uzn_Cyrl az-Arab az-Cyrl az-IR pa-Arab pa-PK pan_Arab
 kk-Latn kk-Arab kk-CN mn-Mong mn-CN ky-Arab ky-CN ky-Latn tg-Arab tg-PK yue-Hans yue-CN zh-Latn zh-Bopo zh-yue-Hans
 cmn_Latn ja-Latn ko-Latn hi-Latn ur-Deva ur-Latn sd-Deva ms-Arab ms-CC mni-Mtei sat-Deva sat_Beng ff-Adlm
 ro-Cyrl jv-Java vi-Hani ar-Latn fa-Latn ru-Latn en-Dsrt de-Brai ckb-Latn
 """
-# Romanised or phonetic, of a language or script that is unknown, or no tag at all.
+# Romanised or phonetic, of an unknown language or script, or not a tag.
 NO_TAG = """
 zh-pinyin ja-hepburn en-fonipa az-baku1926 ru-alalc97 zh-min-nan zh-wuu zh-eng fra_eng sh ku ku-Arab i-klingon
 art-lojban sr_RS@latin en_US.UTF-8 fra_ _fra fra__Latn_ e x-eng enn-US Latn 419 pt-
@@ -75,7 +75,7 @@ def wanted(table: str) -> dict[str, str]:
 
 
 def refused(tag: str, table: Languages = LARGE) -> bool:
-    """As a language to produce and as the one of a text."""
+    """Whether a tag is refused, both as a target language and as a source language."""
     for find in (lambda tag: table.target("t2tt", tag).code, table.source_id):
         try:
             find(tag)
@@ -86,12 +86,12 @@ def refused(tag: str, table: Languages = LARGE) -> bool:
 
 
 @pytest.mark.parametrize("table", [FLEURS, BCP_47], ids=["FLEURS", "BCP 47"])
-def test_a_tag_finds_its_language(table: str) -> None:
+def test_target_and_source_id_accept_language_tags(table: str) -> None:
     assert {tag: LARGE.target("t2tt", tag).code for tag in wanted(table)} == wanted(table)
     assert all(LARGE.source_id(tag) == CONFIG.text_lang_ids[code] for tag, code in wanted(table).items())
 
 
-def test_every_language_of_the_checkpoint_has_one_code_of_flores() -> None:
+def test_target_accepts_the_flores_code_of_every_language() -> None:
     renamed = {"zho_Hans": "cmn", "zho_Hant": "cmn_Hant", "zsm_Latn": "zlm"}
     found = {tag: LARGE.target("t2tt", tag).code for tag in FLORES.split()}
     assert found == {tag: renamed.get(tag, tag[:3]) for tag in found}
@@ -99,7 +99,7 @@ def test_every_language_of_the_checkpoint_has_one_code_of_flores() -> None:
 
 
 @pytest.mark.parametrize("table", [FLEURS_WITHOUT, FLORES_WITHOUT, WRONG_SCRIPT, NO_TAG])
-def test_a_tag_of_another_language_or_script_is_refused(table: str) -> None:
+def test_target_and_source_id_refuse_tags_of_another_language_or_script(table: str) -> None:
     assert [tag for tag in table.split() if not refused(tag)] == []
 
 
@@ -115,13 +115,13 @@ def test_a_tag_of_another_language_or_script_is_refused(table: str) -> None:
         ),
     ],
 )
-def test_another_script_is_refused_with_the_one_that_there_is(tag: str, message: str) -> None:
+def test_target_refuses_another_script_and_names_the_available_one(tag: str, message: str) -> None:
     with pytest.raises(UnknownLanguageError) as caught:
         LARGE.target("t2tt", tag)
     assert str(caught.value) == message
 
 
-def test_a_checkpoint_that_names_its_scripts_is_believed() -> None:
+def test_target_uses_the_scripts_in_the_codes_of_the_checkpoint() -> None:
     codes = ("srp_Latn", "srp", "xyz", "kmr_Latn")
     table = Languages(dataclasses.replace(CONFIG, text_lang_ids={code: i for i, code in enumerate(codes)}))
     found = {
@@ -131,6 +131,6 @@ def test_a_checkpoint_that_names_its_scripts_is_believed() -> None:
     assert all(refused(tag, table) for tag in ("xyz-Latn", "kmr", "kmr-Arab"))
 
 
-def test_the_tables_know_every_language_of_the_checkpoint_and_its_script() -> None:
+def test_language_tables_have_every_language_of_the_checkpoint_and_its_script() -> None:
     assert set(CODE_OF.values()) == set(CODES) - {"cmn_Hant"}
     assert all(script_of(code) for code in CODES)

@@ -1,4 +1,4 @@
-"""Language codes resolve to what the checkpoint has, or to an error that names the way out."""
+"""Languages: a code in any spelling gives a language of the checkpoint, or an error with a suggestion."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import dataclasses
 import pytest
 
 from seamless_engine.errors import CheckpointError, UnknownLanguageError, UsageError
-from seamless_engine.inputs.language_names import _CODE_OF_NAME, code_of_name
+from seamless_engine.inputs.language_names import CODE_OF_NAME, code_of_name
 from seamless_engine.inputs.languages import Languages
 from support.languages import CODES, CONFIG, LARGE, VOICES
 
 SMALL = Languages(dataclasses.replace(CONFIG, text_lang_ids={"eng": 7, "swa": 8}))
 
 
-def test_text_tasks_have_every_language_and_speech_tasks_those_with_a_voice():
+def test_codes_lists_every_language_for_text_and_those_with_a_voice_for_speech():
     for task in ("asr", "s2tt", "t2tt"):
         assert LARGE.codes(task) == sorted(CODES)
     for task in ("s2st", "t2st", "S2ST"):
@@ -29,7 +29,7 @@ def test_target_and_source_id_come_from_the_tables_of_the_checkpoint():
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_a_code_of_the_checkpoint_stands_for_itself_in_any_case(code):
+def test_target_accepts_a_code_of_the_checkpoint_in_any_case(code):
     for spelling in (code, code.upper(), f"__{code}__", code.replace("_", "-").lower(), f" {code} "):
         assert LARGE.target("t2tt", spelling).code == code
 
@@ -53,12 +53,12 @@ def test_a_code_of_the_checkpoint_stands_for_itself_in_any_case(code):
         eng por cmn cmn_Hant cmn_Hant cmn_Hant cmn spa""".split(), strict=True),
     ],
 )  # fmt: skip
-def test_other_spellings_stand_for_the_checkpoints_code(spelling, code):
+def test_target_and_source_id_accept_other_spellings(spelling, code):
     assert LARGE.target("t2tt", spelling).code == code
     assert LARGE.source_id(spelling) == CONFIG.text_lang_ids[code]
 
 
-def test_a_spelling_is_not_translated_to_a_code_that_the_checkpoint_lacks():
+def test_target_refuses_a_spelling_of_a_language_that_the_checkpoint_lacks():
     assert SMALL.target("t2tt", "swa").code == "swa"
     for code in ("fr", "sw", "zh-TW"):
         with pytest.raises(UnknownLanguageError, match="This checkpoint has: eng, swa"):
@@ -77,7 +77,7 @@ def test_a_spelling_is_not_translated_to_a_code_that_the_checkpoint_lacks():
         *(("Chinese (Traditional)", "cmn_Hant"), ("egyptian-arabic", "arz"), ("brazilian portuguese", "por")),
     ],
 )
-def test_an_unknown_code_is_answered_with_the_task_the_nearest_and_the_allowed_ones(code, meant):
+def test_target_names_the_task_the_nearest_and_the_allowed_codes(code, meant):
     with pytest.raises(UnknownLanguageError) as caught:
         LARGE.target("t2tt", code)
     message = str(caught.value)
@@ -88,25 +88,25 @@ def test_an_unknown_code_is_answered_with_the_task_the_nearest_and_the_allowed_o
 @pytest.mark.parametrize(
     "code",
     [
-        *("qqq", "slx", "esp", "kr", "hau", "hat_Latn"),  # no code is near, or several are
+        *("qqq", "slx", "esp", "kr", "hau", "hat_Latn"),  # no code is similar, or several are
         *("latin", "nederlands", "haitian creole", "hindi or urdu"),  # no language of the table, or two
-        *("malayalam", "cantonese"),  # written but not spoken: another language is not what was meant
+        *("malayalam", "cantonese"),  # languages that are written but not spoken: no other language is suggested
     ],
 )
-def test_nothing_is_suggested_where_it_would_be_a_guess(code):
+def test_target_suggests_nothing_for_an_ambiguous_code(code):
     with pytest.raises(UnknownLanguageError) as caught:
         LARGE.target("s2st", code)
     assert str(caught.value) == f"s2st cannot speak {code!r}. This checkpoint has: {', '.join(sorted(VOICES))}"
 
 
-def test_every_language_of_the_checkpoint_has_a_name_and_every_name_means_one():
-    assert set(_CODE_OF_NAME.values()) == set(CODES)
-    for name, code in _CODE_OF_NAME.items():
+def test_code_of_name_knows_every_language_of_the_checkpoint():
+    assert set(CODE_OF_NAME.values()) == set(CODES)
+    for name, code in CODE_OF_NAME.items():
         assert code_of_name(" ".join(name)) == code
 
 
 @pytest.mark.parametrize(("code", "reason"), [("kan", "no voice"), ("ta", "no voice"), ("zul", "unit decoder")])
-def test_a_language_that_can_be_written_but_not_spoken_is_told_apart(code, reason):
+def test_target_says_why_a_language_can_be_written_but_not_spoken(code, reason):
     LARGE.target("s2tt", code)
     with pytest.raises(UnknownLanguageError) as caught:
         LARGE.target("s2st", code)
@@ -117,17 +117,17 @@ def test_a_language_that_can_be_written_but_not_spoken_is_told_apart(code, reaso
         LARGE.target("t2st", code)
 
 
-def test_an_unknown_source_language_is_refused():
+def test_source_id_refuses_an_unknown_language():
     with pytest.raises(UnknownLanguageError, match="text encoder does not know 'xxx'"):
         LARGE.source_id("xxx")
 
 
-def test_an_unknown_task_is_refused():
+def test_codes_refuses_an_unknown_task():
     with pytest.raises(UsageError, match="unknown task 'tts': use one of asr, s2tt"):
         LARGE.codes("tts")
 
 
 @pytest.mark.parametrize("change", [{"vocab_size": 256098}, {"vocoder_num_langs": 35}, {"text_lang_ids": {"eng": -1}}])
-def test_tables_that_do_not_fit_the_sizes_are_refused(change):
+def test_languages_refuse_ids_that_do_not_fit_the_sizes(change):
     with pytest.raises(CheckpointError, match="lang_code_to_id|lang_to_code_id"):
         Languages(dataclasses.replace(CONFIG, **change))

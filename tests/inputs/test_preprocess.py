@@ -1,4 +1,4 @@
-"""What the front end says of a request that it takes."""
+"""The warnings of the preprocessor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECKPOINT = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
 
 
 @pytest.mark.parametrize(("positions", "longest"), [(4096, 512), (256, 256)])
-def test_prepare_warns_of_a_text_that_is_longer_than_the_model_was_made_for(positions: int, longest: int):
+def test_prepare_warns_of_a_text_longer_than_the_training_inputs(positions: int, longest: int):
     config = dataclasses.replace(ModelConfig.from_folder(CHECKPOINT), max_position_embeddings=positions)
     preprocessor = Preprocessor(config, EngineConfig(), TASKS, Tokenizer.from_folder(CHECKPOINT, config))
     for length in (longest, longest + 1):

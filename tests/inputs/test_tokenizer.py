@@ -1,4 +1,4 @@
-"""Text to tokens and back, and tokens to characters, against sentencepiece's rules and transformers' methods."""
+"""Text → tokens and back, and tokens → characters, compared with sentencepiece and transformers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def tokenizer(folder) -> Tokenizer:
 
 
 @pytest.mark.parametrize("text", SENTENCES)
-def test_tokens_equal_transformers_and_read_back(text, tokenizer, folder):
+def test_encode_equals_transformers_and_decode_restores_the_text(text, tokenizer, folder):
     reference = SeamlessM4TTokenizer.from_pretrained(
         folder, src_lang="eng", additional_special_tokens=["__eng__", "__fra__"]
     )
@@ -64,7 +64,7 @@ def test_tokens_equal_transformers_and_read_back(text, tokenizer, folder):
     assert tokenizer.decode(ids) == text
 
 
-def test_a_text_is_its_language_its_pieces_and_eos(tokenizer, folder):
+def test_encode_gives_language_pieces_and_eos(tokenizer, folder):
     model = sentencepiece.SentencePieceProcessor(model_file=str(folder / MODEL_FILE))
     for code, language in (("eng", PIECES + 1), ("fr", PIECES + 2)):
         ids = tokenizer.encode("the dog", code)
@@ -72,19 +72,19 @@ def test_a_text_is_its_language_its_pieces_and_eos(tokenizer, folder):
         assert all(4 <= token <= PIECES for token in ids[1:-1])
 
 
-def test_unknown_characters_are_one_unknown_token(tokenizer):
+def test_encode_gives_one_unknown_token_for_unknown_characters(tokenizer):
     ids = tokenizer.encode("the 漢字 dog", "eng")
     assert ids.count(1) == 1 and tokenizer.decode(ids).split() == ["the", "dog"]
 
 
 @pytest.mark.parametrize("text", ["</s>", "__fra__", "<s> <pad>", "a </s> b __eng__"])
-def test_names_of_special_tokens_are_ordinary_text(text, tokenizer):
+def test_encode_reads_names_of_special_tokens_as_text(text, tokenizer):
     ids = tokenizer.encode(text, "eng")
     assert ids[0] == PIECES + 1 and ids[-1] == 3
     assert all(token == 1 or 4 <= token <= PIECES for token in ids[1:-1])
 
 
-def test_special_language_and_control_ids_have_no_text(tokenizer):
+def test_decode_leaves_out_special_language_and_control_ids(tokenizer):
     body = tokenizer.encode("the dog", "eng")[1:-1]
     noisy = [3, PIECES + 2, 0, 1, *body[:2], 2, *range(PIECES + 1, PIECES + 8), *body[2:], 3, 0, 0]
     assert tokenizer.decode(noisy) == "the dog"
@@ -101,42 +101,42 @@ def test_special_language_and_control_ids_have_no_text(tokenizer):
         ("a\0b", "NUL"),
     ],
 )
-def test_text_that_cannot_be_translated_is_refused(text, message, tokenizer):
+def test_encode_refuses_text_that_cannot_be_translated(text, message, tokenizer):
     with pytest.raises(InputError, match=message):
         tokenizer.encode(text, "eng")
 
 
-def test_a_source_language_that_the_checkpoint_lacks_is_refused(tokenizer):
+def test_encode_refuses_a_language_that_the_checkpoint_lacks(tokenizer):
     with pytest.raises(UnknownLanguageError, match="deu"):
         tokenizer.encode("the dog", "deu")
 
 
-def test_a_model_file_that_cannot_be_opened_is_named(tmp_path):
+def test_from_folder_names_a_model_file_that_cannot_be_opened(tmp_path):
     (tmp_path / MODEL_FILE).mkdir()
     with pytest.raises(CheckpointError, match=f"{MODEL_FILE} cannot be read: Is a directory"):
         Tokenizer.from_folder(tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model" * 50])
-def test_a_damaged_model_file_is_refused(content, tmp_path):
+def test_from_folder_refuses_a_damaged_model_file(content, tmp_path):
     (tmp_path / MODEL_FILE).write_bytes(content)
     with pytest.raises(CheckpointError, match="not a sentencepiece model"):
         Tokenizer.from_folder(tmp_path, CONFIG)
 
 
-def test_a_model_with_other_special_ids_is_refused(tmp_path):
+def test_from_folder_refuses_a_model_with_other_special_ids(tmp_path):
     (tmp_path / MODEL_FILE).write_bytes(train(unk_id=1, bos_id=0))
     with pytest.raises(CheckpointError, match="unk has the id 1, not 0"):
         Tokenizer.from_folder(tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize("change", [{"text_lang_ids": {"eng": PIECES}}, {"vocab_size": PIECES, "text_lang_ids": {}}])
-def test_a_model_with_more_pieces_than_the_config_has_room_for_is_refused(change, folder):
+def test_from_folder_refuses_a_model_with_too_many_pieces(change, folder):
     with pytest.raises(CheckpointError, match=f"{PIECES} pieces"):
         Tokenizer.from_folder(folder, dataclasses.replace(CONFIG, **change))
 
 
-# Words, word starts, lone marks, digits, spaces, other scripts, marks that are not lone; 17 has no text at all.
+# Words, word starts, single marks, digits, spaces, other scripts, several marks; token 17 has no text.
 TEXTS = ["<pad>", "<unk>", "<s>", "</s>", ".", ",", "!", "¿", "▁", "▁a", "▁the", "▁漢", "a", "ing", "ß", "7", "½", None]
 TEXTS += ["²", "漢", "字典", "▁.", "...", "?!", "▁▁", "-", "'", "▁d'", "。", "Ⅳ", "é", "٣", "🙂", "▁🙂"]
 CHARACTERS = {character: 4 + i for i, character in enumerate("▁.,!-'。aegihntd漢7½²ßNon")}  # others are unknown
@@ -153,19 +153,22 @@ MODEL: Any = SimpleNamespace(
 )
 
 
-def reference_characters(rows: list[list[int]]) -> list[tuple[list[int], list[int]]]:
-    """(character ids, counts) of every row by transformers."""
-    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+def reference_characters(sentences: list[list[int]]) -> list[tuple[list[int], list[int]]]:
+    """(character ids, counts) of every sentence by transformers."""
+    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(sentence) for sentence in sentences], batch_first=True)
     cls = SeamlessM4Tv2ForTextToSpeech
     texts = cls._indices_to_subwords(MODEL, tokens)
     counts = cls._count_character_length_in_subword(MODEL, tokens, texts)
     ids = cls._get_char_input_ids(MODEL, tokens, texts, counts)
-    return [(ids[i, : int(counts[i].sum())].tolist(), counts[i, : len(row)].tolist()) for i, row in enumerate(rows)]
+    return [
+        (ids[i, : int(counts[i].sum())].tolist(), counts[i, : len(sentence)].tolist())
+        for i, sentence in enumerate(sentences)
+    ]
 
 
-def expand(rows: list[list[int]]) -> list[tuple[list[int], list[int]]]:
-    lengths = torch.tensor([0, *map(len, rows)])
-    tokens = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
+def expand(sentences: list[list[int]]) -> list[tuple[list[int], list[int]]]:
+    lengths = torch.tensor([0, *map(len, sentences)])
+    tokens = torch.tensor([token for sentence in sentences for token in sentence], dtype=torch.int64)
     ids, counts = CharacterTable(CHAR_CONFIG).expand(tokens, lengths.cumsum(0).int())
     per_row = [int(part.sum()) for part in counts.split(lengths[1:].tolist())]
     assert len(ids) == int(counts.sum())
@@ -176,38 +179,38 @@ def expand(rows: list[list[int]]) -> list[tuple[list[int], list[int]]]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_characters_equal_transformers(seed):
+def test_expand_equals_transformers(seed):
     rng = random.Random(seed)
     tokens = [token for token in range(1, len(TEXTS)) if token != 3]
-    rows = [rng.choices(tokens, k=rng.randint(1, 12)) for _ in range(600)]
-    assert expand(rows) == reference_characters(rows)
+    sentences = [rng.choices(tokens, k=rng.randint(1, 12)) for _ in range(600)]
+    assert expand(sentences) == reference_characters(sentences)
 
 
 @pytest.mark.parametrize("end", [0, 3])
-def test_a_row_has_no_characters_from_its_first_pad_or_eos_on(end):
+def test_expand_gives_no_characters_from_the_first_pad_or_eos_on(end):
     rng = random.Random(end)
     tokens = [token for token in range(1, len(TEXTS)) if token != 3]
-    rows = [rng.choices(tokens, k=rng.randint(1, 8)) for _ in range(300)]
-    tails = [[end, *rng.choices(range(len(TEXTS)), k=rng.randint(0, 3))] for _ in rows]
-    expected = [(ids, counts + [0] * len(tail)) for (ids, counts), tail in zip(expand(rows), tails, strict=True)]
-    assert expand([row + tail for row, tail in zip(rows, tails, strict=True)]) == expected
+    sentences = [rng.choices(tokens, k=rng.randint(1, 8)) for _ in range(300)]
+    tails = [[end, *rng.choices(range(len(TEXTS)), k=rng.randint(0, 3))] for _ in sentences]
+    expected = [(ids, counts + [0] * len(tail)) for (ids, counts), tail in zip(expand(sentences), tails, strict=True)]
+    assert expand([sentence + tail for sentence, tail in zip(sentences, tails, strict=True)]) == expected
 
 
-def test_the_space_after_a_lone_mark_belongs_to_the_mark():
+def test_expand_counts_the_space_after_a_single_mark_for_the_mark():
     dot, the, a, digit = (TEXTS.index(text) for text in (".", "▁the", "a", "7"))
     counts = [counts for _, counts in expand([[dot, the], [dot, a], [digit, the], [dot, dot, the], [the, dot]])]
     assert counts == [[2, 3], [1, 1], [1, 4], [1, 2, 3], [4, 1]]
 
 
-def test_neighbouring_rows_do_not_touch():
+def test_expand_keeps_neighbouring_texts_apart():
     dot, the = TEXTS.index("."), TEXTS.index("▁the")
     assert expand([[dot], [the]]) == [*expand([[dot]]), *expand([[the]])]
 
 
-def test_no_tokens_have_no_characters():
+def test_expand_gives_nothing_for_no_tokens():
     assert expand([]) == [] and expand([[], [3], []]) == [([], []), ([], [0]), ([], [])]
 
 
-def test_a_character_id_outside_the_embedding_is_refused():
+def test_character_table_refuses_an_id_outside_the_embedding():
     with pytest.raises(CheckpointError, match="char_vocab_size 12"):
         CharacterTable(dataclasses.replace(CHAR_CONFIG, char_vocab_size=12))

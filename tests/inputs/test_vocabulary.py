@@ -1,4 +1,4 @@
-"""tokenizer.json, which transformers 5 saves: ids and texts are those of transformers, and damage is named."""
+"""tokenizer.json, which transformers 5 saves: ids and texts equal those of transformers, and faults are reported."""
 
 from __future__ import annotations
 
@@ -79,14 +79,16 @@ def test_encode_gives_the_ids_of_transformers(saved: Path, config: ModelConfig, 
     texts = [*PLAIN, *ODD, *random_texts(1000)]
     for text in texts:
         expected = theirs(text)["input_ids"]
-        if len(expected) == 2:  # language and eos alone
+        if len(expected) == 2:  # only language and eos
             with pytest.raises(InputError, match="empty"):
                 ours.encode(text, "eng")
         else:
             assert ours.encode(text, "eng") == expected, text
 
 
-def test_encode_takes_names_of_special_tokens_as_text(saved: Path, config: ModelConfig, theirs: Any) -> None:
+def test_encode_reads_names_of_special_tokens_as_text_with_either_file(
+    saved: Path, config: ModelConfig, theirs: Any
+) -> None:
     ours = Tokenizer.from_folder(saved, config)
     for text in SPECIAL:
         ids = ours.encode(text, "eng")
@@ -129,7 +131,9 @@ def test_decode_gives_the_text_of_transformers(original: Path, saved: Path, conf
         assert json_file.decode(ids) == model.decode(ids) == expected
 
 
-def test_words_that_were_added_to_the_tokenizer_are_tokens(original: Path, config: ModelConfig, tmp_path: Path) -> None:
+def test_encode_uses_words_that_were_added_to_the_tokenizer(
+    original: Path, config: ModelConfig, tmp_path: Path
+) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(original)
     tokenizer.add_tokens(["Zweisimmen"])
     tokenizer.save_pretrained(tmp_path)
@@ -147,10 +151,12 @@ def test_words_that_were_added_to_the_tokenizer_are_tokens(original: Path, confi
         Tokenizer.from_folder(tmp_path, wider)
 
 
-def test_both_files_of_one_checkpoint_agree(original: Path, saved: Path, config: ModelConfig, tmp_path: Path) -> None:
+def test_open_vocabulary_accepts_both_files_and_refuses_files_that_differ(
+    original: Path, saved: Path, config: ModelConfig, tmp_path: Path
+) -> None:
     shutil.copy(saved / JSON_FILE, tmp_path)
     shutil.copy(original / MODEL_FILE, tmp_path)
-    for text in ODD:  # sentencepiece's own rules
+    for text in ODD:  # the rules of sentencepiece
         expected = open_vocabulary(original, config).encode(text)
         assert open_vocabulary(tmp_path, config).encode(text) == expected
 
@@ -164,13 +170,13 @@ def test_both_files_of_one_checkpoint_agree(original: Path, saved: Path, config:
         open_vocabulary(tmp_path, config)
 
 
-def test_neither_file_is_an_error(tmp_path: Path, config: ModelConfig) -> None:
+def test_open_vocabulary_refuses_a_folder_without_either_file(tmp_path: Path, config: ModelConfig) -> None:
     with pytest.raises(CheckpointError, match=f"neither {MODEL_FILE} nor {JSON_FILE}"):
         open_vocabulary(tmp_path, config)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1, 2]", b"\xff\xfe", b'{"version": "1.0", "model": {"type": "BPE"'])
-def test_a_damaged_tokenizer_json_is_refused(tmp_path: Path, config: ModelConfig, content: bytes) -> None:
+def test_open_vocabulary_refuses_a_damaged_tokenizer_json(tmp_path: Path, config: ModelConfig, content: bytes) -> None:
     (tmp_path / JSON_FILE).write_bytes(content)
     with pytest.raises(CheckpointError, match="is not a tokenizer"):
         open_vocabulary(tmp_path, config)
@@ -200,16 +206,14 @@ def _draw(content: dict[str, Any]) -> None:
         (_draw, "has dropout"),
     ],
 )
-def test_a_tokenizer_json_of_another_model_is_refused(
+def test_open_vocabulary_refuses_a_tokenizer_json_of_another_model(
     saved: Path, config: ModelConfig, tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         open_vocabulary(changed(saved, tmp_path, change), config)
 
 
-def test_a_tokenizer_json_with_more_pieces_than_the_config_has_room_for_is_refused(
-    saved: Path, config: ModelConfig
-) -> None:
+def test_open_vocabulary_refuses_a_tokenizer_json_with_too_many_pieces(saved: Path, config: ModelConfig) -> None:
     fewer = {code: index - 1 for code, index in config.text_lang_ids.items()}
     with pytest.raises(CheckpointError, match="belongs to another checkpoint"):
         open_vocabulary(saved, dataclasses.replace(config, text_lang_ids=fewer))

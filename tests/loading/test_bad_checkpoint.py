@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be used, or hold numbers that are none: each says so, and how."""
+"""Checkpoints that cannot be used, or have weights that are not finite, give an error that names the fault."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from seamless_engine import CheckpointError, Engine, EngineConfig, NumericalError, Request
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS
 from support.audio import clip_of_samples
+from support.callers import assert_free
 from support.checkpoint import write_changed
 from support.parity import same
 
@@ -28,7 +29,9 @@ def load(folder: Path, **fields: Any) -> Engine:
     return Engine.from_pretrained(folder, device="cpu", options=EngineConfig(max_num_seqs=32), **fields)
 
 
-def test_a_checkpoint_that_cannot_be_used_says_why(checkpoint: Callable[[int], Path], tmp_path: Path) -> None:
+def test_from_pretrained_says_why_a_checkpoint_cannot_be_used(
+    checkpoint: Callable[[int], Path], tmp_path: Path
+) -> None:
     def without(name: str) -> Path:
         folder = Path(shutil.copytree(checkpoint(0), tmp_path / f"without-{name}"))
         (folder / name).unlink()
@@ -61,7 +64,7 @@ def test_a_checkpoint_that_cannot_be_used_says_why(checkpoint: Callable[[int], P
     ("name", "value", "tasks"),
     [
         ("text_decoder.layer_norm.weight", torch.nan, frozenset(TASKS)),
-        ("text_decoder.layer_norm.weight", 3e38, frozenset(TASKS)),  # finite, which the logits are not
+        ("text_decoder.layer_norm.weight", 3e38, frozenset(TASKS)),  # finite, but the logits are not
         ("text_encoder.layer_norm.bias", torch.inf, frozenset(TASKS) - SPEECH_IN),
         ("speech_encoder.encoder.layer_norm.bias", torch.nan, SPEECH_IN),
         ("t2u_model.model.decoder.layers.0.conv1.bias", torch.nan, SPEECH_OUT),
@@ -70,7 +73,7 @@ def test_a_checkpoint_that_cannot_be_used_says_why(checkpoint: Callable[[int], P
         ("vocoder.hifi_gan.conv_post.bias", torch.nan, SPEECH_OUT),
     ],
 )
-def test_a_weight_that_makes_nan_ends_the_requests_that_meet_it(
+def test_generate_fails_only_requests_that_use_a_nan_weight(
     checkpoint: Callable[[int], Path], tmp_path: Path, name: str, value: float, tasks: frozenset[str]
 ) -> None:
     def ruin(tensors: dict[str, torch.Tensor]) -> None:
@@ -83,11 +86,11 @@ def test_a_weight_that_makes_nan_ends_the_requests_that_meet_it(
             assert isinstance(result.error, NumericalError) and result.audio is None
         else:
             assert same(result, intact)
-    assert engine.core.runner.blocks.free_blocks == engine.core.runner.blocks.num_blocks
+    assert_free(engine)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_weights_that_are_not_finite_are_named_when_asked_to_check(
+def test_check_weights_names_weights_that_are_not_finite(
     checkpoint: Callable[[int], Path], tmp_path: Path, value: float
 ) -> None:
     names = ["shared.weight", "speech_encoder.inner_layer_norm.bias", "vocoder.hifi_gan.conv_pre.weight"]
@@ -104,7 +107,9 @@ def test_weights_that_are_not_finite_are_named_when_asked_to_check(
     load(checkpoint(0), check_weights=True)
 
 
-def test_a_weight_beyond_the_range_of_the_dtype_is_named_too(checkpoint: Callable[[int], Path], tmp_path: Path) -> None:
+def test_check_weights_names_a_weight_out_of_range_of_the_dtype(
+    checkpoint: Callable[[int], Path], tmp_path: Path
+) -> None:
     def grow(tensors: dict[str, torch.Tensor]) -> None:
         tensors["text_encoder.layer_norm.bias"][0] = 1e5
 
@@ -114,7 +119,7 @@ def test_a_weight_beyond_the_range_of_the_dtype_is_named_too(checkpoint: Callabl
         load(folder, dtype="float16", check_weights=True)
 
 
-def test_at_most_twenty_bad_weights_are_named(checkpoint: Callable[[int], Path], tmp_path: Path) -> None:
+def test_check_weights_names_at_most_twenty_weights(checkpoint: Callable[[int], Path], tmp_path: Path) -> None:
     def ruin(tensors: dict[str, torch.Tensor]) -> None:
         for tensor in tensors.values():
             tensor.view(-1)[0] = torch.nan

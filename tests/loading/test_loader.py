@@ -1,4 +1,4 @@
-"""Loading: every spelling of a good checkpoint gives the same weights, every damage is an error that names it."""
+"""Loading: every stored form of a checkpoint gives the same weights, every fault gives an error that names it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def damaged(plain: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A copy of the plain checkpoint; keyword arguments replace tensors, None removes one."""
+    """A copy of the plain checkpoint. Keyword arguments replace tensors; None removes one."""
 
     def make(changes: dict[str, torch.Tensor | None]) -> Path:
         folder = tmp_path / "damaged"
@@ -76,7 +76,7 @@ def damaged(plain: Path, tmp_path: Path) -> Callable[..., Path]:
     ],
     ids=str,
 )
-def test_every_spelling_gives_the_same_weights(plain: Path, tmp_path: Path, spelling: dict[str, Any]) -> None:
+def test_weights_are_equal_for_every_stored_form(plain: Path, tmp_path: Path, spelling: dict[str, Any]) -> None:
     other = write_tiny(tmp_path / "other", 0, **spelling)
     expected, found = tensors(plain), tensors(other)
     assert expected.keys() == found.keys()
@@ -86,7 +86,7 @@ def test_every_spelling_gives_the_same_weights(plain: Path, tmp_path: Path, spel
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_only_the_modules_of_the_tasks_are_read(plain: Path, task: Task) -> None:
+def test_open_reads_only_the_modules_of_the_tasks(plain: Path, task: Task) -> None:
     engine = Engine.from_pretrained(plain, tasks=[task], device="cpu")
     assert set(engine.weight_bytes) == set(modules_for([task]))
     for other in TASKS:
@@ -100,7 +100,7 @@ def _source(task: Task) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("module", ["speech_encoder", "text_encoder", "text_decoder", "t2u_model", "vocoder"])
-def test_a_missing_tensor_of_any_module_is_named(plain: Path, damaged: Callable[..., Path], module: str) -> None:
+def test_open_names_a_missing_tensor_of_any_module(plain: Path, damaged: Callable[..., Path], module: str) -> None:
     names = sorted(name for name in load_file(plain / "model.safetensors") if name.startswith(module))
     folder = damaged({names[0]: None, names[-1]: None})
     with pytest.raises(CheckpointError) as error:
@@ -108,7 +108,7 @@ def test_a_missing_tensor_of_any_module_is_named(plain: Path, damaged: Callable[
     assert f"{names[0]} is missing" in str(error.value) and f"{names[-1]} is missing" in str(error.value)
 
 
-def test_wrong_shapes_types_and_strangers_are_named_together(damaged: Callable[..., Path]) -> None:
+def test_open_names_wrong_shapes_wrong_dtypes_and_unexpected_tensors_together(damaged: Callable[..., Path]) -> None:
     changes = {
         "text_decoder.layer_norm.weight": torch.ones(7),
         "vocoder.hifi_gan.conv_post.bias": torch.ones(1, dtype=torch.int64),
@@ -124,11 +124,11 @@ def test_wrong_shapes_types_and_strangers_are_named_together(damaged: Callable[.
         assert part in str(error.value)
 
 
-def test_tables_that_can_be_computed_may_be_stored(damaged: Callable[..., Path]) -> None:
+def test_open_accepts_stored_tables_that_can_be_computed(damaged: Callable[..., Path]) -> None:
     open_all(damaged({"text_encoder.embed_positions.weights": torch.ones(3, 3)}))
 
 
-def test_a_dedicated_checkpoint_asks_for_its_tasks(plain: Path, damaged: Callable[..., Path]) -> None:
+def test_open_suggests_tasks_for_a_checkpoint_of_one_class(plain: Path, damaged: Callable[..., Path]) -> None:
     names = [name for name in load_file(plain / "model.safetensors") if name.split(".")[0] not in modules_for(["t2tt"])]
     folder = damaged(dict.fromkeys(names))
     with pytest.raises(CheckpointError, match="name the tasks to load"):
@@ -148,7 +148,7 @@ def test_a_dedicated_checkpoint_asks_for_its_tasks(plain: Path, damaged: Callabl
     ],
     ids=["empty", "short", "huge-header", "large-header", "tail", "zip"],
 )
-def test_damaged_files_are_errors(plain: Path, tmp_path: Path, content: bytes) -> None:
+def test_open_refuses_damaged_files(plain: Path, tmp_path: Path, content: bytes) -> None:
     folder = tmp_path / "bad"
     shutil.copytree(plain, folder)
     (folder / "model.safetensors").write_bytes(content)
@@ -156,17 +156,17 @@ def test_damaged_files_are_errors(plain: Path, tmp_path: Path, content: bytes) -
         open_all(folder)
 
 
-def test_a_truncated_file_is_an_error(plain: Path, tmp_path: Path) -> None:
+def test_open_refuses_a_truncated_file(plain: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bad"
     shutil.copytree(plain, folder)
-    whole = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="model.safetensors"):
         open_all(folder)
 
 
 @pytest.mark.parametrize("name", ["../outside.safetensors", "missing.safetensors", 7])
-def test_an_index_names_plain_files_that_exist(plain: Path, tmp_path: Path, name: Any) -> None:
+def test_open_refuses_an_index_of_other_than_plain_existing_files(plain: Path, tmp_path: Path, name: Any) -> None:
     folder = tmp_path / "bad"
     shutil.copytree(plain, folder)
     index = {"weight_map": {"shared.weight": name}}
@@ -195,9 +195,7 @@ def test_an_index_names_plain_files_that_exist(plain: Path, tmp_path: Path, name
         ("model_type", "bert"),
     ],
 )
-def test_a_senseless_config_is_an_error_that_names_the_field(
-    plain: Path, tmp_path: Path, field: str, value: Any
-) -> None:
+def test_from_folder_names_a_field_that_makes_no_sense(plain: Path, tmp_path: Path, field: str, value: Any) -> None:
     config = json.loads((plain / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
     shutil.copy(plain / "generation_config.json", tmp_path)
@@ -225,7 +223,7 @@ def test_a_senseless_config_is_an_error_that_names_the_field(
     ],
     ids=str,
 )
-def test_a_config_as_transformers_writes_it_is_understood(
+def test_from_folder_reads_a_config_of_transformers(
     plain: Path, tmp_path: Path, fields: dict[str, Any], generation: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     for name, changes in (("config.json", fields), ("generation_config.json", generation)):
@@ -237,11 +235,11 @@ def test_a_config_as_transformers_writes_it_is_understood(
 
 
 @pytest.mark.parametrize("ends", [[3, 2], [3, 3, 0], [3, 7], [], [[3]], ["3"], [3.5], [True]])
-def test_a_text_ends_with_one_token(plain: Path, tmp_path: Path, ends: list[Any]) -> None:
+def test_from_folder_requires_one_eos_token(plain: Path, tmp_path: Path, ends: list[Any]) -> None:
     shutil.copy(plain / "config.json", tmp_path)
     content = json.loads((plain / "generation_config.json").read_text(encoding="utf-8"))
     (tmp_path / "generation_config.json").write_text(json.dumps(content | {"eos_token_id": ends}), encoding="utf-8")
-    if ends in ([3, 2], [3, 3, 0]):  # no text holds 2 or 0
+    if ends in ([3, 2], [3, 3, 0]):  # no text has 2 or 0
         with pytest.warns(UserWarning, match="a text ends with 3 here"):
             assert ModelConfig.from_folder(tmp_path).eos_token_id == 3
         return
@@ -251,7 +249,9 @@ def test_a_text_ends_with_one_token(plain: Path, tmp_path: Path, ends: list[Any]
 
 @pytest.mark.parametrize("field", ["sampling_rate", "num_mel_bins", "stride"])
 @pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
-def test_a_checkpoint_for_other_features_is_refused(plain: Path, tmp_path: Path, name: str, field: str) -> None:
+def test_from_folder_refuses_a_checkpoint_for_other_features(
+    plain: Path, tmp_path: Path, name: str, field: str
+) -> None:
     for file in ("config.json", "generation_config.json", "preprocessor_config.json"):
         shutil.copy(plain / file, tmp_path)
     settings: dict[str, Any] = json.loads((plain / "preprocessor_config.json").read_text(encoding="utf-8"))
@@ -271,7 +271,7 @@ def test_a_checkpoint_for_other_features_is_refused(plain: Path, tmp_path: Path,
         ("SeamlessM4Tv2ForSpeechToText", {}, ["s2tt"]),
     ],
 )
-def test_a_folder_that_transformers_saved_gives_the_results_of_the_original(
+def test_generate_is_equal_for_a_folder_that_transformers_saved(
     plain: Path, tmp_path: Path, name: str, options: dict[str, Any], tasks: list[Task]
 ) -> None:
     getattr(transformers, name).from_pretrained(plain).save_pretrained(tmp_path, **options)
@@ -292,7 +292,7 @@ def test_a_folder_that_transformers_saved_gives_the_results_of_the_original(
         assert one.error is None and same(one, other)
 
 
-def test_a_config_that_does_not_fit_the_tensors_is_an_error(plain: Path, tmp_path: Path) -> None:
+def test_open_refuses_a_config_that_does_not_fit_the_tensors(plain: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bad"
     shutil.copytree(plain, folder)
     config = json.loads((folder / "config.json").read_text())
@@ -301,7 +301,7 @@ def test_a_config_that_does_not_fit_the_tensors_is_an_error(plain: Path, tmp_pat
         open_all(folder)
 
 
-def test_missing_and_pickled_checkpoints_say_what_to_do(plain: Path, tmp_path: Path) -> None:
+def test_from_pretrained_gives_advice_for_missing_and_pickled_checkpoints(plain: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a folder"):
         find_checkpoint(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="config.json is missing"):
@@ -315,7 +315,7 @@ def test_missing_and_pickled_checkpoints_say_what_to_do(plain: Path, tmp_path: P
 
 @pytest.fixture
 def cache(plain: Path, tmp_path: Path) -> Path:
-    """A hub cache with two revisions of a model; in the second the files are in a folder of their own."""
+    """A hub cache with two revisions of a model. The files of the second one are in a subfolder."""
     model = tmp_path / "cache" / "models--someone--tiny"
     shutil.copytree(plain, model / "snapshots" / "0123abcd")
     shutil.copytree(plain, model / "snapshots" / "4567cdef" / "inner")
@@ -325,12 +325,12 @@ def cache(plain: Path, tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def test_a_hub_id_in_the_cache_is_found_offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_checkpoint_finds_a_hub_id_in_the_cache_offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     assert find_checkpoint("someone/tiny") == cache / "models--someone--tiny" / "snapshots" / "0123abcd"
 
 
-def test_a_hub_id_has_revisions_caches_and_folders(cache: Path) -> None:
+def test_find_checkpoint_accepts_revision_cache_and_subfolder(cache: Path) -> None:
     snapshots = cache / "models--someone--tiny" / "snapshots"
     options: dict[str, Any] = {"cache_dir": cache, "local_files_only": True, "token": "hf_x"}
     assert find_checkpoint("someone/tiny", **options) == snapshots / "0123abcd"
@@ -343,13 +343,13 @@ def test_a_hub_id_has_revisions_caches_and_folders(cache: Path) -> None:
         find_checkpoint("someone/tiny", subfolder="outer", **options)
 
 
-def test_a_local_folder_needs_no_hub(plain: Path, tmp_path: Path) -> None:
+def test_find_checkpoint_does_not_use_the_hub_for_a_local_folder(plain: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"revision": "v2", "cache_dir": tmp_path, "token": "hf_x", "force_download": True}
     assert find_checkpoint(plain, **options) == plain
     assert find_checkpoint(plain.parent, subfolder=plain.name) == plain
 
 
-def test_a_download_gets_the_arguments_of_the_caller(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_checkpoint_passes_its_arguments_to_the_download(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
 
     def download(name: str, **options: Any) -> str:
@@ -363,9 +363,9 @@ def test_a_download_gets_the_arguments_of_the_caller(plain: Path, monkeypatch: p
     assert {"*.json", "*.safetensors", "sentencepiece.bpe.model"} == set(calls[0]["allow_patterns"])
 
 
-def test_a_hub_id_offline_says_where_it_looked() -> None:
+def test_find_checkpoint_says_offline_where_it_looked() -> None:
     with pytest.raises(CheckpointError, match="token=.*HF_HOME"):
-        find_checkpoint("nobody/has-this-model")
+        find_checkpoint("owner/has-no-such-model")
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,9 @@ def test_a_hub_id_offline_says_where_it_looked() -> None:
         (ConnectionError(), "ConnectionError"),
     ],
 )
-def test_a_download_that_fails_says_why(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_checkpoint_says_why_a_download_failed(
+    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(name: str, **options: Any) -> str:
         raise error
 
@@ -388,7 +390,7 @@ def test_a_download_that_fails_says_why(error: Exception, reason: str, monkeypat
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_loads_and_translates(plain: Path, dtype: str) -> None:
+def test_generate_works_in_half_precision(plain: Path, dtype: str) -> None:
     engine = Engine.from_pretrained(plain, device="cpu", dtype=dtype)
     results = engine.generate([Request("t2st", "fra", text="Good morning!", src_lang="eng")])
     assert results[0].error is None and results[0].audio is not None and results[0].audio.dtype.name == "float32"

@@ -1,4 +1,4 @@
-"""Synthetic clips that are as uneven as speech: voiced syllables of moving pitch, hiss and pauses."""
+"""Synthetic clips that resemble speech: voiced syllables of varying pitch, noise and pauses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def clip(seed: int, seconds: float = 1.0) -> np.ndarray:
 
 
 def clip_of_frames(seed: int, frames: int) -> np.ndarray:
-    """A clip with exactly `frames` fbank frames of 25 ms every 10 ms; an odd count ends in a half-real row."""
+    """A clip with exactly `frames` fbank frames of 25 ms every 10 ms; an odd number ends in half a frame of the
+    encoder."""
     return clip_of_samples(seed, 400 + 160 * (frames - 1) + seed % 160)
 
 

@@ -26,7 +26,7 @@ def encoded(samples: np.ndarray, rate: int = RATE, format: str = "WAV", subtype:
 def encoded_media(
     samples: np.ndarray, container: str, codec: str, rate: int = RATE, *, streams: int = 1, pictures: bool = False
 ) -> bytes:
-    """`streams` times the mono samples [frames], and three pictures if asked for."""
+    """A file of the mono samples [frames] in `streams` audio streams, with three video frames if asked for."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
         tracks = [output.add_stream(codec, rate=rate, layout="mono", bit_rate=64_000) for _ in range(streams)]

@@ -1,4 +1,4 @@
-"""transformers' own classes beside those of `seamless_engine.hf`, on one checkpoint folder."""
+"""transformers' classes and those of `seamless_engine.hf`, for the same checkpoint folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ours(name: str, folder: Path) -> Any:
 
 
 def recognizer(folder: Path) -> Any:
-    """Our pipeline of speech recognition."""
+    """The speech recognition pipeline of `seamless_engine.hf`."""
     return hf.pipeline(ASR, model=ours("SeamlessM4Tv2ForSpeechToText", folder), tgt_lang=SPOKEN)
 
 
@@ -49,16 +49,15 @@ def text(folder: Path, *sentences: str) -> dict[str, torch.Tensor]:
     return dict(processor(folder)(text=list(sentences), src_lang="eng", padding=True, return_tensors="pt"))
 
 
-def row(batch: Mapping[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
+def item(batch: Mapping[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
     return {name: tensor[index : index + 1] for name, tensor in batch.items()}
 
 
 def tokens(sequences: torch.Tensor) -> list[list[int]]:
-    """Rows up to their eos: transformers fills the rest of a beam search's with more of them."""
-    rows = sequences.tolist()
-    return [ids[: ids.index(3, 2) + 1] if 3 in ids[2:] else ids for ids in rows]
+    """Sequences up to their eos: after a beam search, transformers pads with eos."""
+    return [ids[: ids.index(3, 2) + 1] if 3 in ids[2:] else ids for ids in sequences.tolist()]
 
 
 def vocoder_units(sequences: torch.Tensor) -> torch.Tensor:
-    """Unit sequences as the vocoder reads them: to it pad, eos and id 5 are one unit."""
+    """Unit sequences as the vocoder reads them: pad, eos and id 5 are the same unit."""
     return torch.where((sequences == 1) | (sequences == 2), 5, sequences)

@@ -1,4 +1,4 @@
-"""Lines around SeamlessM4T-v2 as public scripts have them. What they mean is in `public_uses.py`."""
+"""Uses of SeamlessM4T-v2 as in public scripts. `public_uses.py` describes their format."""
 
 from __future__ import annotations
 

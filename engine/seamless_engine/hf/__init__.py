@@ -41,7 +41,7 @@ __all__ = [
     "pipeline",
 ]
 
-_OF_TRANSFORMERS = frozenset(
+TRANSFORMERS_NAMES = frozenset(
     (
         "AutoFeatureExtractor",
         "AutoProcessor",
@@ -59,7 +59,7 @@ _OF_TRANSFORMERS = frozenset(
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _OF_TRANSFORMERS:
+    if name not in TRANSFORMERS_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         return getattr(importlib.import_module("transformers"), name)

@@ -174,7 +174,7 @@ class Pretrained(ReadOnlyModule):
         logits = [self.engine.forced_logits(source, ids) for source, ids in zip(sources, tokens, strict=True)]
         return LogitsOutput(torch.stack(logits))
 
-    def _write(
+    def _generate_text(
         self, sources: Sources, task: Task, tgt_lang: str | None, kwargs: dict[str, Any], as_dict: bool = False
     ) -> torch.Tensor | GenerateOutput:
         """`generate` for a task that produces text. kwargs: arguments for the text, without the inputs."""
@@ -183,7 +183,7 @@ class Pretrained(ReadOnlyModule):
         output = self._text_output(self._run(sources, task, tgt_lang, prompt, options.params), options)
         return output if as_dict or options.return_dict else output.sequences
 
-    def _speak(
+    def _generate_speech(
         self,
         sources: Sources,
         task: Task,

@@ -19,7 +19,7 @@ _HUB = tuple(
     name for name, one in inspect.signature(find_checkpoint).parameters.items() if one.kind is one.KEYWORD_ONLY
 )
 # They change neither the model nor its results.
-_NO_EFFECT = tuple(
+NO_EFFECT = tuple(
     "allow_all_kernels code_revision disable_mmap ignore_mismatched_sizes low_cpu_mem_usage offload_buffers "
     "offload_folder offload_state_dict resume_download tqdm_class trust_remote_code use_flash_attention_2 use_kernels "
     "weights_only".split()
@@ -30,7 +30,7 @@ _ONE_DEVICE = "a model runs on one device: choose it with device or device_map"
 _SAFETENSORS = "only safetensors files are read, and no code in them is run"
 _INT8 = 'for matrices in 8 bits give options=EngineConfig(int8=("text_decoder",))'
 # Refused unless the value has no effect, with the advice of the message.
-_REFUSED = {
+REFUSED = {
     "adapter_kwargs": "merge the adapter into the weights, and save them as a checkpoint",
     "attn_implementation": f"the engine has its own attention; {', '.join(_ATTENTION)} are accepted and mean the same",
     "device_mesh": _ONE_DEVICE,
@@ -56,7 +56,7 @@ _REFUSED = {
 # Values without effect: None, an empty mapping, and these; False for an argument that is not listed here.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {"attn_implementation": _ATTENTION, "use_safetensors": (True,), "variant": ("",)}
 _OWN = ("config", "device", "device_map", "dtype", "max_memory", "options", "torch_dtype", "use_auth_token")
-KNOWN = frozenset([*_HUB, *_NO_EFFECT, *_REFUSED, *_OWN])
+KNOWN = frozenset([*_HUB, *NO_EFFECT, *REFUSED, *_OWN])
 
 
 def hub_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,11 +78,11 @@ def hub_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(name: str, value: Any) -> None:
-    if name in _REFUSED:
+    if name in REFUSED:
         neutral = isinstance(value, str | bool) and value in _NEUTRAL.get(name, (False,))
         if not (value is None or value == {} or neutral):
             shown = f"={value!r}" if isinstance(value, str | int) else ""
-            raise UsageError(f"from_pretrained() does not support {name}{shown}: {_REFUSED[name]}")
+            raise UsageError(f"from_pretrained() does not support {name}{shown}: {REFUSED[name]}")
     elif name not in KNOWN:
         if name in {field.name for field in dataclasses.fields(ModelConfig)} | {"use_cache"}:
             raise UsageError(f"from_pretrained() cannot set {name}: a model is loaded as its config.json says")

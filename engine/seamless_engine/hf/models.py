@@ -46,7 +46,7 @@ class SeamlessM4Tv2ForTextToText(_ReadsText):
         first row of the batch that failed.
         """
         sources = self._sentences(input_ids, kwargs.pop("attention_mask", None))
-        return self._write(sources, "t2tt", tgt_lang, kwargs | {"generation_config": generation_config})
+        return self._generate_text(sources, "t2tt", tgt_lang, kwargs | {"generation_config": generation_config})
 
 
 class SeamlessM4Tv2ForSpeechToText(_ReadsSpeech):
@@ -61,7 +61,7 @@ class SeamlessM4Tv2ForSpeechToText(_ReadsSpeech):
         """
         features = kwargs.pop("inputs", None) if input_features is None else input_features
         sources = self._clips(features, kwargs.pop("attention_mask", None))
-        return self._write(sources, "s2tt", tgt_lang, kwargs | {"generation_config": generation_config})
+        return self._generate_text(sources, "s2tt", tgt_lang, kwargs | {"generation_config": generation_config})
 
 
 class SeamlessM4Tv2ForTextToSpeech(_ReadsText):
@@ -84,7 +84,7 @@ class SeamlessM4Tv2ForTextToSpeech(_ReadsText):
         """
         text, speech = split_sides(kwargs)
         sources = self._sentences(input_ids, text.pop("attention_mask", None))
-        return self._speak(sources, "t2st", tgt_lang, speaker_id, return_intermediate_token_ids, text, speech)
+        return self._generate_speech(sources, "t2st", tgt_lang, speaker_id, return_intermediate_token_ids, text, speech)
 
 
 class SeamlessM4Tv2ForSpeechToSpeech(_ReadsSpeech):
@@ -101,7 +101,7 @@ class SeamlessM4Tv2ForSpeechToSpeech(_ReadsSpeech):
         """Translate speech into speech; as `SeamlessM4Tv2ForTextToSpeech.generate`."""
         text, speech = split_sides(kwargs)
         sources = self._clips(input_features, text.pop("attention_mask", None))
-        return self._speak(sources, "s2st", tgt_lang, speaker_id, return_intermediate_token_ids, text, speech)
+        return self._generate_speech(sources, "s2st", tgt_lang, speaker_id, return_intermediate_token_ids, text, speech)
 
 
 class SeamlessM4Tv2Model(Pretrained):
@@ -128,11 +128,11 @@ class SeamlessM4Tv2Model(Pretrained):
         mask = text.pop("attention_mask", None)
         sources = self._clips(input_features, mask) if listens else self._sentences(input_ids, mask)
         if not generate_speech:
-            output = self._write(sources, "s2tt" if listens else "t2tt", tgt_lang, text, as_dict=True)
+            output = self._generate_text(sources, "s2tt" if listens else "t2tt", tgt_lang, text, as_dict=True)
             assert isinstance(output, GenerateOutput)
             return output
         task: Task = "s2st" if listens else "t2st"
-        return self._speak(sources, task, tgt_lang, speaker_id, return_intermediate_token_ids, text, speech)
+        return self._generate_speech(sources, task, tgt_lang, speaker_id, return_intermediate_token_ids, text, speech)
 
     def forward(
         self,

@@ -186,7 +186,7 @@ class Chunking:
         return self.left + self.right > 0
 
     def cut(self, samples: torch.Tensor) -> list[torch.Tensor]:
-        """Pieces of samples [n], the last one shorter; one chunk for a clip that is no longer than that."""
+        """The chunks of samples [n]. The last one may be shorter; a short clip is one chunk."""
         chunks = []
         for start in range(0, len(samples), self.length - self.left - self.right):
             chunk = samples[start : start + self.length]

@@ -1,4 +1,4 @@
-"""Audio in: whatever the caller has becomes mono float32 at 16 kHz."""
+"""Audio input: every kind of audio that a request takes, as mono float32 at 16 kHz."""
 
 from __future__ import annotations
 
@@ -27,18 +27,17 @@ def load_audio(
     warn: Callable[[str], object] = warnings.warn,
     channels_first: bool = False,
 ) -> torch.Tensor:
-    """Mono float32 [samples] at 16 kHz, in memory of its own.
+    """Mono float32 [samples] at 16 kHz, a copy.
 
     audio: a path, the bytes of a file or a binary file object (read from its start), in any format that libsndfile
         reads (wav, flac, ogg, mp3, …) or, with the extra `media`, FFmpeg (m4a, mp4, webm, …); or an array or tensor
-        [samples] or [1, samples] with `sampling_rate`; or what `datasets` gives: a mapping with the keys "array" and
-        "sampling_rate", or "bytes", or "path", other keys are ignored; or an object with `get_all_samples()`.
-        Channels of a file are averaged. Integer arrays (uint8, int16, int32) are scaled to [-1, 1]. Files that were
-        joined are read one behind the other.
-    max_seconds: the clip may not last longer. Decoding stops there, whatever the header of a file claims.
-    warn: is told in a sentence what the caller should know of a clip that was read all the same: that some of the
-        sound may be missing, or that channels cancel each other.
-    channels_first: an array may be [channels, samples] as well, which are averaged as those of a file.
+        [samples] or [1, samples] with `sampling_rate`; or an entry of an audio column of `datasets`: a mapping with the
+        keys "array" and "sampling_rate", or "bytes", or "path" (other keys are ignored), or an object with
+        `get_all_samples()`. The channels of a file are averaged. Integer arrays (uint8, int16, int32) are scaled to
+        [-1, 1]. A file that was joined from several is read to its end.
+    max_seconds: upper limit for the length. Decoding stops there, even if the header of the file has another length.
+    warn: is called with a sentence if some of the sound may be missing, or if the channels cancel each other.
+    channels_first: an array may also be [channels, samples]; the channels are averaged.
 
     Raises AudioError if the clip cannot be read, is truncated, is not finite, or lasts less than 35 ms or more than
     `max_seconds`; UsageError if the argument is none of the above.
@@ -58,7 +57,7 @@ def load_audio(
 
 
 def _from_mapping(audio: Mapping[str, Any], sampling_rate: int | None) -> tuple[Any, int | None]:
-    """The clip of a mapping: its array, else the bytes of its file, else the path."""
+    """The clip and the sampling rate of a mapping: its array, else the bytes of its file, else the path."""
     array, rate = audio.get("array"), audio.get("sampling_rate")
     if array is None:
         for name in ("bytes", "path"):
@@ -76,11 +75,11 @@ def _from_mapping(audio: Mapping[str, Any], sampling_rate: int | None) -> tuple[
 def _integer_rate(sampling_rate: Any) -> int:
     if sampling_rate is None:
         raise UsageError("an audio array needs its sampling_rate, in Hz")
-    return values.rate(sampling_rate, low=-values.LARGEST)  # its range is that of a file's, checked for both
+    return values.rate(sampling_rate, low=-values.LARGEST)  # its range is checked later, with that of files
 
 
 def _of_array(audio: np.ndarray | torch.Tensor, rate: int, channels_first: bool) -> Section:
-    """The section of an array: [samples], one channel as [1, samples] or [samples, 1], or [channels, samples]."""
+    """The section of an array [samples], [1, samples], [samples, 1] or, with channels_first, [channels, samples]."""
     if isinstance(audio, torch.Tensor):
         audio = audio.detach().cpu()
         audio = (audio.float() if audio.is_floating_point() else audio).numpy()
@@ -96,10 +95,10 @@ def _of_array(audio: np.ndarray | torch.Tensor, rate: int, channels_first: bool)
 
 
 def _of_decoder(audio: Any, label: str) -> Section:
-    """The section of a decoder as `datasets` gives them; its samples are [channels, samples]."""
+    """The section of an audio decoder of `datasets`, whose samples are [channels, samples]."""
     try:
         decoded = audio.get_all_samples()
-    except Exception as error:  # of whatever library decodes
+    except Exception as error:  # of the library that decodes
         raise AudioError(f"{label} cannot be decoded: {error}") from error
     samples = np.atleast_2d(torch.as_tensor(decoded.data).detach().cpu().float().numpy())
     return Section(_integer_rate(decoded.sample_rate), len(samples), [samples.T])
@@ -107,7 +106,7 @@ def _of_decoder(audio: Any, label: str) -> Section:
 
 @contextlib.contextmanager
 def _opened(audio: Any) -> Iterator[tuple[BinaryIO, str]]:
-    """Binary file of a path, bytes or file object, and its name for messages."""
+    """The binary file of a path, bytes or file object, and its name in messages."""
     if isinstance(audio, str | os.PathLike):
         label = os.fsdecode(audio)
         try:

@@ -1,4 +1,4 @@
-"""An audio file as blocks of samples: by libsndfile, and where that does not know the container, by FFmpeg."""
+"""An audio file as blocks of samples, decoded by libsndfile, or by FFmpeg if libsndfile cannot open it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from seamless_engine.inputs.containers.find import find_parts
 from seamless_engine.inputs.containers.parts import Part, read_at
 
 _BLOCK = 65536  # frames decoded at a time
-_NAMES = (  # containers that libsndfile cannot open, by bytes near their beginning
+_NAMES = (  # formats that libsndfile cannot open: offset, the bytes there, name
     (4, b"ftyp", "MPEG-4 (m4a, mp4, 3gp, mov)"),
     (0, b"\x1a\x45\xdf\xa3", "Matroska (mka, mkv, webm)"),
     (0, b"\x30\x26\xb2\x75", "ASF (wma, wmv)"),
@@ -33,14 +33,14 @@ _NAMES = (  # containers that libsndfile cannot open, by bytes near their beginn
 
 
 class _Forward(soundfile.SoundFile):
-    """Reads on and never seeks: a FLAC file of unknown length cannot."""
+    """Never seeks: a FLAC file of unknown length cannot."""
 
     def seekable(self) -> bool:
         return False
 
 
 class _Window(io.RawIOBase):
-    """The bytes of a part, as a file of its own."""
+    """A part of a file, as a file."""
 
     def __init__(self, file: BinaryIO, part: Part) -> None:
         self._file = file
@@ -79,9 +79,9 @@ class _Window(io.RawIOBase):
 
 
 def read_sections(file: BinaryIO, label: str, warn: Warn) -> Iterator[Section]:
-    """The sound of a file, section by section: a file that was joined of several has several.
+    """The sound of a file, section by section; a file that was joined from several has several sections.
 
-    Each section must be read to its end before the next one is taken. What is lost is said to `warn`.
+    The caller must read a section to its end before it takes the next one. `warn` is told if sound may be missing.
 
     Raises AudioError if the file is empty, truncated, damaged or no audio.
     """
@@ -109,9 +109,10 @@ def read_sections(file: BinaryIO, label: str, warn: Warn) -> Iterator[Section]:
 
 
 def _by_ffmpeg(window: BinaryIO, label: str, reason: str, is_known: bool, warn: Warn) -> Iterator[Section]:
-    """Sections of what libsndfile could not open, with the reason that it gave.
+    """The sections of a file that libsndfile could not open.
 
-    is_known: where the file ends is known from its structure.
+    reason: why it could not.
+    is_known: the end of the file is known from its structure.
     """
     window.seek(0)
     head = window.read(64)
@@ -133,9 +134,9 @@ def _by_ffmpeg(window: BinaryIO, label: str, reason: str, is_known: bool, warn: 
 
 
 def _conversion(label: str) -> str:
-    """The command that makes a file that can be read."""
+    """A command that converts the file to WAV."""
     path = PurePath(label)
-    if not path.suffix:  # it was bytes, or has no name
+    if not path.suffix:  # the audio was bytes, or a file object without a name
         return "ffmpeg -i FILE -ar 16000 -ac 1 FILE.wav"
     target = path.with_suffix(".wav")
     if target == path:
@@ -144,7 +145,7 @@ def _conversion(label: str) -> str:
 
 
 def _blocks(sound: soundfile.SoundFile, part: Part, label: str, warn: Warn) -> Iterator[np.ndarray]:
-    """Nothing is sized by the header. Its number of frames is compared with what there is."""
+    """The blocks of a part. The number of frames in its header is compared with the actual one."""
     count, announced = 0, part.frames
     while True:
         is_over = announced is not None and count >= announced
@@ -152,7 +153,7 @@ def _blocks(sound: soundfile.SoundFile, part: Part, label: str, warn: Warn) -> I
         try:
             block = sound.read(wanted, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            if is_over:  # all that was announced has been read
+            if is_over:  # all announced frames were read
                 warn(f"{label} has bytes behind its sound that are not understood: sound may be missing")
                 return
             place = f"after {count / sound.samplerate:.1f} s"

@@ -19,22 +19,22 @@ from av.error import FFmpegError, InvalidDataError
 from seamless_engine.errors import AudioError
 from seamless_engine.inputs.audio_samples import Section, Warn, as_float
 
-# Containers that hold their sound themselves: playlists and the like would open other files or addresses.
+# Containers that hold the sound themselves. Playlists and the like would open other files or addresses.
 _FORMATS = (
     "mov,matroska,avi,flv,asf,mpeg,mpegts,aac,ac3,eac3,amr,amrnb,amrwb,ape,dts,tak,tta,wv",
     "mp3,ogg,flac,wav,w64,aiff,au,caf",
 )
 _OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "none"}
-_SELF_DELIMITING = ("aac", "mp3")  # without a length, but a cut shows in the last frame
+_SELF_DELIMITING = ("aac", "mp3")  # without a length, but the last frame shows whether the file was truncated
 _WITHOUT_LENGTH = ("ac3", "eac3", "amr", "amrnb", "amrwb", "dts", "flv", "mpeg", "mpegts")
-_SLACK = 0.25  # seconds that a clip may be shorter than its header says: encoders pad
-_TAGS = 1024  # bytes behind the sound that may be something else
+_SLACK = 0.25  # seconds by which a clip may be shorter than its header says, because encoders pad
+_TAGS = 1024  # bytes after the sound that may be tags
 
 
 def read_media(file: BinaryIO, label: str, reason: str, is_known: bool, warn: Warn) -> Iterator[Section]:
-    """The first audio stream of a file. What is lost is said to `warn`.
+    """The first audio stream of a file. `warn` is told if sound may be missing.
 
-    reason: why libsndfile could not open it. is_known: the structure of the file has been checked.
+    reason: why libsndfile could not open the file. is_known: the structure of the file was checked.
 
     Raises AudioError if FFmpeg cannot open it either, or finds no sound.
     """
@@ -54,11 +54,11 @@ def read_media(file: BinaryIO, label: str, reason: str, is_known: bool, warn: Wa
             warn(f"{label} is in the format {container.format.name}: whether it was truncated cannot be known")
         frames = _frames(container, 0 if is_known or len(container.streams) > 1 else size, label, reason, warn)
         for (rate, channels), alike in itertools.groupby(frames, lambda one: (one.sample_rate, one.layout.nb_channels)):
-            yield Section(rate, channels, map(_samples, alike))
+            yield Section(rate, channels, map(samples_of, alike))
 
 
 def _frames(container: InputContainer, end: int, label: str, reason: str, warn: Warn) -> Iterator[AudioFrame]:
-    """Decoded frames. end: the byte up to which packets should reach; 0 if that is not known."""
+    """Decoded frames. end: the byte that the last packet should reach; 0 if it is not known."""
     stream = container.streams.audio[0]
     seconds, damaged, reached = 0.0, 0, 0
     try:
@@ -93,17 +93,17 @@ def _refused(label: str, reason: str, error: FFmpegError) -> AudioError:
 
 
 def _announced(container: InputContainer) -> float | None:
-    """Seconds that the file lasts by its header, not by an estimate from its size."""
+    """The length in seconds by the header of the file; None if it has none. Estimates from the size do not count."""
     stream = container.streams.audio[0]
     if container.format.name in (*_SELF_DELIMITING, *_WITHOUT_LENGTH, "asf"):
         return None
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    is_alone = len(container.streams) == 1  # pictures may last longer than the sound
+    is_alone = len(container.streams) == 1  # video may be longer than the sound
     return container.duration / av.time_base if container.duration is not None and is_alone else None
 
 
-def _samples(frame: AudioFrame) -> np.ndarray:
+def samples_of(frame: AudioFrame) -> np.ndarray:
     """float32 [frames, channels]"""
     samples = frame.to_ndarray()  # [channels, frames], or [1, frames * channels]
     channels = frame.layout.nb_channels

@@ -1,4 +1,4 @@
-"""Samples of any rate and number of channels become mono at 16 kHz."""
+"""Samples of any rate and number of channels → mono at 16 kHz."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from seamless_kernels.fbank import MIN_SAMPLES, SAMPLING_RATE
 _MIN_RATE, _MAX_RATE = 4_000, 384_000
 _MAX_CHANNELS = 8
 _MAX_PEAK = 1e6  # full scale is 1, or 32768 in unscaled 16-bit samples
-_CANCELLED = 0.1  # the level of the mix, in that of its channels; eight that are unlike have 0.35
-_AUDIBLE = 1e-3  # a level below is silence, full scale is 1
+_CANCELLED = 0.1  # level of the average / level of the channels; eight independent channels have 0.35
+_AUDIBLE = 1e-3  # a lower level is silence; full scale is 1
 
 Warn = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class Section:
-    """Samples of one sampling rate and number of channels, as blocks [frames, channels]; they are read only once."""
+    """Samples of one sampling rate and number of channels, as blocks [frames, channels], which can be read once."""
 
     rate: int
     channels: int
@@ -30,7 +30,7 @@ class Section:
 
 
 def to_mono(sections: Iterable[Section], max_seconds: float, label: str, warn: Warn) -> np.ndarray:
-    """float32 [samples] at 16 kHz of all sections, one behind the other.
+    """All sections in order, float32 [samples] at 16 kHz.
 
     Raises AudioError if they last longer than `max_seconds` or less than 35 ms, or cannot be processed.
     """
@@ -41,7 +41,7 @@ def to_mono(sections: Iterable[Section], max_seconds: float, label: str, warn: W
     if len(samples) < MIN_SAMPLES:
         seconds = len(samples) / SAMPLING_RATE
         raise AudioError(f"{label} lasts {seconds:.4f} s; at least {MIN_SAMPLES / SAMPLING_RATE} s are needed")
-    if not np.abs(samples).max() < _MAX_PEAK:  # so that NaN fails too
+    if not np.abs(samples).max() < _MAX_PEAK:  # also false for NaN
         raise AudioError(f"{label} holds samples that are NaN, infinite or beyond all scale: expected [-1, 1]")
     if mixer.cancelled:
         warn(
@@ -52,9 +52,9 @@ def to_mono(sections: Iterable[Section], max_seconds: float, label: str, warn: W
 
 def as_float(samples: np.ndarray) -> np.ndarray:
     """float32 of the same shape; integers are scaled by their full range."""
-    kind = f"{samples.dtype.kind}{samples.dtype.itemsize}"  # whatever the byte order
+    kind = f"{samples.dtype.kind}{samples.dtype.itemsize}"  # of either byte order
     if kind in ("f2", "f4", "f8"):
-        with np.errstate(over="ignore"):  # infinity is reported as such
+        with np.errstate(over="ignore"):  # `to_mono` refuses infinity
             return samples.astype(np.float32)
     if kind == "u1":
         return (samples.astype(np.float32) - 128.0) / 128.0
@@ -64,12 +64,12 @@ def as_float(samples: np.ndarray) -> np.ndarray:
 
 
 class _Mixer:
-    """Averages channels, counts seconds, and compares how loud the channels are and their average."""
+    """Averages channels, counts seconds, and compares the level of the average with that of the channels."""
 
     def __init__(self, max_seconds: float, label: str) -> None:
         self._max_seconds = max_seconds
         self._label = label
-        self._seconds = 0.0  # of the sections before
+        self._seconds = 0.0  # of the previous sections
         self._energy, self._mixed_energy, self._count = 0.0, 0.0, 0
 
     @property
@@ -106,7 +106,7 @@ class _Mixer:
 
 
 def _resample(blocks: Iterable[np.ndarray], rate: int) -> np.ndarray:
-    """Blocks at `rate` as one array at 16 kHz. How the samples are cut into blocks does not show."""
+    """Blocks at `rate` as one array at 16 kHz, which does not depend on the size of the blocks."""
     if rate == SAMPLING_RATE:
         return np.concatenate([np.empty(0, np.float32), *blocks])
     stream = soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32", quality="HQ")

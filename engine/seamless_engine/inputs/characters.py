@@ -1,4 +1,4 @@
-"""Text tokens to characters, the input of the text-to-unit model: `CharacterTable`."""
+"""Text tokens → characters, the input of the text-to-unit model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SPACE = "▁"
 
 
 class Characters(NamedTuple):
-    """char_ids int64 [characters] packed; counts int64 [tokens], how many of them each token stands for."""
+    """char_ids: int64 [characters], packed. counts: int64 [tokens], the number of characters of each token."""
 
     char_ids: torch.Tensor
     counts: torch.Tensor
@@ -25,19 +25,20 @@ class Characters(NamedTuple):
 class CharacterTable:
     """The characters of every token of a checkpoint, as tensors.
 
-    A token's characters are those of `id_to_text`, "▁" included, looked up in `char_to_id`. As in transformers'
-    `_get_char_input_ids`, a token without a text reads "None", a character without an id is unknown, and the unknown
-    token is one unknown character. Raises CheckpointError if a character id does not fit `char_vocab_size`.
+    The characters of a token are those of its text in `id_to_text`, "▁" included; `char_to_id` gives their ids. As in
+    transformers' `_get_char_input_ids`, a token without a text has the text "None", a character without an id is the
+    unknown character, and the unknown token is one unknown character. Raises CheckpointError if a character id does not
+    fit `char_vocab_size`.
     """
 
     def __init__(self, config: ModelConfig, device: torch.device | str = "cpu") -> None:
         texts = [config.id_to_text.get(token, "None") for token in range(config.vocab_size)]
-        texts[_UNK] = "<unk>"  # whatever the file calls it, it takes no part in the rule of spaces
+        texts[_UNK] = "<unk>"  # some files have another text; this one is neither punctuation nor opens a word
         ids = [[config.char_to_id.get(character, _UNK) for character in text] for text in texts]
         ids[_UNK] = [_UNK]
-        lengths = torch.tensor([len(row) for row in ids])
+        lengths = torch.tensor([len(characters) for characters in ids])
         ends = torch.tensor([token in (_PAD, config.eos_token_id) for token in range(len(texts))])
-        self._char_ids = torch.tensor([index for row in ids for index in row], device=device)
+        self._char_ids = torch.tensor([index for characters in ids for index in characters], device=device)
         if int(self._char_ids.min()) < 0 or int(self._char_ids.max()) >= config.char_vocab_size:
             raise CheckpointError(
                 f"generation_config.json: char_to_id has ids outside char_vocab_size {config.char_vocab_size}"
@@ -49,33 +50,34 @@ class CharacterTable:
         self._opens_word = torch.tensor([len(text) > 1 and text[0] == _SPACE for text in texts], device=device)
 
     def count(self, tokens: Sequence[int]) -> int:
-        """How many characters `expand` finds in a row, from what the host knows."""
+        """The number of characters that `expand` gives for one text, computed on the host."""
         lengths, ends = self._host
-        row = np.asarray(tokens, dtype=np.int64)
-        return int(lengths[row[: ends[row].argmax()] if ends[row].any() else row].sum())
+        text = np.asarray(tokens, dtype=np.int64)
+        return int(lengths[text[: ends[text].argmax()] if ends[text].any() else text].sum())
 
     def expand(
         self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, *, prompt: int = 0, total: int | None = None
     ) -> Characters:
-        """Characters of the tokens of n rows, int64 [tokens] packed with bounds `cu_seqlens` [n + 1].
+        """The characters of n texts, int64 [tokens] packed with `cu_seqlens` [n + 1].
 
-        The space that opens a word counts for the token before it when that is a lone punctuation mark, as in
-        transformers' `_count_character_length_in_subword`. From the first pad or eos on a row has no characters.
+        The space that opens a word counts for the previous token if that is a single punctuation mark, as in
+        transformers' `_count_character_length_in_subword`. The first pad or eos of a text, and the tokens after it,
+        have no characters.
 
-        prompt: tokens at the head of each row that are no text, at most as many as the shortest row has.
-        total: the sum of `count` over the rows; without it, the host waits for the device.
+        prompt: the number of tokens at the head of each text that have no characters; no text is shorter.
+        total: the sum of `count` over the texts; without it, the host waits for the device.
         """
         size = len(tokens)
         segment = torch.arange(len(cu_seqlens) - 1, device=tokens.device)
-        row = torch.repeat_interleave(segment, cu_seqlens.diff().long(), output_size=size)  # [tokens]
-        text = torch.arange(size, device=tokens.device) >= cu_seqlens[row] + prompt
-        ends = (self._ends[tokens] & text).cumsum(0)
-        before = torch.cat((ends.new_zeros(1), ends))[cu_seqlens[:-1].long()]  # ends in the rows before each row
-        live = text & (ends == before[row])
+        owner = torch.repeat_interleave(segment, cu_seqlens.diff().long(), output_size=size)  # [tokens], of a text
+        is_text = torch.arange(size, device=tokens.device) >= cu_seqlens[owner] + prompt
+        ends = (self._ends[tokens] & is_text).cumsum(0)
+        before = torch.cat((ends.new_zeros(1), ends))[cu_seqlens[:-1].long()]  # ends in the texts before each text
+        live = is_text & (ends == before[owner])
 
         lengths = self._lengths[tokens] * live
         moves = torch.zeros_like(live)  # whether a token's last character is the space of the next one
-        neighbours = (row[1:] == row[:-1]) & live[1:] & live[:-1]
+        neighbours = (owner[1:] == owner[:-1]) & live[1:] & live[:-1]
         moves[:-1] = self._punctuation[tokens[:-1]] & self._opens_word[tokens[1:]] & neighbours
         counts = lengths + moves.long() - moves.roll(1).long()
 

@@ -1,4 +1,5 @@
-"""The published checkpoint's languages by their English names: a name gets a hint to its code, and is not accepted."""
+"""The published checkpoint's languages by their English names, for hints in messages; a name is not accepted as a
+code."""
 
 from __future__ import annotations
 
@@ -27,16 +28,16 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"[^\W\d_]+", text.casefold()))
 
 
-_CODE_OF_NAME: dict[frozenset[str], str] = {}
+CODE_OF_NAME: dict[frozenset[str], str] = {}
 for _entry in re.split(r"[|\n]", _NAMES.strip()):
     _code, _names = _entry.split(maxsplit=1)
-    _CODE_OF_NAME |= {_words(_name): _code for _name in _names.split(",")}
+    CODE_OF_NAME |= {_words(_name): _code for _name in _names.split(",")}
 
 
 def code_of_name(text: str) -> str | None:
-    """The published checkpoint's code of the one language that `text` names, by the longest name in it: Arabic is arb,
-    "Arabic (Egyptian)" is arz. None if it names none, or several."""
+    """The published checkpoint's code of the language that `text` names. The longest name counts: "Arabic" is arb,
+    "Arabic (Egyptian)" is arz. None if the text names no language, or several."""
     words = _words(text)
-    named = {name: code for name, code in _CODE_OF_NAME.items() if name <= words}
+    named = {name: code for name, code in CODE_OF_NAME.items() if name <= words}
     longest = {code for name, code in named.items() if len(name) == max(map(len, named))}
     return longest.pop() if len(longest) == 1 else None

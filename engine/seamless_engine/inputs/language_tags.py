@@ -1,12 +1,12 @@
-"""What a language code says, whether it is of BCP 47, FLORES, FLEURS or ISO 639: a language, and perhaps a script."""
+"""Language codes of BCP 47, FLORES, FLEURS and ISO 639 → a language and, if the code names one, a script."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
-# By the script in which the published checkpoint writes a language (FLORES-200's): its code, then ISO 639-1 and 639-2
-# codes, and country codes that are taken for them.
+# By the script that the published checkpoint writes (as FLORES-200): the code of a language, then its ISO 639-1 and
+# 639-2 codes, and country codes that are often used for them.
 _LANGUAGES = {
     "Arab": "arb ar ara | ary | arz | ckb | pbt ps pus | pes fa fas per | snd sd | urd ur",
     "Armn": "hye hy arm",
@@ -41,8 +41,8 @@ _LANGUAGES = {
     "Telu": "tel te",
     "Thai": "tha th",
 }
-# Where a region is written in another script than that: CLDR's likely subtags. Not for sd_in, Deva there: FLEURS calls
-# its Sindhi so, which is in Arab.
+# Regions that write a language in another script, by CLDR's likely subtags. sd_in, there in Deva, is left out: FLEURS
+# uses it for Sindhi in Arab.
 _SCRIPT_BY_REGION = {
     "azj": {"Arab": "iq ir", "Cyrl": "ru"},
     "cmn": {"Hant": "au bn gb gf hk id mo pa pf ph sr th tw us vn"},
@@ -59,7 +59,7 @@ _SCRIPT_BY_REGION = {
 _SAME_SCRIPT = {"Aran": "Arab", "Hang": "Kore"}
 # The extended languages of BCP 47: zh-yue is yue.
 _EXTENDED = re.compile(r"(?:ar_(?=ar[byz])|lv_(?=lvs)|ms_(?=z[ls]m)|sw_(?=swh)|uz_(?=uzn)|zh_(?=cmn|yue))")
-# Variants that stand for another alphabet: what is asked for then is not what any model writes.
+# Variants that stand for another alphabet, which no checkpoint writes.
 _TRANSCRIPTIONS = set(
     "alalc97 baku1926 fonipa fonkirsh fonnapa fonupa fonxsamp hepburn heploc jyutping pinyin tongyong wadegile".split()
 )
@@ -77,19 +77,19 @@ for _script, _listed in _LANGUAGES.items():
 
 
 class Tag(NamedTuple):
-    """script: that it names, or that its region implies; None where it is left to the checkpoint."""
+    """script: the one that the code names, or that its region implies; None if the checkpoint may choose."""
 
     language: str
     script: str | None
 
 
 def fold(code: str) -> str:
-    """`__fra__`, `FRA` and `fr-CA` as `fra`, `fra` and `fr_ca`."""
+    """`fra` for `__fra__` and `FRA`, `fr_ca` for `fr-CA`."""
     return code.replace("__", "").strip().replace("-", "_").casefold()
 
 
 def read_tag(code: str) -> Tag | None:
-    """Regions, variants and extensions are dropped; None for what is no tag, or asks for a transcription."""
+    """The language and script of a code. None if the code is not a tag, or stands for a transcription."""
     found = _TAG.fullmatch(_EXTENDED.sub("", fold(code), count=1))
     if found is None or _TRANSCRIPTIONS & set(found["variants"].split("_")):
         return None
@@ -101,6 +101,6 @@ def read_tag(code: str) -> Tag | None:
 
 
 def script_of(name: str) -> str | None:
-    """The script of a checkpoint's language: the one in its name, as in cmn_Hant, or that of the published one."""
+    """The script of a checkpoint's language: the one in its code, as in cmn_Hant, else the published checkpoint's."""
     language, _, script = fold(name).partition("_")
     return script.title() if script else _SCRIPT_OF.get(CODE_OF.get(language, language))

@@ -18,7 +18,7 @@ from seamless_engine.models.lengths import encoder_length, packed_frames
 from seamless_engine.request import SPEECH_IN, DecodingParams, Request, Result, Task, check_params
 
 UNK = 1
-_TRAINED_TEXT = 512  # tokens of the longest inputs of NLLB-200, whose weights the text encoder has, by its model card
+_TRAINED_TEXT = 512  # tokens: the longest inputs of NLLB-200 by its model card; the text encoder was trained from it
 
 
 def check_requests(requests: Any, iterable: Any = Iterable) -> Any:

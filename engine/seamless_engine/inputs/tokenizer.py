@@ -1,4 +1,4 @@
-"""Text to the tokens that the text encoder reads, and generated tokens to text."""
+"""Text → the tokens that the text encoder reads; generated tokens → text."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Text to token ids and back, without languages and eos, with either of a checkpoint's two tokenizer files.
+"""Text → token ids and back, without languages and eos, by either of the two tokenizer files of a checkpoint.
 
-The model was trained with sentencepiece.bpe.model. transformers 5 saves tokenizer.json in its place, which the library
-tokenizers reads here as there. Ids: <pad> 0, <unk> 1, <s> 2, </s> 3, pieces from 4 on, then the languages and other
-control ids.
+The model was trained with sentencepiece.bpe.model. transformers 5 saves tokenizer.json instead, for the library
+tokenizers. Ids: <pad> 0, <unk> 1, <s> 2, </s> 3, pieces from 4 on, then the languages and other control ids.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ _JSON_IDS = {"<pad>": 0, "<unk>": 1, "<s>": 2, "</s>": 3}
 
 
 class Vocabulary(Protocol):
-    """Safe to share between threads."""
+    """Several threads may use it at once."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids; names of special tokens in the text are ordinary text."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids; special, language and control ids are left out."""
+        """Text of the ids, without special, language and control tokens."""
         ...
 
 
 def open_vocabulary(folder: str | os.PathLike[str], config: ModelConfig) -> Vocabulary:
-    """The sentencepiece model where there is one, else tokenizer.json.
+    """The vocabulary of the sentencepiece model if the folder has one, else of tokenizer.json.
 
-    Raises CheckpointError if there is neither, or if a file is damaged, contradicts the other one or does not belong to
+    Raises CheckpointError if it has neither, or if a file is damaged, differs from the other one or does not fit
     `config`.
     """
     model_path, json_path = Path(folder) / MODEL_FILE, Path(folder) / JSON_FILE
@@ -79,7 +78,7 @@ class _ModelVocabulary:
         return self._model.decode([token - 1 for token in ids if _FIRST_PIECE <= token <= self._last])
 
     def tokens(self) -> dict[str, int]:
-        """The id of every token that a text can consist of."""
+        """The ids of the tokens that a text can contain."""
         pieces: Sequence[str] = self._model.id_to_piece(list(range(_FIRST_PIECE - 1, self._last)))
         return {piece: index for index, piece in enumerate(pieces, _FIRST_PIECE)}
 
@@ -94,7 +93,7 @@ class _JsonVocabulary:
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
         if getattr(self._tokenizer.model, "dropout", None):
-            raise CheckpointError(f"{path} has dropout, which draws tokens at random: set it to null")
+            raise CheckpointError(f"{path} has dropout, which samples tokens at random: set it to null")
         known = self._tokenizer.get_vocab(with_added_tokens=True)
         _check_special(path, {name: known.get(name) for name in _JSON_IDS}, _JSON_IDS)
         languages = {f"__{code}__": index for code, index in config.text_lang_ids.items()}
@@ -123,7 +122,7 @@ class _JsonVocabulary:
         return self._tokenizer.decode(kept, skip_special_tokens=False)
 
     def tokens(self) -> dict[str, int]:
-        """The id of every token that a text can consist of."""
+        """The ids of the tokens that a text can contain."""
         return self._tokens
 
 
@@ -134,7 +133,7 @@ def _check_special(path: Path, found: dict[str, int | None], expected: dict[str,
 
 
 def _check_room(path: Path, last: int, config: ModelConfig) -> None:
-    """`last`: the largest id of a piece."""
+    """Raises CheckpointError. last: the largest id of a piece."""
     first_language = min(config.text_lang_ids.values(), default=config.vocab_size)
     if last >= min(first_language, config.vocab_size):
         raise CheckpointError(

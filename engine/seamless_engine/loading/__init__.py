@@ -1,1 +1,1 @@
-"""A folder or a hub id → checked tensors."""
+"""Loading: a folder or a hub id → checked tensors."""

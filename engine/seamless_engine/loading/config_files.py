@@ -1,4 +1,4 @@
-"""The json files of a checkpoint, read and checked: config.json, generation_config.json, the processor's settings."""
+"""Reads and checks the json files of a checkpoint: config.json, generation_config.json, the processor's settings."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 from seamless_engine.errors import CheckpointError
 
-# Of the features that the engine computes from audio.
+# The settings of the features that the engine computes from audio.
 FEATURES = {"sampling_rate": 16_000, "num_mel_bins": 80, "stride": 2}
-# Fields of config.json that may be null, for "not set".
+# Fields of config.json that may be null, which means that they are not set.
 NULLABLE = ("max_new_tokens", "eos_token_id", "decoder_start_token_id", "pad_token_id", "bos_token_id")
 
 _FEATURE_FILES = {"preprocessor_config.json": None, "processor_config.json": "feature_extractor"}
 _NEVER_WRITTEN = (0, 2, 3)  # <pad>, <s>, </s>
 _MAX_JSON_BYTES = 64 << 20  # the published generation_config.json has 10 MB
-# Both files may have these; as in transformers, generation_config.json wins.
+# Both files may have these; as in transformers, generation_config.json takes precedence.
 _GENERATION_NUMBERS = ("max_new_tokens", "eos_token_id", "decoder_start_token_id")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises CheckpointError if the file is missing, too large or no JSON object."""
+    """The content of the file. Raises CheckpointError if it is missing, too large or not a JSON object."""
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise CheckpointError(f"{path} has more than {_MAX_JSON_BYTES >> 20} MiB: not a configuration file")
@@ -42,7 +42,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def typed(path: Path, name: str, value: Any, default: Any) -> Any:
-    """`value` in the type of the field's default; sizes and counts must be positive, ids not negative.
+    """`value` in the type of `default`. Sizes and counts must be positive, ids must not be negative.
 
     Raises CheckpointError.
     """
@@ -72,7 +72,7 @@ def typed(path: Path, name: str, value: Any, default: Any) -> Any:
 
 
 def _only_end(path: Path, ids: list[Any]) -> Any:
-    """The first of several tokens that end a text, if a trained model writes none of the others."""
+    """The first of several eos ids. Raises CheckpointError if a trained model can generate one of the others."""
     if not ids or not all(index in (ids[0], *_NEVER_WRITTEN) for index in ids):
         raise CheckpointError(f"{path}: eos_token_id is {ids!r}, and a text ends with one token here: keep that one")
     if any(index != ids[0] for index in ids):
@@ -102,7 +102,7 @@ def generation_values(path: Path) -> dict[str, Any]:
 
 
 def check_features(folder: Path) -> None:
-    """Raises CheckpointError if the checkpoint asks for other features than the engine computes."""
+    """Raises CheckpointError if the checkpoint needs features that the engine does not compute."""
     for name, part in _FEATURE_FILES.items():
         if not (folder / name).exists():
             continue
@@ -125,5 +125,5 @@ def _mapping(path: Path, raw: Mapping[str, Any], name: str, kind: type) -> dict[
 
 
 def _language_map(path: Path, raw: Mapping[str, Any], name: str) -> dict[str, int]:
-    """Older generation configs spell the codes `__fra__`, newer ones `fra`."""
+    """A map from language codes, which older files spell `__fra__` and newer files `fra`."""
     return {code.replace("__", ""): index for code, index in _mapping(path, raw, name, int).items()}

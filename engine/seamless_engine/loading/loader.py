@@ -1,4 +1,4 @@
-"""Checkpoint files → tensors: what is there is checked against the layout before anything is read."""
+"""Checkpoint files → tensors. Names and shapes are compared with the configuration before a tensor is read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DERIVED = ("embed_positions.weights", "embed_char_positions.weights")
 
 
 def modules_for(tasks: Collection[Task]) -> tuple[str, ...]:
-    """The parts of the model that these tasks run, in the order of MODULES."""
+    """The modules that these tasks use, in the order of MODULES."""
     wanted = {"shared", "text_decoder"}
     if any(task in SPEECH_IN for task in tasks):
         wanted.add("speech_encoder")
@@ -50,11 +50,12 @@ def find_checkpoint(
     force_download: bool = False,
     subfolder: str = "",
 ) -> Path:
-    """A local folder as it is; a hub id ("owner/name") from the cache or the hub.
+    """The folder of a checkpoint: a local folder itself, or that of a hub id ("owner/name") in the hub cache, after a
+    download if necessary.
 
-    weights: fetch them too.
-    subfolder: where the files are within the folder or the model. The other arguments are those of
-        `huggingface_hub.snapshot_download` and do nothing for a local folder.
+    weights: whether to download the weights as well.
+    subfolder: the place of the files within the folder or the model. The other arguments are those of
+        `huggingface_hub.snapshot_download` and have no effect on a local folder.
 
     Raises CheckpointError.
     """
@@ -92,7 +93,7 @@ def _from_hub(name: str, **options: Any) -> Path:
 
     try:
         return Path(snapshot_download(name, **options))
-    except Exception as error:  # its HTTP client and hf_xet have classes of their own, which change with its version
+    except Exception as error:  # the HTTP client and hf_xet have exceptions of their own, which vary by version
         absent = isinstance(error, HfHubHTTPError | LocalEntryNotFoundError | HFValidationError | OfflineModeIsEnabled)
         if not absent:
             reason = str(error) or type(error).__name__
@@ -109,10 +110,10 @@ def _from_hub(name: str, **options: Any) -> Path:
 
 @dataclass
 class Checkpoint:
-    """The tensors of a folder that some modules need, checked and ready to be read one by one.
+    """The tensors of some modules in a folder, checked and ready to be read one by one.
 
-    bytes_read: by module, as they lie on the device after `weights` delivered them.
-    not_finite: names of the tensors with a NaN or an infinity, of those that `weights` delivered and checked.
+    bytes_read: bytes on the device, by module, of the tensors that `weights` has read.
+    not_finite: names of the tensors with NaN or infinity, of those that `weights` has read with `check`.
     """
 
     folder: Path
@@ -129,8 +130,11 @@ class Checkpoint:
     def weights(
         self, device: torch.device, dtype: torch.dtype, check: bool = False, int8: Collection[str] = ()
     ) -> Weights:
-        """`check` notes tensors that are not finite in `dtype`, whose range may be narrower than the file's. `int8`:
-        modules whose matrices are quantised."""
+        """The weights, which are read when a network asks for them.
+
+        check: record tensors that are not finite in `dtype`, whose range may be narrower than that of the file.
+        int8: modules whose matrices are quantised.
+        """
 
         def read(name: str, override: torch.dtype | None) -> torch.Tensor:
             tensor = self.sources[name].read(self._file).to(device=device, dtype=override or dtype, copy=True)
@@ -152,7 +156,7 @@ class Checkpoint:
         return Weights(read, pack)
 
     def require_finite(self) -> None:
-        """Raises CheckpointError that names the tensors of `not_finite`; for when all weights were read."""
+        """Raises CheckpointError that names the tensors of `not_finite`. Call it after all weights were read."""
         if self.not_finite:
             raise CheckpointError(
                 f"{self.folder} has NaN or infinite values in {_listed(self.not_finite)}. Fetch the checkpoint again, "
@@ -175,7 +179,7 @@ class _Stored:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where one tensor comes from: as it is, or as g · v / ‖v‖ where weight norm was not folded."""
+    """The stored form of a tensor: its value, or under weight norm its direction v and magnitude g, for g · v / ‖v‖."""
 
     value: _Stored
     magnitude: _Stored | None = None
@@ -268,7 +272,7 @@ def _listed(problems: list[str]) -> str:
 
 
 def _spellings(name: str, convolutions: set[str]) -> list[tuple[str, ...]]:
-    """Names under which a tensor may be stored: (value,), or (direction, magnitude) under weight norm."""
+    """The names under which a tensor may be stored: (value,), or (direction, magnitude) under weight norm."""
     for tied in (SHARED_NAMES, UNIT_NAMES):
         if name == tied[0]:
             return [(other,) for other in tied]

@@ -1,4 +1,4 @@
-"""Every tensor of a checkpoint by name and shape: what the loader expects and the random builder writes."""
+"""The names and shapes of all tensors of a checkpoint, for the loader and for the builder of random checkpoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from seamless_engine.config import ModelConfig, TransformerDims
 
 Shapes = dict[str, tuple[int, ...]]
 
-# Names that may stand for one tensor; the first is the one that the published checkpoint uses.
+# Names of tied tensors; the published checkpoint stores the first one.
 SHARED_NAMES = (
     "shared.weight",
     "text_encoder.embed_tokens.weight",

@@ -1,1 +1,1 @@
-"""Where the files that make up an audio file begin and end, by their own headers. Nothing is decoded here."""
+"""The structure of audio files: where a file, and each file that it was joined from, begins and ends by its headers."""

@@ -1,4 +1,4 @@
-"""Containers that say in their header how many bytes of samples they hold: wav, aiff, caf, au, NIST and others."""
+"""Containers whose header has the number of bytes of samples: wav, aiff, caf, au, NIST and others."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import BinaryIO
 
 from seamless_engine.inputs.containers.parts import BEGINNING, Part, next_beginning, read_at
 
-_MAX_CHUNKS = 10_000  # a hostile file has more, and would cost time
-# Sizes that programs write into 4 bytes when they cannot seek back: SoX, arecord and others, FFmpeg and others.
+_MAX_CHUNKS = 10_000  # more would cost time; only a hostile file has more
+# Sizes that programs which cannot seek back write into 4 bytes: SoX, arecord and others, FFmpeg and others.
 _UNKNOWN_SIZES = (range(0x7EFFFF00, 0x7F000009), range(0x7FFF0000, 0x80000001), range(0xFFFF0000, 0x100000000))
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """A container that is a list of chunks; each has a header of a name and a length.
+    """Scans a container that is a list of chunks, each with a header of a name and a length.
 
-    header: of a chunk, for `struct`. first: where the first chunk is. data: the name of the one with the samples.
-    align: chunks begin at multiples of it. inclusive: the length counts the header.
+    header: the format of a chunk's header, for `struct`.
+    first: the offset of the first chunk.
+    data: the name of the chunk with the samples.
+    align: chunks begin at multiples of it.
+    inclusive: whether the length includes the header.
     """
 
     header: str
@@ -50,7 +53,7 @@ class Chunks:
                     is_short = self.header.endswith("I") and end - body >= 1 << 32
                     length = 0xFFFFFFFF if is_short else end - body + width * self.inclusive
                     patches = {at: struct.pack(self.header, name, length)}
-                    if read_at(file, start, 4) == b"RF64":  # whose true length is then 0
+                    if read_at(file, start, 4) == b"RF64":  # the 8 bytes for its length are 0 then
                         patches[start] = b"RIFF"
                     return Part(start, end, patches=patches)
                 if body + length > size:
@@ -64,8 +67,8 @@ class Chunks:
         return Part(start, min(at, size) if has_samples else size)
 
     def _is_unknown(self, file: BinaryIO, body: int, length: int, size: int) -> bool:
-        """Whether a length of the samples means that the writer did not know it."""
-        if length <= 0:  # no samples, unless what follows is neither a chunk nor the end
+        """Whether the length means that the program which wrote the file did not know it."""
+        if length <= 0:  # 0 is a length if a chunk or the end of the file follows
             width = struct.calcsize(self.header)
             name, following = struct.unpack(self.header, read_at(file, body, width).ljust(width, b"\0"))
             is_chunk = re.match(rb"[ -~]{4}", name) and 0 <= body + width + following <= size

@@ -1,4 +1,4 @@
-"""An audio file → its parts."""
+"""An audio file → the files that it was joined from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seamless_engine.inputs.containers.mpeg import is_followed, parse_frame
 from seamless_engine.inputs.containers.parts import BEGINNING, Part, read_at, skip_tags
 from seamless_engine.inputs.containers.streams import next_frame, scan_flac, scan_mpeg, scan_ogg
 
-_MAX_PARTS = 1000  # a hostile file has more, and would cost time
+_MAX_PARTS = 1000  # more would cost time; only a hostile file has more
 _Scan = Callable[[BinaryIO, int, int], Part]
 _SCANS: dict[str, _Scan] = {
     "riff": Chunks("<4sI", 12, b"data"),
@@ -32,16 +32,16 @@ _SCANS: dict[str, _Scan] = {
 
 
 def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], int]:
-    """The parts of a file of `size` bytes, in order, and how many bytes are neither in them nor in tags.
+    """The parts of a file of `size` bytes, in order, and the number of bytes that are neither in a part nor in a tag.
 
-    There are no parts if the container is none of those whose structure is known here.
+    There are no parts if the container is not one of _SCANS, or MPEG audio.
     """
     parts: list[Part] = []
     strange, scan = 0, None
     at = skip_tags(file, 0, size)
     while at < size and len(parts) < _MAX_PARTS:
         before, scan = scan, _scan_for(file, at, size)
-        if scan is None and before is scan_mpeg:  # damaged: the frames may go on
+        if scan is None and before is scan_mpeg:  # the file is damaged here: look for further frames
             resumed = next_frame(file, at, size)
             strange, at = strange + resumed - at, resumed
             continue
@@ -56,7 +56,7 @@ def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], int]:
 
 
 def _scan_for(file: BinaryIO, at: int, size: int) -> _Scan | None:
-    """What finds the end of the part that begins at a byte; None if none does whose structure is known."""
+    """The function that finds the end of the part at a byte; None if no known container begins there."""
     head = read_at(file, at, 64)
     if found := BEGINNING.match(head):
         return _SCANS[found.lastgroup or ""]

@@ -7,20 +7,20 @@ from typing import BinaryIO
 
 from seamless_engine.inputs.containers.parts import Part, read_at
 
-_MAX_BOXES, _MAX_ELEMENTS = 10_000, 1_000_000  # a hostile file has more, and would cost time
+_MAX_BOXES, _MAX_ELEMENTS = 10_000, 1_000_000  # more would cost time; only a hostile file has more
 
 
 def scan_mp4(file: BinaryIO, start: int, size: int) -> Part:
-    """Boxes, up to the one with which the next file begins."""
+    """Boxes, up to the first box of the next file."""
     at = start
     for _ in range(_MAX_BOXES):
         head = read_at(file, at, 16)
         if len(head) < 8 or not re.match(rb"[ -~]{4}", head[4:]) or (at > start and head[4:8] == b"ftyp"):
             break
         length = int.from_bytes(head[:4], "big")
-        if length == 1:  # it is in the next 8 bytes
+        if length == 1:  # the length is in the next 8 bytes
             length = int.from_bytes(head[8:], "big")
-        elif length == 0:  # up to the end
+        elif length == 0:  # the box reaches to the end of the file
             length = size - at
         if at + length > size:
             return Part(start, size, truncated=True)
@@ -29,7 +29,8 @@ def scan_mp4(file: BinaryIO, start: int, size: int) -> Part:
 
 
 def scan_matroska(file: BinaryIO, start: int, size: int) -> Part:
-    """Elements, up to the one with which the next file begins. Those of unknown length are opened, others skipped."""
+    """Elements, up to the first element of the next file. An element of unknown length is entered, others are
+    skipped."""
     at, is_open = start, False
     for _ in range(_MAX_ELEMENTS):
         head = read_at(file, at, 12)
@@ -50,7 +51,10 @@ def scan_matroska(file: BinaryIO, start: int, size: int) -> Part:
     return Part(start, at)
 
 
-_SEGMENT, _FILLERS = b"\x18\x53\x80\x67", (b"\xec", b"\xbf")  # the element with everything; padding and a checksum
+_SEGMENT, _FILLERS = (
+    b"\x18\x53\x80\x67",
+    (b"\xec", b"\xbf"),
+)  # the element that holds all others; padding and a checksum
 
 
 def scan_asf(file: BinaryIO, start: int, size: int) -> Part:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 class Frame:
     """A frame of MPEG audio.
 
-    kind: version, layer and sampling rate, equal in all frames of a file. length: in bytes.
-    is_header: an encoder's first frame, without sound. announced: the frames that it says will follow.
+    kind: version, layer and sampling rate, which are the same in all frames of a file.
+    length: in bytes.
+    is_header: whether it is the first frame of an encoder, which has no sound.
+    announced: the number of frames after it, by such a frame.
     """
 
     kind: tuple[int, int, int]
@@ -32,11 +34,11 @@ _BIT_RATES[False, 3] = _BIT_RATES[False, 2]
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # of MPEG 1, 2, 2.5
 
 
-BEGINNING = re.compile(rb"\xff(?=[\xe2-\xe7\xf2-\xff][\x10-\xef])", re.DOTALL)  # of every frame, and little else
+BEGINNING = re.compile(rb"\xff(?=[\xe2-\xe7\xf2-\xff][\x10-\xef])", re.DOTALL)  # every frame begins so, and little else
 
 
 def parse_frame(head: bytes) -> Frame | None:
-    """The MPEG audio frame that begins with these bytes, if one does."""
+    """The MPEG audio frame that begins with these bytes; None if they are not the beginning of one."""
     if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
@@ -67,11 +69,11 @@ def header_frame(head: bytes, count: int) -> bytes:
 
 
 def _side(version: int, mono: bool) -> int:
-    """Bytes of a frame of layer 3 between its header, or its checksum, and the rest."""
+    """The size of the side information of a frame of layer 3, after its header and checksum."""
     return (17 if mono else 32) if version == 3 else (9 if mono else 17)
 
 
 def is_followed(frame: Frame, head: bytes) -> bool:
-    """Whether the bytes behind a frame begin another one of its kind: two in a row are hardly there by chance."""
+    """Whether the bytes after a frame begin another one of its kind. Other data hardly looks like two such frames."""
     follower = parse_frame(head)
     return follower is not None and follower.kind == frame.kind

@@ -1,4 +1,4 @@
-"""A part of an audio file, and how one is told from what stands between and behind them."""
+"""A part of an audio file, and the tags and padding between parts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 _BLOCK = 1 << 20
-_FIRST_BLOCK = 1 << 12  # of padding, of which there is little nearly always
-_MAX_TAGS = 100  # one behind the other; a hostile file has more, and would cost time
-_MAX_OFFSET = 1 << 62  # what a forged length adds up to may be more than a file can seek to
-_PADDING = b"\0\t\n\r "  # is found between files, and is no sound
+_FIRST_BLOCK = 1 << 12  # of padding, which is nearly always short
+_MAX_TAGS = 100  # in sequence; more would cost time, and only a hostile file has more
+_MAX_OFFSET = 1 << 62  # forged lengths may add up to an offset that seek() does not accept
+_PADDING = b"\0\t\n\r "  # occurs between files
 BEGINNING = re.compile(
     rb"(?P<riff>(?:RIFF|RF64|BW64)....WAVE)"
     rb"|(?P<rifx>RIFX....WAVE)"
@@ -32,14 +32,14 @@ BEGINNING = re.compile(
 
 @dataclass(frozen=True)
 class Part:
-    """One of the files that a file was joined of; nearly always it is the only one.
+    """One of the files that a file was joined from. Nearly always there is only one.
 
-    start, end: its bytes, tags in front of it and behind it left out.
-    truncated: its header announces more bytes than there are.
-    frames: samples of each channel by its header, where only decoding can confirm them.
-    patches: bytes that a decoder must see in place of those in the file, by position.
-    prefix: bytes that it must see before them.
-    warning: what is wrong and does not keep it from being read.
+    start, end: its bytes, without tags before and after it.
+    truncated: its header announces more bytes than the file has.
+    frames: samples of each channel by its header, if only decoding can confirm the number.
+    patches: bytes that the decoder must read in place of those in the file, by position.
+    prefix: bytes that the decoder must read before those of the file.
+    warning: a fault that does not prevent decoding.
     """
 
     start: int
@@ -59,7 +59,7 @@ def read_at(file: BinaryIO, at: int, count: int) -> bytes:
 
 
 def skip_tags(file: BinaryIO, at: int, size: int) -> int:
-    """The first byte from `at` on that belongs to no tag and is no padding."""
+    """The first byte from `at` on that is neither part of a tag nor padding."""
     for _ in range(_MAX_TAGS):
         if at >= size:
             break
@@ -90,9 +90,9 @@ def _skip_padding(file: BinaryIO, at: int) -> int:
 
 
 def next_beginning(file: BinaryIO, start: int, at: int, size: int) -> int:
-    """The first byte from `at` on where another file like the one at `start` begins; `size` if none does.
+    """The first byte from `at` on where another file like the one at `start` begins; `size` if there is none.
 
-    For containers without a length. The patterns are so long that samples do not match them by chance.
+    For containers without a length. The patterns are so long that samples hardly ever match them.
     """
     magic = read_at(file, start, 4)
     while at < size:

@@ -1,4 +1,4 @@
-"""Streams of frames or pages, without a length that could be trusted: flac, ogg, mp3."""
+"""Streams of frames or pages, without a length that is reliable: flac, ogg, mp3."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import BinaryIO
 from seamless_engine.inputs.containers.mpeg import BEGINNING, header_frame, is_followed, parse_frame
 from seamless_engine.inputs.containers.parts import Part, next_beginning, read_at
 
-_NEAR = 1 << 18  # bytes in which to look for the next frame of a damaged file
-_MAX_CANDIDATES = 4096  # looked at there, ten times as many as chance gives; a hostile file has more
+_NEAR = 1 << 18  # bytes to search for the next frame of a damaged file
+_MAX_CANDIDATES = 4096  # in these bytes; random bytes have a tenth of them, and only a hostile file has more
 
 
 def scan_flac(file: BinaryIO, start: int, size: int) -> Part:
-    """The metadata is patched: the total says "unknown", so that libFLAC neither stops there nor seeks."""
+    """Patches the total number of samples to "unknown", so that libFLAC neither stops there nor seeks."""
     from_total = read_at(file, start + 21, 5)
     if len(from_total) < 5:
         return Part(start, size)
@@ -31,7 +31,7 @@ def scan_flac(file: BinaryIO, start: int, size: int) -> Part:
 
 
 def scan_ogg(file: BinaryIO, start: int, size: int) -> Part:
-    """One link of a chain: it ends where pages that begin streams follow pages that do not."""
+    """One link of a chain. The next link begins with a page that begins a stream, after pages that do not."""
     at, running, header_over = start, set[bytes](), False
     while (head := read_at(file, at, 27))[:4] == b"OggS":
         if len(head) < 27:
@@ -52,8 +52,9 @@ def scan_ogg(file: BinaryIO, start: int, size: int) -> Part:
 def scan_mpeg(file: BinaryIO, start: int, size: int) -> Part:
     """Frames of one kind, up to the frame with which an encoder begins the next file.
 
-    An mp3 file may begin with a frame that announces how many follow. If it is not there, libsndfile guesses from the
-    first frame and stops there; so it does where the announced number is wrong. In both cases it gets another one.
+    An mp3 file may begin with a frame that announces how many follow. Without it, libsndfile estimates the number from
+    the first frame and stops there; it also stops at a wrong number. In both cases a frame with the right number is put
+    before the others.
     """
     at, sound, count = start, start, 0
     announced = kind = None
@@ -78,7 +79,8 @@ def scan_mpeg(file: BinaryIO, start: int, size: int) -> Part:
 
 
 def next_frame(file: BinaryIO, at: int, size: int) -> int:
-    """The first byte from `at` on where two MPEG frames follow each other; `size` if that is not near."""
+    """The first byte from `at` on where two MPEG frames follow each other; `size` if there is none within _NEAR
+    bytes."""
     block = read_at(file, at, _NEAR)
     for candidate in islice(BEGINNING.finditer(block), _MAX_CANDIDATES):
         found = candidate.start()
