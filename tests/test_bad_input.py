@@ -202,6 +202,7 @@ def test_generate_isolates_a_failing_request(name: str, engine: Engine, expected
     results = answers(engine, in_the_middle(request))
     bad = results["bad"]
     assert bad.finish_reason == "error" and re.search(message, repr(bad.error)), bad.error
+    assert bad.error is not None and bad.error.__traceback__ is bad.error.__context__ is None
     assert bad.audio is None and bad.units is None
     assert others_are_equal(results, expected)
 
