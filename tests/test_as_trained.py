@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,8 @@ from seamless_engine.config import ModelConfig
 from seamless_engine.hf import SeamlessM4Tv2ForSpeechToText
 from seamless_engine.model_inputs import Tokens
 from seamless_engine.model_runner import ModelRunner
+from seamless_engine.models.lengths import encoder_length
 from seamless_engine.request import TASKS
-from seamless_kernels.fbank import fbank
 from support.audio import clip_of_frames
 from support.driven import all_same
 from support.oracle import load
@@ -42,10 +41,9 @@ def runner(folder: Path, options: EngineConfig) -> ModelRunner:
 def speech_states(made: ModelRunner) -> list[torch.Tensor]:
     """Encoder states of a clip of each of FRAMES, from one pass."""
     clips = [torch.from_numpy(clip_of_frames(frames, frames)) for frames in FRAMES]
-    assert made.speech_encoder is not None
+    lengths = [encoder_length(frames // 2, made.config.adaptor_stride) for frames in FRAMES]
     with torch.inference_mode():
-        states, bounds = made.speech_encoder(*fbank(torch.cat(clips), [0, *itertools.accumulate(map(len, clips))]))
-    return list(states.split(bounds.diff().tolist()))
+        return list(made.encode_audio(clips).split(lengths))
 
 
 def test_speech_encoder_states_equal_the_reference_without_its_zeros(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A recorded step is the step: it finds all it reads where it was, and what it wrote is there, whoever decodes."""
+"""Decode steps as CUDA graphs: they read and write what the host's launches do, for any batch of the same shape."""
 
 from __future__ import annotations
 
@@ -10,32 +10,25 @@ import pytest
 import torch
 
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request
-from seamless_engine.cuda_graphs import CudaGraphCapture, StepGraphs, Work, bucket
+from seamless_engine.cuda_graphs import GraphCapture, StepGraphs, bucket
 from seamless_engine.search.step_batch import BatchBuilder, GraphKey, StepBatch
-from support.graphs import played_back
+from support.graphs import FailingCapture, ReplayedCapture
 from support.parity import TEXTS, random_request, same
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def recording(engine: Engine, recorded: list[Work]) -> StepGraphs:
-    """Has the engine launch its steps as on a GPU."""
+def with_graphs(engine: Engine, capture: GraphCapture) -> StepGraphs:
+    """Has the engine launch its decode steps as on a GPU."""
     runner = engine.core.runner
-    record = CudaGraphCapture() if runner.device.type == "cuda" else played_back
-    max_length = runner.batches.max_length
-    runner.batches = BatchBuilder(engine.options.max_num_seqs, max_length, runner.device, bucket, width=max_length)
-
-    def noted(work: Work) -> Work:
-        graph = record(work)
-        assert graph
-        recorded.append(graph)
-        return graph
-
-    runner.step = StepGraphs(runner._step, noted)
-    return runner.step
+    runner.batches = BatchBuilder(
+        engine.options.max_num_seqs, runner.max_length, runner.device, bucket, width=runner.max_length
+    )
+    runner.step = graphs = StepGraphs(runner.run_step, capture)
+    return graphs
 
 
-def test_sizes_are_rounded_up_by_an_eighth_at_most() -> None:
+def test_bucket_rounds_up_by_an_eighth_at_most() -> None:
     sizes = [bucket(count) for count in range(1, 1300)]
     assert all(count <= size <= max(count * 9 / 8, count) for count, size in enumerate(sizes, 1))
     assert sizes == sorted(sizes) and all(bucket(size) == size for size in sizes)
@@ -59,70 +52,67 @@ def plain(rng: random.Random, languages: list[str]) -> Request:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_graphs_and_the_host_give_the_same_results(checkpoint: Callable[[int], Path], seed: int) -> None:
+def test_step_graphs_give_the_results_of_the_host(checkpoint: Callable[[int], Path], seed: int) -> None:
     options = EngineConfig(max_num_seqs=24, cuda_graphs=False)
     engine = Engine.from_pretrained(checkpoint(seed), device=DEVICE, options=options, dtype="float32")
     rng = random.Random(seed)
     requests = [plain(rng, engine.languages("s2st")) for _ in range(20)]
-    launched = [Request("t2tt", "fra", text=TEXTS[0], src_lang="eng", params=params) for params in OTHERS]
+    by_host = [Request("t2tt", "fra", text=TEXTS[0], src_lang="eng", params=params) for params in OTHERS]
     expected = engine.generate(requests)
     assert not any(result.error for result in expected)
-    recorded: list[Work] = []
-    graphs = recording(engine, recorded)
-    for beside in ([], [], launched):
+    capture = ReplayedCapture()
+    graphs = with_graphs(engine, capture)
+    for beside in ([], [], by_host):
         for tensor in (engine.core.runner.pool.k, engine.core.runner.pool.v, engine.core.runner.state.state_pool):
             tensor.fill_(torch.nan)
         order = rng.sample(range(len(requests)), len(requests))
         results = engine.generate([requests[i] for i in order] + beside)
         assert all(same(expected[i], result) for i, result in zip(order, results, strict=False))
-    assert len(graphs) == len(recorded) > 5
+    assert graphs.num_graphs == capture.captured > 5
 
 
-def test_usual_steps_are_recorded_before_the_first_request(checkpoint: Callable[[int], Path]) -> None:
+def test_warmup_captures_the_usual_steps_before_the_first_request(checkpoint: Callable[[int], Path]) -> None:
     options = EngineConfig(max_num_seqs=12, cuda_graphs=False)
     engine = Engine.from_pretrained(checkpoint(0), device=DEVICE, options=options, tasks=["t2tt"], dtype="float32")
     usual = [DecodingParams(num_beams=beams, max_new_tokens=8) for beams in (1, 5)]
     requests = [Request("t2tt", "fra", text=text, src_lang="eng", params=p) for text in TEXTS for p in usual]
     expected = engine.generate(requests)
-    recorded: list[Work] = []
-    recording(engine, recorded)
-    engine.core.runner.record_steps(24)
-    before = len(recorded)
+    capture = ReplayedCapture()
+    with_graphs(engine, capture)
+    engine.core.runner.warmup_steps()
+    before = capture.captured
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
-    assert len(recorded) == before > 10
+    assert capture.captured == before > 10
 
 
-def test_a_shape_is_recorded_once_and_no_more_than_the_limit() -> None:
-    run: list[str] = []
-    recorded: list[Work] = []
+def test_step_graphs_capture_a_shape_once_and_no_more_than_the_limit() -> None:
+    launched: list[int] = []
 
     def step(batch: StepBatch) -> torch.Tensor:
-        run.append("launched")
+        launched.append(len(batch.query_beam))
         return torch.zeros(1)
 
-    def record(work: Work) -> Work:
-        recorded.append(work)
-        return lambda: torch.full((1,), run.append("replayed") or 1.0)
-
     def batch(queries: int, needs_logits: tuple[int, ...] = ()) -> StepBatch:
-        key = GraphKey(64, 1, num_bad_word_tokens=0, ngram_size=0, min_new_tokens=False, needs_logits=needs_logits)
-        return StepBatch([], key, *[torch.zeros(queries, dtype=torch.int32)] * 7)
+        graph_key = GraphKey(width=64, beams=1, num_bad_word_tokens=0, ngram_size=0, min_new_tokens=False, needs_logits=needs_logits)
+        return StepBatch([], graph_key, *[torch.zeros(queries, dtype=torch.int32)] * 7)
 
-    graphs = StepGraphs(step, record, limit=2)
+    capture = ReplayedCapture()
+    graphs = StepGraphs(step, capture, limit=2)
+    replayed = []
     for queries in (1, 1, 2, 3, 3, 1):
         graphs(batch(queries))
+        replayed.append(capture.replayed)
     graphs(batch(1, needs_logits=(0,)))
-    assert run == ["launched", "replayed", "launched", "launched", "launched", "replayed", "launched"]
-    assert len(recorded) == len(graphs) == 2
+    assert replayed == [0, 1, 1, 1, 1, 2] and capture.replayed == 2
+    assert capture.captured == graphs.num_graphs == 2
 
 
-def test_a_graph_that_cannot_be_recorded_costs_no_result(checkpoint: Callable[[int], Path]) -> None:
+def test_a_capture_that_fails_costs_no_result(checkpoint: Callable[[int], Path]) -> None:
     engine = Engine.from_pretrained(
         checkpoint(0), device=DEVICE, options=EngineConfig(max_num_seqs=8, cuda_graphs=False)
     )
     requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS]
     expected = engine.generate(requests)
-    graphs = recording(engine, [])
-    graphs._record = lambda work: None
+    graphs = with_graphs(engine, FailingCapture())
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
-    assert len(graphs) == 0
+    assert graphs.num_graphs == 0

@@ -1,4 +1,4 @@
-"""The passes that are run at start: none is larger later, and one that does not fit is named."""
+"""The profile run: no later pass is larger than its passes, and one that does not fit is named."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Checkpoint = Callable[[int], Path]
 
 
 def watch(runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
-    """Rows of every pass from now on, by module."""
+    """The tokens, or frames, of every pass from now on, by module."""
     seen: dict[str, list[int]] = {"speech_encoder": [], "text_encoder": [], "vocoder": []}
 
-    def counting(call: Any, rows: list[int], count: Callable[..., int]) -> Any:
+    def counting(call: Any, sizes: list[int], count: Callable[..., int]) -> Any:
         def run(*args: Any) -> Any:
-            rows.append(count(*args))
+            sizes.append(count(*args))
             return call(*args)
 
         return run
@@ -43,7 +43,7 @@ def watch(runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> dict[str, lis
 
 
 @pytest.mark.parametrize("max_encoder_tokens,seconds,tokens", [(150, 2.0, 40), (40, 2.0, 60), (7, 0.3, 20)])
-def test_no_later_pass_is_larger(
+def test_profile_run_has_the_largest_passes(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, max_encoder_tokens: int, seconds: float, tokens: int
 ) -> None:
     options = EngineConfig(
@@ -56,7 +56,7 @@ def test_no_later_pass_is_larger(
     runner = engine.core.runner
     seen = watch(runner, monkeypatch)
     assert profile_run(runner.speech_encoder, runner.text_encoder, runner.vocoder, options, runner.device) == 0
-    largest = {name: max(rows) for name, rows in seen.items()}
+    largest = {name: max(sizes) for name, sizes in seen.items()}
     assert largest["speech_encoder"] >= max_encoder_tokens and largest["text_encoder"] >= min(
         max_encoder_tokens, tokens
     )
@@ -68,11 +68,11 @@ def test_no_later_pass_is_larger(
     requests += [Request("t2st", "deu", text=rng.choice(TEXTS)[:10], src_lang="eng") for _ in range(8)]
     results = engine.generate(requests, DecodingParams(max_new_tokens=8))
     assert [result.error for result in results] == [None] * len(requests)
-    for name, rows in seen.items():
-        assert max(rows) == largest[name], name
+    for name, sizes in seen.items():
+        assert max(sizes) == largest[name], name
 
 
-def test_a_pass_that_does_not_fit_is_named(
+def test_profile_run_names_a_pass_that_does_not_fit(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     runner = Engine.from_pretrained(checkpoint(0), device="cpu").core.runner
@@ -87,7 +87,7 @@ def test_a_pass_that_does_not_fit_is_named(
     assert "max_source_tokens=77 is more than the free memory of cpu takes at once" in record.getMessage()
 
 
-def test_another_failure_is_not_hidden(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_run_raises_any_other_error(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = Engine.from_pretrained(checkpoint(0), device="cpu").core.runner
 
     def wrong(*_: Any) -> None:

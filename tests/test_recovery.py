@@ -1,4 +1,4 @@
-"""A pass that fails is halved: what fails alone has an error, everything else the result that it has anyway."""
+"""Batches that fail are halved: a request that fails alone has an error, the others have their usual results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OUT_OF_MEMORY = [
 
 
 def failing(error: Exception, fails: Callable[[list[int]], bool]) -> tuple[Callable[[list[int]], None], list[int]]:
-    """A pass over numbers that raises for some batches, and the numbers that it finished."""
+    """A pass over numbers that raises for some batches, and the numbers of the batches that succeeded."""
     done: list[int] = []
 
     def run(items: list[int]) -> None:
@@ -41,21 +41,21 @@ def failing(error: Exception, fails: Callable[[list[int]], bool]) -> tuple[Calla
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=repr)
 @pytest.mark.parametrize("room", [1, 2, 3, 5, 8])
-def test_a_pass_that_is_too_large_is_done_in_parts(error: Exception, room: int) -> None:
+def test_bisect_batch_runs_a_batch_that_is_too_large_in_parts(error: Exception, room: int) -> None:
     run, done = failing(error, lambda items: len(items) > room)
     assert bisect_batch(run, list(range(8))) == []
     assert done == list(range(8))
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=repr)
-def test_an_item_that_is_too_large_alone_says_so(error: Exception) -> None:
+def test_bisect_batch_returns_a_capacity_error_for_an_item_that_is_too_large(error: Exception) -> None:
     run, done = failing(error, lambda items: 5 in items)
     [(item, reason)] = bisect_batch(run, list(range(8)))
     assert item == 5 and isinstance(reason, CapacityError) and "out of memory for this request alone" in str(reason)
     assert done == [0, 1, 2, 3, 4, 6, 7]
 
 
-def test_several_guilty_items_are_found_each_with_its_own_error() -> None:
+def test_bisect_batch_finds_every_item_that_fails() -> None:
     run, done = failing(NumericalError("not finite"), lambda items: bool({2, 3, 7} & set(items)))
     assert [(item, type(reason)) for item, reason in bisect_batch(run, list(range(8)))] == [
         (2, NumericalError),
@@ -65,18 +65,18 @@ def test_several_guilty_items_are_found_each_with_its_own_error() -> None:
     assert done == [0, 1, 4, 5, 6]
 
 
-def test_an_error_that_nobody_foresaw_fails_one_request_and_is_logged_with_its_traceback(
+def test_generate_logs_the_traceback_of_an_unexpected_error_and_fails_one_request(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
     requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS]
     expected = engine.generate(requests)
-    whole = engine.core.runner._encode_text
+    encode_text, broken = engine.core.runner.encode_text, engine.tokenizer.encode(TEXTS[1], "eng")
 
-    def stumble(jobs: list) -> torch.Tensor:
-        return whole(jobs) if all(job.request != requests[1] for job in jobs) else [][0]
+    def stumble(sentences: list[list[int]]) -> torch.Tensor:
+        return encode_text(sentences) if broken not in sentences else [][0]
 
-    monkeypatch.setattr(engine.core.runner, "_encode_text", stumble)
+    monkeypatch.setattr(engine.core.runner, "encode_text", stumble)
     with caplog.at_level(logging.ERROR):
         results = engine.generate(requests)
     assert str(results.pop(1).error) == "IndexError: list index out of range" and "in stumble" in caplog.text
@@ -84,27 +84,27 @@ def test_an_error_that_nobody_foresaw_fails_one_request_and_is_logged_with_its_t
 
 
 @pytest.mark.parametrize("error", [torch.AcceleratorError("an illegal memory access"), KeyboardInterrupt()], ids=repr)
-def test_a_broken_device_and_an_interruption_are_no_items_fault(error: Exception) -> None:
+def test_bisect_batch_raises_the_error_of_a_broken_device_and_an_interruption(error: Exception) -> None:
     run, _ = failing(error, lambda items: True)
     with pytest.raises(type(error)):
         bisect_batch(run, [0, 1])
 
 
-@pytest.mark.parametrize("stage", ["encode", "_encode_speech", "_encode_text", "synthesize"])
+@pytest.mark.parametrize("stage", ["encode", "encode_audio", "encode_text", "synthesize"])
 @pytest.mark.parametrize("room", [1, 2])
-def test_a_batch_that_runs_out_of_memory_has_the_results_of_one_that_does_not(
+def test_generate_has_the_same_results_when_a_pass_runs_out_of_memory(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, stage: str, room: int
 ) -> None:
     options = EngineConfig(max_synthesis_tokens=10_000)
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", options=options)
     requests = [random_request(random.Random(i), engine.languages("s2st")) for i in range(12)]
     expected = engine.generate(requests)
-    whole = getattr(engine.core.runner, stage)
+    run = getattr(engine.core.runner, stage)
 
-    def small(jobs: list) -> torch.Tensor | None:
-        if len(jobs) > room:
+    def small(batch: list) -> torch.Tensor | None:
+        if len(batch) > room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return whole(jobs)
+        return run(batch)
 
     monkeypatch.setattr(engine.core.runner, stage, small)
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
@@ -113,10 +113,10 @@ def test_a_batch_that_runs_out_of_memory_has_the_results_of_one_that_does_not(
 
 def fill(engine: Engine, monkeypatch: pytest.MonkeyPatch, full: Callable[[StepInputs], bool]) -> None:
     """Have decode steps run out of memory."""
-    whole = engine.core.runner.decoder.step
+    decoder_step = engine.core.runner.decoder.step
 
     def step(inputs: StepInputs, pool: KVPool) -> torch.Tensor:
-        hidden = whole(inputs, pool)
+        hidden = decoder_step(inputs, pool)
         if full(inputs):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return hidden
@@ -126,13 +126,13 @@ def fill(engine: Engine, monkeypatch: pytest.MonkeyPatch, full: Callable[[StepIn
 
 @pytest.mark.parametrize("backend", ["torch", "native"], indirect=True)
 @pytest.mark.parametrize("room", [2, 4, 11])
-def test_a_decode_step_that_runs_out_of_memory_is_taken_in_parts(
+def test_generate_runs_a_decode_step_in_parts_when_it_runs_out_of_memory(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, backend: str, room: int
 ) -> None:
-    """What needs more than a step has, fails alone."""
+    """A request that needs more than a step has fails alone."""
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["s2tt", "t2tt"])
-    drawn = [random_request(random.Random(i), engine.languages("s2tt")) for i in range(30)]
-    requests = [request for request in drawn if request.task in ("s2tt", "t2tt")]
+    sampled = [random_request(random.Random(i), engine.languages("s2tt")) for i in range(30)]
+    requests = [request for request in sampled if request.task in ("s2tt", "t2tt")]
     expected = engine.generate(requests)
     fill(engine, monkeypatch, lambda inputs: len(inputs.tokens) > room)
     for request, before, after in zip(requests, expected, engine.generate(requests), strict=True):
@@ -144,10 +144,10 @@ def test_a_decode_step_that_runs_out_of_memory_is_taken_in_parts(
     assert engine.core.runner.blocks.free_blocks == engine.core.runner.blocks.num_blocks
 
 
-def test_a_text_that_has_ended_outlives_a_step_that_fails(
+def test_generate_keeps_a_finished_text_when_a_later_step_fails(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where flags come a step late, as on a GPU, what has ended takes part in one step more."""
+    """Where statuses are read a step late, as on a GPU, a finished search takes part in one step more."""
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
     next_tokens = engine.core.runner.decoder.next_tokens
 
@@ -162,12 +162,12 @@ def test_a_text_that_has_ended_outlives_a_step_that_fails(
     expected = engine.generate(requests)
     assert [len(result.tokens) for result in expected] == [1, 8]
     engine.core.runner.completions = CompletionQueue(delay=1)
-    # Both read the prompt, in four lines. The line of what has ended is at position 0 again.
+    # Both read the prompt, in four queries. The query of the finished search is at position 0 again.
     fill(engine, monkeypatch, lambda inputs: len(inputs.tokens) < 4 and 0 in inputs.positions)
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
 
 
-def test_a_step_that_fails_while_it_changes_the_searches_is_not_taken_again(
+def test_generate_does_not_repeat_a_step_that_failed_while_it_changed_the_searches(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEAMLESS_BACKEND", "torch")
@@ -186,19 +186,19 @@ def test_a_step_that_fails_while_it_changes_the_searches_is_not_taken_again(
 
 
 @pytest.mark.parametrize("stage", ["encode", "synthesize"])
-def test_a_request_that_does_not_fit_alone_fails_alone(
+def test_generate_fails_only_the_request_that_does_not_fit(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     options = EngineConfig(max_synthesis_tokens=10_000)
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2st"], options=options)
     requests = [Request("t2st", "fra", text=text, src_lang="eng") for text in TEXTS]
     expected = engine.generate(requests)
-    whole = getattr(engine.core.runner, stage)
+    run = getattr(engine.core.runner, stage)
 
     def small(jobs: list) -> None:
         if any((job[0] if stage == "encode" else job).request == requests[2] for job in jobs):
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        whole(jobs)
+        run(jobs)
 
     monkeypatch.setattr(engine.core.runner, stage, small)
     results = engine.generate(requests)

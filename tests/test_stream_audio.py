@@ -1,4 +1,4 @@
-"""`Engine.stream_audio`: the samples of `generate`, a piece at a time, and nothing is held when it ends in any way."""
+"""`Engine.stream_audio`: the samples of `generate`, a piece at a time; however it ends, it holds nothing afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WINDOW = 30
 
 
 def engine_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """One whose vocoder makes small windows, so that a clip of a few words has several."""
+    """An engine whose vocoder has small windows, so that a clip of a few words has several."""
     engine = Engine.from_pretrained(folder, device="cpu", options=EngineConfig(max_num_seqs=8))
     monkeypatch.setattr(engine.core.runner.vocoder, "window", WINDOW)
     return engine
@@ -38,20 +38,22 @@ def drain(pieces: Pieces) -> tuple[list[np.ndarray], Result]:
             return found, end.value
 
 
-def said(text: str, **params: Any) -> Request:
+def speech_request(text: str, **params: Any) -> Request:
     return Request("t2st", "fra", text=text, src_lang="eng", params=DecodingParams(**params))
 
 
 @pytest.mark.parametrize("seed,window", [(0, 1), (0, 256), (1, WINDOW), (2, WINDOW)])
-def test_stream_audio_pieces_equal_the_audio_of_generate(
+def test_stream_audio_gives_the_samples_of_generate(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, seed: int, window: int
 ) -> None:
     engine = engine_of(checkpoint(seed), monkeypatch)
     monkeypatch.setattr(engine.core.runner.vocoder, "window", window)
-    drawn = {"speech_do_sample": True, "speech_temperature": 0.7, "seed": 9}
+    sampling = {"speech_do_sample": True, "speech_temperature": 0.7, "seed": 9}
     requests = [
-        said(TEXTS[0], max_new_tokens=4 if window == 1 else 20, speaker_per_language=True),
-        said(TEXTS[2], max_new_tokens=3, num_beams=3, num_return_sequences=2, vocoder_durations=False, **drawn),
+        speech_request(TEXTS[0], max_new_tokens=4 if window == 1 else 20, speaker_per_language=True),
+        speech_request(
+            TEXTS[2], max_new_tokens=3, num_beams=3, num_return_sequences=2, vocoder_durations=False, **sampling
+        ),
         Request("s2st", "fra", audio=clip(seed), sampling_rate=16_000, params=DecodingParams(max_new_tokens=5)),
     ]
     rate = window * engine.config.samples_per_frame
@@ -67,7 +69,7 @@ def test_stream_audio_pieces_equal_the_audio_of_generate(
     assert_free(engine)
 
 
-def test_stream_audio_yields_a_piece_before_the_next_is_computed(
+def test_stream_audio_yields_a_piece_before_it_computes_the_next(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
@@ -81,13 +83,13 @@ def test_stream_audio_yields_a_piece_before_the_next_is_computed(
         return type(vocoder).__call__(vocoder, *args)
 
     monkeypatch.setattr(engine.core.runner.synthesizer, "vocoder", Stand(vocoder, counted))
-    for number, _ in enumerate(engine.stream_audio(said(TEXTS[1])), start=1):
+    for number, _ in enumerate(engine.stream_audio(speech_request(TEXTS[1])), start=1):
         assert calls == number
     assert calls > 2
 
 
 class Stand:
-    """A vocoder whose windows are made by `call`."""
+    """A vocoder whose windows are computed by `call`."""
 
     def __init__(self, vocoder: Any, call: Callable[..., torch.Tensor]) -> None:
         self._vocoder, self._call = vocoder, call
@@ -99,28 +101,28 @@ class Stand:
         return self._call(*args)
 
 
-def test_stream_audio_interleaved_with_streams_changes_no_result(
+def test_stream_audio_and_stream_do_not_change_each_other(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(checkpoint(1), monkeypatch)
-    requests = [said(text, num_beams=2, max_new_tokens=10) for text in TEXTS]
+    requests = [speech_request(text, num_beams=2, max_new_tokens=10) for text in TEXTS]
     expected = engine.generate(requests)
     texts = engine.stream(requests)
     found = [next(texts)]
     voices = [engine.stream_audio(request) for request in requests[:3]]
     pieces: list[list[np.ndarray]] = [[next(voice)] for voice in voices]
     found.append(next(texts))
-    for mine, voice in zip(pieces, voices, strict=True):
+    for own, voice in zip(pieces, voices, strict=True):
         found += [result for result in [next(texts, None)] if result]
-        mine += drain(voice)[0]
+        own += drain(voice)[0]
     found += texts
     assert all(same(result, expected[result.id]) for result in found) and len(found) == len(requests)  # type: ignore[index]
-    for mine, whole in zip(pieces, expected, strict=False):
-        assert np.array_equal(np.concatenate(mine), whole.audio)  # type: ignore[arg-type]
+    for own, whole in zip(pieces, expected, strict=False):
+        assert np.array_equal(np.concatenate(own), whole.audio)  # type: ignore[arg-type]
     assert_free(engine)
 
 
-def test_stream_audio_of_a_text_without_characters_yields_nothing(
+def test_stream_audio_of_a_text_without_characters_has_no_pieces(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
@@ -132,14 +134,16 @@ def test_stream_audio_of_a_text_without_characters_yields_nothing(
         return expected
 
     monkeypatch.setattr(engine.core.runner.decoder, "next_tokens", ends)
-    pieces, result = drain(engine.stream_audio(said("hello")))
+    pieces, result = drain(engine.stream_audio(speech_request("hello")))
     assert pieces == [] and result.text == "" and result.units is not None and len(result.units) == 0
     assert_free(engine)
 
 
-def test_closing_stream_audio_frees_its_request(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_audio_frees_everything_when_it_is_closed_early(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
-    request = said(TEXTS[1])
+    request = speech_request(TEXTS[1])
     [whole] = engine.generate([request])
     for taken in (0, 1, 2):
         pieces = engine.stream_audio(request)
@@ -151,12 +155,14 @@ def test_closing_stream_audio_frees_its_request(checkpoint: Checkpoint, monkeypa
 
 
 @pytest.mark.parametrize("stage", ["decode", "vocoder"])
-def test_interrupting_stream_audio_frees_its_request(
+def test_stream_audio_frees_everything_when_it_is_interrupted(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
-    others = engine.stream([said(text, max_new_tokens=20) for text in TEXTS[:3]])
-    expected = {result.id: result for result in engine.stream([said(text, max_new_tokens=20) for text in TEXTS[:3]])}
+    others = engine.stream([speech_request(text, max_new_tokens=20) for text in TEXTS[:3]])
+    expected = {
+        result.id: result for result in engine.stream([speech_request(text, max_new_tokens=20) for text in TEXTS[:3]])
+    }
     found = [next(others)]
     with monkeypatch.context() as patch:
         owner = engine.core.runner if stage == "decode" else engine.core.runner.synthesizer
@@ -164,7 +170,7 @@ def test_interrupting_stream_audio_frees_its_request(
             owner, stage, failing(KeyboardInterrupt()) if stage == "decode" else stand_in(engine, KeyboardInterrupt())
         )
         with pytest.raises(KeyboardInterrupt):
-            next(engine.stream_audio(said(TEXTS[3])))
+            next(engine.stream_audio(speech_request(TEXTS[3])))
     found += others
     assert all(same(result, expected[result.id]) for result in found) and len(found) == 3
     assert_free(engine)
@@ -185,13 +191,13 @@ def stand_in(engine: Engine, error: BaseException) -> Stand:
     "error,kind",
     [(RuntimeError("could not create a primitive"), CapacityError), (NumericalError("of its own"), NumericalError)],
 )
-def test_stream_audio_raises_the_error_of_a_failing_window(
+def test_stream_audio_raises_the_error_of_a_window(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
 ) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
     monkeypatch.setattr(engine.core.runner.synthesizer, "vocoder", stand_in(engine, error))
     with pytest.raises(kind):
-        next(engine.stream_audio(said(TEXTS[0])))
+        next(engine.stream_audio(speech_request(TEXTS[0])))
     assert_free(engine)
 
 
@@ -202,20 +208,18 @@ def test_stream_audio_raises_for_samples_that_are_not_finite(
     nan = Stand(engine.core.runner.vocoder, lambda clips, windows: torch.full((9600,), torch.nan))
     monkeypatch.setattr(engine.core.runner.synthesizer, "vocoder", nan)
     with pytest.raises(NumericalError, match="not finite"):
-        next(engine.stream_audio(said(TEXTS[0])))
+        next(engine.stream_audio(speech_request(TEXTS[0])))
 
 
-def test_stream_audio_refuses_requests_without_speech_at_once(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stream_audio_refuses_a_wrong_request_at_once(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
     with pytest.raises(UsageError, match="t2tt produces text: stream_audio is for s2st and t2st"):
         engine.stream_audio(Request("t2tt", "fra", text="a", src_lang="eng"))
     with pytest.raises(UsageError, match="xyz"):
         engine.stream_audio(Request("t2st", "xyz", text="a", src_lang="eng"))
     with pytest.raises(InputError, match="empty"):
-        next(engine.stream_audio(said(" ")))
-    late = said(TEXTS[0])
+        next(engine.stream_audio(speech_request(" ")))
+    late = speech_request(TEXTS[0])
     late.timeout = 0.0
     with pytest.raises(DeadlineError):
         next(engine.stream_audio(late))

@@ -1,4 +1,4 @@
-"""The speech pass: what it makes of a request does not depend on the others, and it seldom waits for the device."""
+"""The synthesis pass: its results are batch-invariant, and it seldom waits for the device."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tolerance import MARGIN
 Checkpoint = Callable[[int], Path]
 
 
-def spoken_requests(engine: Engine, seed: int, count: int) -> list[Request]:
-    """Text to speech in several languages and voices, with both kinds of durations, some of it drawn."""
+def speech_requests(engine: Engine, seed: int, count: int) -> list[Request]:
+    """Text to speech in several languages and voices, with both kinds of durations, some of it sampled."""
     rng = random.Random(seed)
     languages = engine.languages("t2st")
     return [
@@ -59,23 +59,21 @@ def same_hypotheses(a: Result, b: Result) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_pass_of_many_says_of_each_what_it_says_alone(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
+def test_synthesis_is_batch_invariant(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     engine = Engine.from_pretrained(
         checkpoint(seed), device="cpu", tasks=["t2st"], options=EngineConfig(max_synthesis_tokens=10_000)
     )
-    requests = spoken_requests(engine, seed, 14)
+    requests = speech_requests(engine, seed, 14)
     alone = [engine.generate([request])[0] for request in requests]
     assert sum(len(result.n_best) for result in alone) > len(requests)
     assert not any(result.error for result in alone)
-    monkeypatch.setattr(synthesizer, "_ROWS", 7)  # the scores of a sentence exist in parts, too
+    monkeypatch.setattr(synthesizer, "LOGIT_ROWS", 7)  # the logits of a sentence are computed in parts, too
     together = engine.generate(requests)
     assert all(same_hypotheses(a, b) for a, b in zip(alone, together, strict=True))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_units_and_waveforms_of_a_pass_equal_the_reference(checkpoint: Checkpoint, seed: int) -> None:
+def test_synthesis_equals_the_reference(checkpoint: Checkpoint, seed: int) -> None:
     folder = checkpoint(seed)
     engine = Engine.from_pretrained(
         folder, device="cpu", tasks=["t2st"], options=EngineConfig(max_synthesis_tokens=10_000)
@@ -92,7 +90,7 @@ def test_units_and_waveforms_of_a_pass_equal_the_reference(checkpoint: Checkpoin
     assert sum(one.waveform is not None for one in found) >= 4
 
 
-def test_drawn_units_follow_the_seed_alone(checkpoint: Checkpoint) -> None:
+def test_sampled_units_depend_on_the_seed_alone(checkpoint: Checkpoint) -> None:
     engine = Engine.from_pretrained(checkpoint(1), device="cpu", tasks=["t2st"])
 
     def units(*seeds: int) -> list[Any]:
@@ -116,7 +114,7 @@ def test_drawn_units_follow_the_seed_alone(checkpoint: Checkpoint) -> None:
 
 
 class Waits(TorchDispatchMode):
-    """What makes the host wait for a device: operations whose result has a size, or a value, that it must know."""
+    """Counts what makes the host wait for a device: operations whose result has a size or a value that it must know."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +129,7 @@ class Waits(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def test_the_host_waits_for_a_pass_three_times_and_for_the_samples(
+def test_synthesize_waits_for_the_device_three_times_and_for_the_samples(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine.from_pretrained(
@@ -142,12 +140,12 @@ def test_the_host_waits_for_a_pass_three_times_and_for_the_samples(
         monkeypatch.setattr(torch.Tensor, name, counted(name, getattr(torch.Tensor, name), waits.found))
     runner, inside = engine.core.runner, engine.core.runner.synthesize
 
-    def speak(jobs: Any) -> None:
+    def synthesize(jobs: Any) -> None:
         waits.found.clear()
         with waits:
             inside(jobs)
 
-    monkeypatch.setattr(runner, "synthesize", speak)
+    monkeypatch.setattr(runner, "synthesize", synthesize)
     assert runner.vocoder is not None
     monkeypatch.setattr(runner.vocoder, "pass_frames", 100_000)
     results = engine.generate([Request("t2st", "fra", text=text, src_lang="eng") for text in TEXTS])
@@ -156,7 +154,7 @@ def test_the_host_waits_for_a_pass_three_times_and_for_the_samples(
 
 
 def counted(name: str, call: Callable[..., Any], found: Counter[str]) -> Callable[..., Any]:
-    """`call`, noted when the engine's own code calls it; on a CPU the operations themselves read what they like."""
+    """`call`, counted when code of the engine calls it. On a CPU, operations call such methods themselves."""
 
     def wrapper(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if sys._getframe(1).f_globals.get("__name__", "").startswith("seamless_engine"):
@@ -166,24 +164,24 @@ def counted(name: str, call: Callable[..., Any], found: Counter[str]) -> Callabl
     return wrapper
 
 
-def test_characters_of_packed_rows_with_prompts_are_those_of_the_texts(checkpoint: Checkpoint) -> None:
+def test_expand_of_packed_tokens_with_prompts_has_the_characters_of_the_texts(checkpoint: Checkpoint) -> None:
     config = ModelConfig.from_folder(checkpoint(1))
     table = CharacterTable(config)
     rng = random.Random(1)
-    rows = [[rng.randrange(config.vocab_size) for _ in range(rng.choice([0, 1, 2, 9, 30]))] for _ in range(40)]
-    rows[3][:1] = [config.eos_token_id]
+    texts = [[rng.randrange(config.vocab_size) for _ in range(rng.choice([0, 1, 2, 9, 30]))] for _ in range(40)]
+    texts[3][:1] = [config.eos_token_id]
     prompt = [config.eos_token_id, config.vocab_size - 5]
-    tokens = torch.tensor([token for row in rows for token in prompt + row])
-    lengths = [len(row) + 2 for row in rows]
-    total = sum(table.count(row) for row in rows)
+    tokens = torch.tensor([token for text in texts for token in prompt + text])
+    lengths = [len(text) + 2 for text in texts]
+    total = sum(table.count(text) for text in texts)
     found = table.expand(tokens, bounds(lengths), prompt=2, total=total)
-    plain = table.expand(torch.tensor([t for row in rows for t in row]), bounds([len(row) for row in rows]))
+    plain = table.expand(torch.tensor([t for text in texts for t in text]), bounds([len(text) for text in texts]))
     assert len(found.char_ids) == total and torch.equal(found.char_ids, plain.char_ids)
-    counts = [part.tolist() for part in plain.counts.split([len(row) for row in rows])]
-    assert found.counts.tolist() == [count for row in counts for count in [0, 0, *row]]
+    counts = [part.tolist() for part in plain.counts.split([len(text) for text in texts])]
+    assert found.counts.tolist() == [count for part in counts for count in [0, 0, *part]]
 
 
-def test_scores_that_are_not_finite_fail_their_request_alone(
+def test_generate_fails_only_the_request_whose_unit_scores_are_not_finite(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine.from_pretrained(
@@ -192,24 +190,24 @@ def test_scores_that_are_not_finite_fail_their_request_alone(
     requests = [Request("t2st", "fra", text=text, src_lang="eng") for text in TEXTS[:4]]
     expected = engine.generate(requests)
     assert engine.core.runner.synthesizer is not None
-    units = engine.core.runner.synthesizer._units
+    run_t2u = engine.core.runner.synthesizer.run_t2u
 
     def poisoned(sentences: Any) -> Any:
-        made = units(sentences)
+        made = run_t2u(sentences)
         for sentence, states in zip(sentences, made.states.split(made.lengths), strict=True):
             if sentence.job.request == requests[2]:
                 states[1] = torch.inf
         return made
 
-    monkeypatch.setattr(engine.core.runner.synthesizer, "_units", poisoned)
+    monkeypatch.setattr(engine.core.runner.synthesizer, "run_t2u", poisoned)
     results = engine.generate(requests)
     assert "not finite" in str(results[2].error) and results[2].audio is None
     assert all(same(results[i], expected[i]) for i in (0, 1, 3))
 
 
 @pytest.mark.parametrize("units", [1, 2, 1500, 3000])
-def test_any_number_of_units_is_spoken(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, units: int) -> None:
-    """From the characters of one token to a minute of speech, as transformers' T2U model has it."""
+def test_t2u_handles_any_number_of_units(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, units: int) -> None:
+    """From the characters of one token to a minute of speech, it equals transformers' T2U model."""
     folder = checkpoint(2)
     t2u = parts(folder).t2u
     assert t2u is not None
@@ -235,10 +233,8 @@ def test_any_number_of_units_is_spoken(checkpoint: Checkpoint, monkeypatch: pyte
     assert clear.float().mean() > 0.99
 
 
-def test_generate_ends_each_clip_with_a_tanh_of_its_own(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A processor may have another tanh for the tail of a tensor, and a clip's place in its pass must not matter."""
+def test_generate_computes_the_last_tanh_clip_by_clip(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch can compute tanh in another way for the end of a tensor: a clip must not depend on its place in a pass."""
     sizes, tanh = [], torch.tanh
     monkeypatch.setattr(torch, "tanh", lambda x: (sizes.append(len(x)), tanh(x))[1])
     engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2st"])

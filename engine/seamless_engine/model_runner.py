@@ -1,28 +1,27 @@
-"""Owns the weights and the pools, and runs the three kinds of pass: encode, decode, speak."""
+"""Owns the weights and the pools, and runs the three kinds of pass: encode, decode, synthesize."""
 
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 
 from seamless_engine.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager
 from seamless_engine.config import EngineConfig, ModelConfig
-from seamless_engine.cuda_graphs import BEAMS, CudaGraphCapture, GraphCapture, StepGraphs, bucket
+from seamless_engine.cuda_graphs import BEAMS, PASS_SIZES, PassGraphs, StepGraphs, bucket, graph_capture
 from seamless_engine.job import Job
 from seamless_engine.loading.loader import Checkpoint, modules_for
-from seamless_engine.memory import profile_run
+from seamless_engine.memory import pool_slots, profile_run
 from seamless_engine.model_inputs import Features
 from seamless_engine.models.layers import Network, cumulative
+from seamless_engine.models.lengths import encoder_length, packed_frames
 from seamless_engine.models.speech_encoder import SpeechEncoder
 from seamless_engine.models.t2u import TextToUnit
 from seamless_engine.models.text_decoder import KVPool, TextDecoder
 from seamless_engine.models.text_encoder import TextEncoder
 from seamless_engine.models.vocoder import Vocoder
-from seamless_engine.pass_graphs import PassGraphs
 from seamless_engine.recovery import UnrepeatableError, bisect_batch
 from seamless_engine.request import SPEECH_OUT, Hypothesis, Task
 from seamless_engine.search.completion_queue import CompletionQueue
@@ -32,7 +31,6 @@ from seamless_engine.search.state import SearchState
 from seamless_engine.search.step_batch import BatchBuilder, StepBatch
 from seamless_engine.search.torch_search import TorchSearch
 from seamless_engine.synthesizer import SpeechSynthesizer, SynthesisInput
-from seamless_kernels.dispatch import backend_for
 from seamless_kernels.fbank import fbank
 
 
@@ -48,148 +46,169 @@ class ModelRunner:
         check_weights: bool = False,
     ) -> None:
         self.config = config
-        modules = modules_for(tasks)
+        self.options = options
+        self.device = device
+        self.dtype = dtype
+        self.max_length = PROMPT_LENGTH + options.max_new_tokens
+        self.capture = graph_capture(device, options)
+        self.pass_graphs: list[PassGraphs] = []
+        self._load_networks(folder, modules_for(tasks), check_weights)
+        self.pass_bytes = 0
+        if device.type == "cuda":
+            self.pass_bytes = profile_run(self.speech_encoder, self.text_encoder, self.vocoder, options, device)
+        self._allocate_pools()
+        self.step: Callable[[StepBatch], torch.Tensor] = self.run_step
+        self.batches = BatchBuilder(options.max_num_seqs, self.max_length, device)
+        # On a GPU, the host reads the statuses of a step after it has launched the next one.
+        self.completions = CompletionQueue(delay=1 if device.type == "cuda" else 0)
+        if self.capture is not None:
+            self.step = StepGraphs(self.run_step, self.capture)
+            # One width of the tables: attention reads as many entries as a beam has, however wide they are.
+            self.batches = BatchBuilder(options.max_num_seqs, self.max_length, device, bucket, width=self.max_length)
+            self.warmup()
+
+    def _load_networks(self, folder: Path, modules: Sequence[str], check_weights: bool) -> None:
+        config, reference = self.config, self.options.reference
         checkpoint = Checkpoint.open(folder, config, modules)
-        weights = checkpoint.weights(device, dtype, check_weights, options.int8)
+        weights = checkpoint.weights(self.device, self.dtype, check_weights, self.options.int8)
         embedding = weights.tensor("shared.weight")
-        self.decoder = TextDecoder(weights.at("text_decoder"), embedding, config, options.reference)
-        self.speech_encoder = (
-            SpeechEncoder(weights.at("speech_encoder"), config, options.reference)
-            if "speech_encoder" in modules
-            else None
-        )
-        self.text_encoder = (
-            TextEncoder(weights.at("text_encoder"), embedding, config, options.reference)
-            if "text_encoder" in modules
-            else None
-        )
-        self.t2u = TextToUnit(weights.at("t2u_model"), config) if "t2u_model" in modules else None
-        self.vocoder = Vocoder(weights.at("vocoder"), config) if "vocoder" in modules else None
-        self.synthesizer = (
-            SpeechSynthesizer(self.t2u, self.vocoder, config, device) if self.t2u and self.vocoder else None
-        )
+        self.decoder = TextDecoder(weights.at("text_decoder"), embedding, config, reference)
+        self.speech_encoder: SpeechEncoder | None = None
+        self.encode_frames: Network | None = None
+        self.text_encoder: TextEncoder | None = None
+        self.encode_tokens: Network | None = None
+        self.t2u: TextToUnit | None = None
+        self.vocoder: Vocoder | None = None
+        self.synthesizer: SpeechSynthesizer | None = None
+        if "speech_encoder" in modules:
+            self.speech_encoder = SpeechEncoder(weights.at("speech_encoder"), config, reference)
+            self.encode_frames = self._launch(
+                self.speech_encoder, lambda frames, clips: frames // config.adaptor_stride + clips
+            )
+        if "text_encoder" in modules:
+            self.text_encoder = TextEncoder(weights.at("text_encoder"), embedding, config, reference)
+            self.encode_tokens = self._launch(self.text_encoder)
+        if "t2u_model" in modules:
+            self.t2u = TextToUnit(weights.at("t2u_model"), config, self._launch)
+        if "vocoder" in modules:
+            self.vocoder = Vocoder(weights.at("vocoder"), config, self._launch)
+        if self.t2u is not None and self.vocoder is not None:
+            self.synthesizer = SpeechSynthesizer(self.t2u, self.vocoder, config, self.device)
         checkpoint.require_finite()
         self.weight_bytes = checkpoint.bytes_read
 
-        max_length = PROMPT_LENGTH + options.max_new_tokens
-        self.decoder.positions.reserve(max_length + self.decoder.positions.first)
-        self.pass_bytes = 0
-        if device.type == "cuda":
-            stages = self.speech_encoder, self.text_encoder, self.vocoder
-            self.pass_bytes = profile_run(*stages, options, device)
-        num_slots = options.num_slots or _default_slots(
-            config, options, device, embedding.element_size(), self.pass_bytes
-        )
+    def _launch(self, network: Network, max_outputs: Callable[[int, int], int] | None = None) -> Network:
+        """The network, or what launches its small passes as graphs."""
+        if self.capture is None:
+            return network
+        self.pass_graphs.append(PassGraphs(network, max_outputs, self.capture, PASS_SIZES))
+        return self.pass_graphs[-1]
+
+    def _allocate_pools(self) -> None:
+        config, options, like = self.config, self.options, self.decoder.embedding
+        num_slots = pool_slots(config, options, self.device, like.element_size(), self.pass_bytes)
+        self.decoder.positions.reserve(self.max_length + self.decoder.positions.first)
         self.blocks = BlockManager(num_slots // BLOCK_SIZE, options.max_num_seqs)
         heads = config.decoder_attention_heads
         shape = (config.decoder_layers, num_slots + BLOCK_SIZE, heads, config.hidden_size // heads)
-        # Never cleared: on a CPU, pages that no request has touched take no memory.
-        self.pool = KVPool(
-            torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device)
-        )
+        # Not cleared: on a CPU, pages that no request has used take no memory.
+        self.pool = KVPool(like.new_empty(shape), like.new_empty(shape))
         self.state = SearchState(
             options.max_num_seqs,
             num_slots,
-            max_length=max_length,
+            max_length=self.max_length,
             max_source=options.max_source_tokens,
             max_bad_word_tokens=options.max_bad_word_tokens,
             eos=config.eos_token_id,
-            like=embedding,
+            like=like,
         )
         self.search = native_search(self.state) or TorchSearch(self.state)
-        self.batches, self.step = BatchBuilder(options.max_num_seqs, max_length, device), self._step
-        self.max_encoder_tokens: Network = self._encode_rows
-        self.encode_tokens: Network | None = self.text_encoder
-        self.pass_graphs: list[PassGraphs] = []
-        self.recorder: CudaGraphCapture | None = None
-        # What torch does in place of a kernel reads lengths back, which a graph cannot.
-        by_kernels = backend_for(device, {"triton": None, "torch": None}) == "triton"
-        if device.type == "cuda" and options.cuda_graphs and by_kernels:
-            self.recorder = record = CudaGraphCapture()
-            # One width of the tables: attention looks at lengths, not at what a row could hold.
-            self.batches = BatchBuilder(options.max_num_seqs, max_length, device, bucket, width=max_length)
-            self.step = StepGraphs(self._step, record)
-            self.graph_passes(record)
-        # On a GPU the host does not wait for the step that it has just launched.
-        self.completions = CompletionQueue(delay=1 if device.type == "cuda" else 0)
-        self.device = device
-        if isinstance(self.step, StepGraphs):
-            self.record_steps(PROMPT_LENGTH * options.max_num_seqs)
 
-    def graph_passes(self, record: GraphCapture) -> None:
-        """From now on, launch the networks of small passes as graphs. To be called once."""
+    def warmup(self) -> None:
+        """Capture the graphs of small passes and of the usual decode steps before the first request.
 
-        def graphs(run: Network, outputs_of: Callable[[int, int], int] = lambda rows, _: rows) -> PassGraphs:
-            self.pass_graphs.append(PassGraphs(run, outputs_of, record))
-            return self.pass_graphs[-1]
+        The largest come first: the others find enough intermediate memory in the pool of the graphs then.
+        """
+        for size in reversed(PASS_SIZES):
+            self._warmup_passes(size)
+        self.warmup_steps()
 
-        stride, t2u, vocoder = self.config.adaptor_stride, self.t2u, self.vocoder
-        self.max_encoder_tokens = graphs(self._encode_rows, lambda rows, segments: rows // stride + segments)
-        if self.text_encoder:
-            self.encode_tokens = graphs(self.text_encoder)
-        if t2u:
-            t2u.encoder, t2u.durations, t2u.decoder = map(graphs, (t2u.encoder, t2u.durations, t2u.decoder))
-        if vocoder:
-            vocoder.durations = graphs(vocoder.durations)
-            vocoder.whole = graphs(vocoder.whole, lambda rows, _: rows * vocoder.samples_per_frame)
+    @torch.inference_mode()
+    def _warmup_passes(self, size: int) -> None:
+        """Run a pass of one segment of `size` tokens through every network."""
+        valid = torch.tensor([size], dtype=torch.int32, device=self.device)
+        bounds, like, config = cumulative(valid), self.decoder.embedding, self.config
+        if self.encode_frames is not None:
+            frames = like.new_zeros(size, config.feature_projection_input_dim, dtype=torch.float32)
+            self.encode_frames(frames, bounds, valid, encoder_length(size, config.adaptor_stride))
+        if self.encode_tokens is not None:
+            self.encode_tokens(bounds.new_zeros(size, dtype=torch.int64), bounds)
+        if self.t2u is not None:
+            states = like.new_zeros(size, config.hidden_size)
+            self.t2u.encoder(states, bounds, valid)
+            self.t2u.durations(states, bounds)
+            self.t2u.decoder(states, bounds)
+        if self.vocoder is not None:
+            self.vocoder.durations(like.new_zeros(size, config.unit_embed_dim), bounds)
+            embedded = like.new_zeros(size, config.lang_embed_dim + config.unit_embed_dim + config.spkr_embed_dim)
+            self.vocoder.generate_clips(embedded, bounds)
 
-    def _encode_rows(
-        self, rows: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int
-    ) -> torch.Tensor:
-        assert self.speech_encoder is not None
-        return self.speech_encoder(rows, cu_seqlens, valid, encodings)[0]
+    @torch.inference_mode()
+    def warmup_steps(self) -> None:
+        """Run a decode step of padding in every usual shape."""
+        most = PROMPT_LENGTH * self.options.max_num_seqs
+        for num_queries in sorted({bucket(count) for count in range(1, most + 1)}, reverse=True):
+            for num_beams in BEAMS:
+                self.step(self.batches.dummy(num_queries, num_beams))
 
     @torch.inference_mode()
     def encode(self, admitted: list[tuple[Job, list[int]]]) -> None:
-        """Run the encoder of each request and store its cross-attention keys and values."""
+        """Run the encoder of each request, and store the cross-attention keys and values."""
         self.state.admit(admitted)
-        jobs = [job for job, _ in admitted if job.source is not None]  # the others were done before a part failed
-        kinds = {torch.Tensor: self._encode_speech, Features: self._encode_features, list: self._encode_text}
-        for kind, encode in kinds.items():
+        jobs = [job for job, _ in admitted if job.source is not None]  # None: encoded before another part failed
+        encoders = {torch.Tensor: self.encode_audio, Features: self.encode_features, list: self.encode_text}
+        for kind, encoder in encoders.items():
             alike = [job for job in jobs if isinstance(job.source, kind)]
-            if alike:
-                self._store(alike, encode(alike))
+            if not alike:
+                continue
+            encoder_states = encoder([job.source for job in alike])
+            slots = torch.cat([self.state.cross_slots(job) for job in alike])
+            self.decoder.store_encoder_states(encoder_states, slots, self.pool)
+            for job in alike:
+                job.source = None
 
-    def _encode_speech(self, jobs: list[Job]) -> torch.Tensor:
-        lengths = [len(job.source) for job in jobs]
-        waveform = torch.cat([job.source for job in jobs]).to(self.device)
-        features, cu_seqlens, valid = fbank(waveform, [0, *itertools.accumulate(lengths)])
-        return self.max_encoder_tokens(features, cu_seqlens, valid, sum(job.encoder_length for job in jobs))
+    def encode_audio(self, clips: list[torch.Tensor]) -> torch.Tensor:
+        """Waveforms float32 [samples] → encoder states [total, dim]."""
+        assert self.encode_frames is not None
+        frames = fbank(torch.cat(clips).to(self.device), [0, *itertools.accumulate(map(len, clips))])
+        return self.encode_frames(*frames, self._num_states(packed_frames(len(clip))[1] for clip in clips))
 
-    def _encode_features(self, jobs: list[Job]) -> torch.Tensor:
-        rows = torch.cat([job.source.frames for job in jobs]).to(self.device)
-        cu_seqlens = cumulative(torch.tensor([len(job.source.frames) for job in jobs], device=self.device))
-        valid = torch.tensor([job.source.valid for job in jobs], dtype=torch.int32, device=self.device)
-        return self.max_encoder_tokens(rows, cu_seqlens, valid, sum(job.encoder_length for job in jobs))
+    def encode_features(self, clips: list[Features]) -> torch.Tensor:
+        """Features → encoder states [total, dim]."""
+        assert self.encode_frames is not None
+        frames = torch.cat([clip.frames for clip in clips]).to(self.device)
+        cu_seqlens = cumulative(torch.tensor([len(clip.frames) for clip in clips], device=self.device))
+        valid = torch.tensor([clip.valid for clip in clips], dtype=torch.int32, device=self.device)
+        return self.encode_frames(frames, cu_seqlens, valid, self._num_states(clip.valid for clip in clips))
 
-    def _encode_text(self, jobs: list[Job]) -> torch.Tensor:
+    def encode_text(self, sentences: list[list[int]]) -> torch.Tensor:
+        """Token ids → encoder states [total, dim]."""
         assert self.encode_tokens is not None
-        tokens = torch.tensor([token for job in jobs for token in job.source], device=self.device)
-        lengths = torch.tensor([len(job.source) for job in jobs], device=self.device)
+        tokens = torch.tensor([token for sentence in sentences for token in sentence], device=self.device)
+        lengths = torch.tensor([len(sentence) for sentence in sentences], device=self.device)
         return self.encode_tokens(tokens, cumulative(lengths))
 
-    def _store(self, jobs: list[Job], encodings: torch.Tensor) -> None:
-        slots = torch.cat([self.state.cross_slots(job) for job in jobs])
-        self.decoder.store_encoder_states(encodings, slots, self.pool)
-        for job in jobs:
-            job.source = None
-
-    @torch.inference_mode()
-    def record_steps(self, most: int) -> None:
-        """Run a decode step of nobody in every usual shape of up to so many lines, so that no request waits for it."""
-        # The largest first: what it needs in between is room for the others.
-        for lines in sorted({bucket(count) for count in range(1, most + 1)}, reverse=True):
-            for beams in BEAMS:
-                self.step(self.batches.dummy(lines, beams))
+    def _num_states(self, num_whole: Iterable[int]) -> int:
+        return sum(encoder_length(count, self.config.adaptor_stride) for count in num_whole)
 
     @torch.inference_mode()
     def decode(self, jobs: list[Job]) -> list[tuple[Job, Status | Exception]]:
-        """One step of every request. Returns those whose searches are known to be over by now, or broken, or failed."""
-        running = [job for job in jobs if job.position < job.max_length]  # the others' last flags are on their way
+        """Run one step of every request. Returns those that are known to have ended: over, broken, or failed."""
+        running = [job for job in jobs if job.position < job.max_length]  # the others wait for their last status
         failed = dict(bisect_batch(self._decode, running) if running else [])
         ended = self.completions.pop(drain=not running or bool(failed))
         for job, _ in ended:
-            failed.pop(job, None)  # its text was there before the step that failed
+            failed.pop(job, None)  # it had ended before the step that failed
         return [*ended, *failed.items()]
 
     def _decode(self, jobs: list[Job]) -> None:
@@ -206,9 +225,9 @@ class ModelRunner:
             job.position += PROMPT_LENGTH if job.position == 0 else 1
         self.completions.push(batch.searches, status)
 
-    def _step(self, batch: StepBatch) -> torch.Tensor:
-        """Nothing here waits for the device. Returns int32 [searches]: the status of each as the step leaves it."""
-        inputs = self.search.prepare_inputs(batch, self.config.decoder_start_token_id)
+    def run_step(self, batch: StepBatch) -> torch.Tensor:
+        """One decode step, without waiting for the device. Returns the status of each search: int32 [searches]."""
+        inputs = self.search.begin(batch, self.config.decoder_start_token_id)
         hidden = self.decoder.step(inputs, self.pool)
         self.state.state_pool.index_copy_(0, inputs.slots, hidden)
         self.search.update_state(batch, self.decoder.next_tokens(hidden))
@@ -227,9 +246,9 @@ class ModelRunner:
             job.speech = [SynthesisInput(*(pool[hypothesis.slots] for pool in pools)) for hypothesis in finished]
 
     def synthesize(self, jobs: list[Job]) -> None:
-        """Units and waveform of every hypothesis of the requests."""
+        """The units and the waveform of every hypothesis of the requests."""
         assert self.synthesizer is not None
-        self.synthesizer.speak(jobs)
+        self.synthesizer.synthesize(jobs)
 
     def memory(self) -> dict[str, int]:
         """Bytes by holder, as `Engine.memory` says."""
@@ -242,25 +261,5 @@ class ModelRunner:
         if self.device.type == "cuda":
             held["passes"] = self.pass_bytes
             held["graphs"] = sum(graphs.input_bytes for graphs in self.pass_graphs)
-            held["graphs"] += self.recorder.nbytes if self.recorder else 0
+            held["graphs"] += self.capture.nbytes if self.capture else 0
         return held
-
-
-def _default_slots(
-    config: ModelConfig, options: EngineConfig, device: torch.device, element_size: int, passes: int
-) -> int:
-    """As many slots as the rows can use with default lengths, within the fraction of memory that is ours.
-
-    passes: bytes that must stay free for what the largest pass needs in between.
-    """
-    hidden = config.hidden_size
-    slot_bytes = (2 * config.decoder_layers + 1) * hidden * element_size + 8
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    useful = (
-        options.max_num_seqs * (PROMPT_LENGTH + config.max_new_tokens + 2 * BLOCK_SIZE) + options.max_source_tokens * 4
-    )
-    slots = min(int(max(free - passes, 0) * options.memory_fraction) // slot_bytes, useful)
-    return max(slots, 2 * BLOCK_SIZE) // BLOCK_SIZE * BLOCK_SIZE

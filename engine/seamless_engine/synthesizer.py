@@ -1,6 +1,7 @@
-"""The speech pass: the states that decode kept → characters → units → waveform, for all hypotheses of a pass at once.
+"""The synthesis pass: decoder states → characters → units → waveform, for all hypotheses of a pass at once.
 
-The host waits three times for numbers of a pass (how many units, how many frames, which units), then for the samples.
+The host waits for the device three times (for the numbers of units, the numbers of frames, and the units), then for the
+samples.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from seamless_engine.models.vocoder import Clips, Vocoder
 from seamless_engine.request import DecodingParams, Hypothesis
 from seamless_engine.search.processors import gumbel
 
-_ROWS = 512  # units whose scores exist at a time
+LOGIT_ROWS = 512  # units whose logits are computed at a time
 
 
 @dataclass(frozen=True)
 class SynthesisInput:
-    """What the speech pass keeps of a hypothesis: states [length, dim] of all tokens but the last, and their ids."""
+    """What the synthesis pass reads of a hypothesis: the decoder states [length, dim] of all tokens but the last."""
 
     states: torch.Tensor
     tokens: torch.Tensor  # int64 [length], prompt included
@@ -37,12 +38,12 @@ class SynthesisInput:
 
 @dataclass(frozen=True)
 class _Sentence:
-    """A hypothesis that is to be spoken, and how many characters it has."""
+    """A hypothesis that has characters, and what is read of it."""
 
     job: Job
     hypothesis: Hypothesis
-    speech: SynthesisInput
-    characters: int
+    inputs: SynthesisInput
+    num_characters: int
 
 
 class SpeechSynthesizer:
@@ -54,13 +55,13 @@ class SpeechSynthesizer:
         self.device = device
 
     @torch.inference_mode()
-    def speak(self, jobs: Sequence[Job]) -> None:
-        """Units and waveform of every hypothesis of the requests. A sentence without characters gives no samples."""
+    def synthesize(self, jobs: Sequence[Job]) -> None:
+        """The units and the waveform of every hypothesis of the requests; both are empty for one without characters."""
         sentences = []
         for job in jobs:
-            for hypothesis, speech in zip(job.result.n_best, job.speech, strict=True):
+            for hypothesis, inputs in zip(job.result.n_best, job.speech, strict=True):
                 hypothesis.audio = np.zeros(0, dtype=np.float32)
-                sentences += self._sentence(job, hypothesis, speech)
+                sentences += self._sentence(job, hypothesis, inputs)
         if not sentences:
             return
         clips = self._clips(sentences)
@@ -77,7 +78,7 @@ class SpeechSynthesizer:
 
     @torch.inference_mode()
     def stream(self, job: Job) -> Iterator[np.ndarray]:
-        """The waveform of the best hypothesis, window by window, and its units. Raises NumericalError."""
+        """The waveform of the best hypothesis, window by window; its units are set first. Raises NumericalError."""
         sentences = self._sentence(job, job.result.n_best[0], job.speech[0])
         job.speech = None
         if not sentences:
@@ -86,24 +87,24 @@ class SpeechSynthesizer:
             clips = self._clips(sentences)
         for windows in self.vocoder.passes(clips):
             for window in windows:
-                with on(self.device):  # and not what the caller does in between
+                with on(self.device):  # not around `yield`: the caller runs there
                     samples = self.vocoder(clips, [window]).cpu().numpy()
                 if not np.isfinite(samples).all():
                     raise NumericalError("the speech of this request is not finite; check the weights")
                 yield samples
 
-    def _sentence(self, job: Job, hypothesis: Hypothesis, speech: SynthesisInput) -> list[_Sentence]:
-        """One, or none for a hypothesis without characters: its speech is empty."""
+    def _sentence(self, job: Job, hypothesis: Hypothesis, inputs: SynthesisInput) -> list[_Sentence]:
+        """One sentence, or none for a hypothesis without characters."""
         hypothesis.units = np.zeros(0, dtype=np.int64)
-        characters = self.characters.count(hypothesis.tokens[:-1])
-        return [_Sentence(job, hypothesis, speech, characters)] if characters else []
+        num_characters = self.characters.count(hypothesis.tokens[:-1])
+        return [_Sentence(job, hypothesis, inputs, num_characters)] if num_characters else []
 
     def _clips(self, sentences: Sequence[_Sentence]) -> Clips:
-        """What the vocoder is to say. The hypotheses know their units afterwards."""
-        units = self._units(sentences)
+        """The input of the vocoder. The units of the hypotheses are set."""
+        units = self.run_t2u(sentences)
         bounds = cumulative(torch.tensor(units.lengths, device=self.device))
         params = [sentence.job.params for sentence in sentences]
-        chosen, finite = self._choose(units, params)
+        chosen, finite = self.unit_ids(units, params)
         ids, unknown = self._vocoder_ids(chosen)
         voices = [sentence.job.voice for sentence in sentences]
         clips = self.vocoder.clips(
@@ -117,51 +118,51 @@ class SpeechSynthesizer:
         numbers = torch.cat((ids, silent, finite.all().long()[None])).cpu().numpy()
         if not numbers[-1]:
             raise NumericalError("the unit scores of this request are not finite; check the weights")
-        found = np.split(numbers[: len(ids)], np.cumsum(units.lengths)[:-1])
-        for sentence, unit, count in zip(sentences, found, numbers[len(ids) : -1], strict=True):
-            sentence.hypothesis.units = unit.copy()
+        unit_ids = np.split(numbers[: len(ids)], np.cumsum(units.lengths)[:-1])
+        for sentence, own_ids, count in zip(sentences, unit_ids, numbers[len(ids) : -1], strict=True):
+            sentence.hypothesis.units = own_ids.copy()
             if count:
                 sentence.job.result.warnings.append(f"{count} units that the vocoder does not have were left silent")
         return clips
 
-    def _units(self, sentences: Sequence[_Sentence]) -> Units:
+    def run_t2u(self, sentences: Sequence[_Sentence]) -> Units:
         pad = self.config.pad_token_id
-        lengths = [len(sentence.speech.tokens) for sentence in sentences]
+        lengths = [len(sentence.inputs.tokens) for sentence in sentences]
         valid = [
             length - sentence.hypothesis.tokens[:-1].count(pad)
             for sentence, length in zip(sentences, lengths, strict=True)
         ]
         bounds = cumulative(torch.tensor(lengths, device=self.device))
-        tokens = torch.cat([sentence.speech.tokens for sentence in sentences])
-        total = sum(sentence.characters for sentence in sentences)
+        tokens = torch.cat([sentence.inputs.tokens for sentence in sentences])
+        total = sum(sentence.num_characters for sentence in sentences)
         char_ids, counts = self.characters.expand(tokens, bounds, prompt=PROMPT_LENGTH, total=total)
         return self.t2u(
-            torch.cat([sentence.speech.states for sentence in sentences]),
+            torch.cat([sentence.inputs.states for sentence in sentences]),
             bounds,
             torch.tensor(valid, dtype=torch.int32, device=self.device),
             char_ids,
-            # To the state that predicts a token, which is the one before; those of the prompt have no characters.
+            # The characters of a token belong to the state before it, which predicts it. The prompt has none.
             counts.roll(-1),
         )
 
-    def _choose(self, units: Units, params: Sequence[DecodingParams]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unit ids int64 [total], and whether the scores of each are finite. Few scores exist at a time."""
+    def unit_ids(self, units: Units, params: Sequence[DecodingParams]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unit ids int64 [total], and whether the logits of each unit are finite: bool [total]."""
         ids, finite = [], []
-        for states in units.states.split(_ROWS):
+        for states in units.states.split(LOGIT_ROWS):
             logits = self.t2u.logits(states)
             ids.append(logits.argmax(-1))
             finite.append(logits.sum(-1).isfinite())
         chosen = torch.cat(ids)
         sentences = zip(units.states.split(units.lengths), chosen.split(units.lengths), params, strict=True)
-        for states, mine, p in sentences:
-            if draws_units(p):
-                for first in range(0, len(mine), _ROWS):
-                    logits = self.t2u.logits(states[first : first + _ROWS])
-                    mine[first : first + _ROWS] = choose_units(logits, p, first)
+        for states, own_ids, p in sentences:
+            if samples_units(p):
+                for first in range(0, len(own_ids), LOGIT_ROWS):
+                    logits = self.t2u.logits(states[first : first + LOGIT_ROWS])
+                    own_ids[first : first + LOGIT_ROWS] = choose_units(logits, p, first)
         return chosen, torch.cat(finite)
 
     def _vocoder_ids(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """T2U ids → rows of the unit table. eos, and ids that the table does not have, count as padding."""
+        """T2U ids → indices of the vocoder's unit table, and which ids are not in it. These and eos become padding."""
         pad = self.config.t2u_pad_token_id
         shifted = ids - self.config.vocoder_offset
         special = (ids == pad) | (ids == self.config.t2u_eos_token_id)
@@ -170,11 +171,11 @@ class SpeechSynthesizer:
 
 
 def choose_units(logits: torch.Tensor, params: DecodingParams, first: int = 0) -> torch.Tensor:
-    """Unit ids int64 [units] from logits [units, vocab]: the best, or a draw at a temperature other than 1.
+    """Unit ids int64 [units] from logits [units, vocab]: the best, or a sample at a temperature other than 1.
 
-    first: position in its sentence of the first of the units, which keys the draw together with the request's seed.
+    first: the position of the first unit in its sentence. Position and seed of the request determine the sample.
     """
-    if not draws_units(params):
+    if not samples_units(params):
         return logits.argmax(-1)
     stream = torch.arange(first, first + len(logits), device=logits.device)
     seed_low, seed_high = (torch.full_like(stream, params.seed >> shift & 0xFFFFFFFF) for shift in (0, 32))
@@ -182,5 +183,5 @@ def choose_units(logits: torch.Tensor, params: DecodingParams, first: int = 0) -
     return (logits / params.speech_temperature + noise).argmax(-1)
 
 
-def draws_units(params: DecodingParams) -> bool:
+def samples_units(params: DecodingParams) -> bool:
     return params.speech_do_sample and params.speech_temperature != 1.0

@@ -43,10 +43,10 @@ def run(folder: Path, packed: list[Sentence]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_packed_sentences_equal_the_reference(checkpoint: Callable[[int], Path], seed: int) -> None:
+def test_t2u_equals_the_reference(checkpoint: Callable[[int], Path], seed: int) -> None:
     folder = checkpoint(seed)
     packed = sentences(folder, seed)
-    for (states, chars, counts), mine in zip(packed, run(folder, packed), strict=True):
+    for (states, chars, counts), own in zip(packed, run(folder, packed), strict=True):
         with torch.inference_mode():
             logits = load(folder).model.t2u_model(
                 inputs_embeds=states[None],
@@ -54,13 +54,13 @@ def test_packed_sentences_equal_the_reference(checkpoint: Callable[[int], Path],
                 char_count_per_id=counts[None],
                 attention_mask=torch.ones(1, len(states)),
             )[0][0]
-        assert_model_close(mine, logits)
+        assert_model_close(own, logits)
         best = logits.topk(2)
         clear = best.values[:, 0] - best.values[:, 1] > MARGIN
-        assert torch.equal(mine.argmax(-1)[clear], best.indices[clear, 0]) and clear.float().mean() > 0.99
+        assert torch.equal(own.argmax(-1)[clear], best.indices[clear, 0]) and clear.float().mean() > 0.99
 
 
-def test_a_sentence_does_not_feel_its_neighbours(checkpoint: Callable[[int], Path]) -> None:
+def test_t2u_is_batch_invariant(checkpoint: Callable[[int], Path]) -> None:
     folder = checkpoint(0)
     packed = sentences(folder, 7)
     together = run(folder, packed)
@@ -70,7 +70,7 @@ def test_a_sentence_does_not_feel_its_neighbours(checkpoint: Callable[[int], Pat
         assert torch.equal(one, alone) and torch.equal(other, alone)
 
 
-def test_durations_round_half_to_even_from_one_upwards(checkpoint: Callable[[int], Path]) -> None:
+def test_duration_predictor_rounds_half_to_even_and_gives_at_least_one_frame(checkpoint: Callable[[int], Path]) -> None:
     t2u = parts(checkpoint(0)).t2u
     assert t2u is not None
     predictor = t2u.durations
@@ -86,7 +86,7 @@ def test_durations_round_half_to_even_from_one_upwards(checkpoint: Callable[[int
 
 
 @pytest.mark.parametrize("duration,message", [(0, "NaN"), (MAX_FRAMES, "frames")])
-def test_durations_that_are_none_are_an_error(
+def test_t2u_raises_for_durations_that_cannot_be(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, duration: int, message: str
 ) -> None:
     folder = checkpoint(0)

@@ -15,7 +15,7 @@ from tolerance import assert_model_close
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_packed_sentences(checkpoint: Callable[[int], Path], seed: int) -> None:
+def test_text_encoder_equals_the_reference(checkpoint: Callable[[int], Path], seed: int) -> None:
     folder = checkpoint(seed)
     encoder = parts(folder).text_encoder
     assert encoder is not None
@@ -24,5 +24,5 @@ def test_packed_sentences(checkpoint: Callable[[int], Path], seed: int) -> None:
     lengths = [len(sentence) for sentence in sentences]
     with torch.inference_mode():
         packed = encoder(torch.tensor([token for sentence in sentences for token in sentence]), bounds(lengths))
-    for sentence, mine in zip(sentences, packed.split(lengths), strict=True):
-        assert_model_close(mine, load(folder).text_encoder(sentence), torch.float32)
+    for sentence, states in zip(sentences, packed.split(lengths), strict=True):
+        assert_model_close(states, load(folder).text_encoder(sentence), torch.float32)

@@ -1,4 +1,4 @@
-"""Waveforms of packed unit sequences equal the reference's for each alone, tails included, however they are cut."""
+"""Waveforms of packed clips equal the reference's for each alone, to their last sample and for any windows."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ LENGTHS = [1, 2, 7, 40, 3]
 
 
 @dataclass(frozen=True)
-class Voiced:
-    """Units of several clips, and the language, the voice and the kind of durations of each."""
+class Batch:
+    """Units of several clips, and the language, the speaker and the kind of durations of each."""
 
     units: list[torch.Tensor]
     languages: torch.Tensor
     speakers: torch.Tensor
     predicted: list[bool]
 
-    def __getitem__(self, i: int) -> Voiced:
+    def __getitem__(self, i: int) -> Batch:
         one = slice(i, i + 1)
-        return Voiced(self.units[one], self.languages[one], self.speakers[one], self.predicted[one])
+        return Batch(self.units[one], self.languages[one], self.speakers[one], self.predicted[one])
 
 
-def voiced(folder: Path, seed: int, lengths: list[int], predicted: bool | None = None) -> Voiced:
+def make_batch(folder: Path, seed: int, lengths: list[int], predicted: bool | None = None) -> Batch:
     config, generator, count = parts(folder).config, torch.Generator().manual_seed(seed), len(lengths)
     units = [torch.randint(config.unit_hifi_gan_vocab_size, (length,), generator=generator) for length in lengths]
     for clip in units:
-        clip[len(clip) // 2] = config.t2u_pad_token_id  # inside a clip it is a unit like any other
+        clip[len(clip) // 2] = config.t2u_pad_token_id  # a unit like any other inside a clip
     languages = torch.randint(config.vocoder_num_langs, (count,), generator=generator)
     speakers = torch.randint(config.vocoder_num_spkrs, (count,), generator=generator)
     kinds = [i % 2 == 0 if predicted is None else predicted for i in range(count)]
-    return Voiced(units, languages, speakers, kinds)
+    return Batch(units, languages, speakers, kinds)
 
 
 def vocoder_of(folder: Path) -> Vocoder:
@@ -57,60 +57,60 @@ def vocoder_of(folder: Path) -> Vocoder:
     return vocoder
 
 
-def clips_of(vocoder: Vocoder, v: Voiced) -> Clips:
-    cu = bounds([len(clip) for clip in v.units])
-    return vocoder.clips(torch.cat(v.units), cu, v.languages, v.speakers, v.predicted)
+def clips_of(vocoder: Vocoder, batch: Batch) -> Clips:
+    cu = bounds([len(clip) for clip in batch.units])
+    return vocoder.clips(torch.cat(batch.units), cu, batch.languages, batch.speakers, batch.predicted)
 
 
 @torch.inference_mode()
-def waves(vocoder: Vocoder, v: Voiced) -> list[torch.Tensor]:
-    clips = clips_of(vocoder, v)
+def waves(vocoder: Vocoder, batch: Batch) -> list[torch.Tensor]:
+    clips = clips_of(vocoder, batch)
     samples = torch.cat([vocoder(clips, windows) for windows in vocoder.passes(clips)])
     return list(samples.split([(b - a) * vocoder.samples_per_frame for a, b in pairwise(clips.bounds)]))
 
 
 @torch.inference_mode()
-def reference(folder: Path, v: Voiced) -> torch.Tensor:
-    """Of a single clip."""
+def reference(folder: Path, batch: Batch) -> torch.Tensor:
+    """The waveform of a single clip."""
     model = load(folder).model.vocoder
     with pytest.MonkeyPatch.context() as patch:
-        if not v.predicted[0]:
+        if not batch.predicted[0]:
             patch.setattr(model.dur_predictor, "forward", lambda x: torch.zeros(x.shape[:2]))
-        return model(v.units[0][None], v.speakers.view(1, 1), v.languages.view(1, 1))[0][0]
+        return model(batch.units[0][None], batch.speakers.view(1, 1), batch.languages.view(1, 1))[0][0]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_packed_clips_with_mixed_voices_equal_the_reference(checkpoint: Callable[[int], Path], seed: int) -> None:
+def test_vocoder_equals_the_reference_for_clips_of_several_voices(checkpoint: Callable[[int], Path], seed: int) -> None:
     folder = checkpoint(seed)
-    v = voiced(folder, seed, LENGTHS)
-    for i, wave in enumerate(waves(vocoder_of(folder), v)):
-        assert_waveform_close(wave, reference(folder, v[i]))
+    batch = make_batch(folder, seed, LENGTHS)
+    for i, wave in enumerate(waves(vocoder_of(folder), batch)):
+        assert_waveform_close(wave, reference(folder, batch[i]))
 
 
 @pytest.mark.parametrize("seed,length", [(0, 3000), (1, 700), (2, 257)])
-def test_long_clips_equal_the_reference_in_the_memory_of_one_window(
+def test_vocoder_equals_the_reference_for_long_clips_in_the_memory_of_one_window(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, seed: int, length: int
 ) -> None:
     folder = checkpoint(seed)
     vocoder = vocoder_of(folder)
-    v = voiced(folder, seed, [length], predicted=False)
-    rows: list[int] = []
+    batch = make_batch(folder, seed, [length], predicted=False)
+    frames: list[int] = []
     last = vocoder.generator.conv_post
 
     def noted(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        rows.append(len(x))
+        frames.append(len(x))
         return last(x, *args, **kwargs)
 
     monkeypatch.setattr(vocoder.generator, "conv_post", noted)
-    [wave] = waves(vocoder, v)
-    assert_waveform_close(wave, reference(folder, v))
-    assert len(rows) == -(-length // vocoder.window)
-    assert max(rows) <= (vocoder.window + 2 * vocoder.generator.margins[0]) * vocoder.samples_per_frame
+    [wave] = waves(vocoder, batch)
+    assert_waveform_close(wave, reference(folder, batch))
+    assert len(frames) == -(-length // vocoder.window)
+    assert max(frames) <= (vocoder.window + 2 * vocoder.generator.margins[0]) * vocoder.samples_per_frame
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("seed", range(3))
-def test_16_bit_weights_change_little_of_the_spectrum(
+def test_vocoder_in_16_bits_changes_the_spectrum_little(
     checkpoint: Callable[[int], Path], seed: int, dtype: torch.dtype
 ) -> None:
     folder = checkpoint(seed)
@@ -118,38 +118,39 @@ def test_16_bit_weights_change_little_of_the_spectrum(
     options = EngineConfig(max_num_seqs=1, num_slots=32)
     vocoder = ModelRunner(folder, config, options, ("t2st",), torch.device("cpu"), dtype).vocoder
     assert vocoder is not None and vocoder.unit_embedding.dtype == dtype
-    v = voiced(folder, seed, [60], predicted=False)
-    [wave], [exact] = waves(vocoder, v), waves(vocoder_of(folder), v)
+    batch = make_batch(folder, seed, [60], predicted=False)
+    [wave], [exact] = waves(vocoder, batch), waves(vocoder_of(folder), batch)
     assert wave.dtype == torch.float32
     assert_spectrum_close(wave, exact, dtype)
 
 
-def test_a_clip_does_not_feel_its_neighbours(
-    checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vocoder_is_batch_invariant(checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = checkpoint(0)
     vocoder = vocoder_of(folder)
     monkeypatch.setattr(vocoder, "window", 60)
     lengths = [*LENGTHS, 150]
-    v = voiced(folder, 3, lengths)
-    alone = [waves(vocoder, v[i])[0] for i in range(len(lengths))]
+    batch = make_batch(folder, 3, lengths)
+    alone = [waves(vocoder, batch[i])[0] for i in range(len(lengths))]
     rng = random.Random(0)
     for _ in range(4):
         order = rng.sample(range(len(lengths)), rng.randint(2, len(lengths)))
-        mixed = Voiced(
-            [v.units[i] for i in order], v.languages[order], v.speakers[order], [v.predicted[i] for i in order]
+        mixed = Batch(
+            [batch.units[i] for i in order],
+            batch.languages[order],
+            batch.speakers[order],
+            [batch.predicted[i] for i in order],
         )
         for i, wave in zip(order, waves(vocoder, mixed), strict=True):
             assert torch.equal(wave, alone[i])
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_windows_change_no_more_than_the_last_bits(checkpoint: Callable[[int], Path], seed: int) -> None:
-    """Of a sample's neighbourhood nothing is missing, wherever the windows are."""
+def test_vocoder_windows_change_no_more_than_the_last_bits(checkpoint: Callable[[int], Path], seed: int) -> None:
+    """Wherever the windows are, they have all the context that their samples depend on."""
     folder = checkpoint(seed)
     vocoder = vocoder_of(folder)
-    v = voiced(folder, seed, [300], predicted=False)
-    clips = clips_of(vocoder, v)
+    batch = make_batch(folder, seed, [300], predicted=False)
+    clips = clips_of(vocoder, batch)
     with torch.inference_mode():
         whole = vocoder(clips, [Window(0, 0, 300)])
         for windows in (
@@ -161,23 +162,23 @@ def test_windows_change_no_more_than_the_last_bits(checkpoint: Callable[[int], P
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_margins_are_what_a_sample_depends_on(checkpoint: Callable[[int], Path], seed: int) -> None:
-    """A unit changes samples up to that many frames from its own; at most two of them are too many, by rounding."""
+def test_margins_are_the_frames_that_a_sample_depends_on(checkpoint: Callable[[int], Path], seed: int) -> None:
+    """A unit changes samples up to a margin of frames away; rounding makes the margin at most two frames too large."""
     folder = checkpoint(seed)
     vocoder = vocoder_of(folder)
     margin, rate = vocoder.generator.margins[0], vocoder.samples_per_frame
     assert vocoder.generator.margins == margins(parts(folder).config)
-    v = voiced(folder, seed, [2 * margin + 21], predicted=False)
+    batch = make_batch(folder, seed, [2 * margin + 21], predicted=False)
     middle = margin + 10
     with torch.inference_mode():
-        one = waves(vocoder, v)[0]
-        v.units[0][middle] = (v.units[0][middle] + 1) % parts(folder).config.unit_hifi_gan_vocab_size
-        changed = (one != waves(vocoder, v)[0]).view(-1, rate).any(1).nonzero()[:, 0]
+        one = waves(vocoder, batch)[0]
+        batch.units[0][middle] = (batch.units[0][middle] + 1) % parts(folder).config.unit_hifi_gan_vocab_size
+        changed = (one != waves(vocoder, batch)[0]).view(-1, rate).any(1).nonzero()[:, 0]
     assert middle - margin <= changed.min() <= middle - margin + 2
     assert middle + margin - 2 <= changed.max() <= middle + margin
 
 
-def test_passes_take_all_windows_in_order_and_no_more_frames_than_allowed(
+def test_passes_have_all_windows_in_order_and_no_more_frames_than_allowed(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vocoder = vocoder_of(checkpoint(0))
@@ -190,22 +191,22 @@ def test_passes_take_all_windows_in_order_and_no_more_frames_than_allowed(
     assert flat == [(0, 0, 4), (1, 0, 10), (1, 10, 20), (1, 20, 23), (2, 0, 10), (3, 0, 1)] and len(passes) == 2
 
 
-def test_the_predictor_does_not_run_for_clips_that_do_not_want_it(
+def test_clips_without_predicted_durations_do_not_run_the_predictor(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = checkpoint(0)
     vocoder = vocoder_of(folder)
     monkeypatch.setattr(vocoder, "durations", None)
-    clips = clips_of(vocoder, voiced(folder, 0, LENGTHS, predicted=False))
+    clips = clips_of(vocoder, make_batch(folder, 0, LENGTHS, predicted=False))
     assert clips.bounds[-1] == sum(LENGTHS)
 
 
 @pytest.mark.parametrize("duration,message", [(0, "NaN"), (MAX_FRAMES, "frames")])
-def test_durations_that_are_none_are_an_error(
+def test_clips_raises_for_durations_that_cannot_be(
     checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, duration: int, message: str
 ) -> None:
     folder = checkpoint(0)
     vocoder = vocoder_of(folder)
     monkeypatch.setattr(vocoder, "durations", lambda x, cu_seqlens: torch.full((len(x),), duration))
     with pytest.raises(NumericalError, match=message):
-        clips_of(vocoder, voiced(folder, 0, [2], predicted=True))
+        clips_of(vocoder, make_batch(folder, 0, [2], predicted=True))

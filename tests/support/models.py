@@ -1,4 +1,4 @@
-"""The engine's networks for a checkpoint folder, loaded once."""
+"""A model runner for a checkpoint folder, loaded once."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The generator of HiFi-GAN (arXiv 2010.05646): rows that describe a frame each → samples.
+"""The generator of HiFi-GAN (arXiv 2010.05646): a vector for each frame → samples.
 
-Between two layers it drops the rows that nobody needs any more, for windows of longer clips.
+For windows of longer clips, it drops the frames between two layers that no later layer needs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from seamless_kernels.conv_transpose1d import conv_transpose1d, pack_conv_transp
 from seamless_kernels.residual_block import pack_residual_block, residual_block
 
 _TAPS = 7  # of the first and of the last convolution
-_LAST_SLOPE = 0.01  # torch's default: the reference forgets its own setting there, and the checkpoint was trained so
+_LAST_SLOPE = 0.01  # torch's default, not the config's slope: the reference and the training have it
 
 
 class Generator:
@@ -28,66 +28,69 @@ class Generator:
         self.margins = margins(config)
 
     def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-        """The samples of whole clips x [frames of all, dim]: float32 [frames · samples_per_frame]."""
-        return self.within(Rows(x, [], [], cu_seqlens))  # no windows: nothing is cut, and only the device knows bounds
+        """The samples of clips x [total frames, dim] that are not cut: float32 [total frames · samples_per_frame]."""
+        return self.windows(PackedWindows(x, [], [], cu_seqlens))  # no bounds on the host, so nothing is trimmed
 
-    def within(self, rows: Rows) -> torch.Tensor:
-        """The samples of windows, without those of what lies around them."""
-        rows = rows.grown(self.conv_pre(rows.x, rows.cu_seqlens))
+    def windows(self, packed: PackedWindows) -> torch.Tensor:
+        """The samples of windows, without those of their context."""
+        packed = packed.replaced(self.conv_pre(packed.x, packed.cu_seqlens))
         for stage, needed in zip(self.stages, self.margins[1:], strict=True):
-            rows = rows.cut(needed)
-            rows = rows.grown(stage(rows.x, rows.cu_seqlens), stage.stride)
-        rows = rows.grown(self.conv_post(rows.x, rows.cu_seqlens, leaky_slope=_LAST_SLOPE))
-        rows = rows.cut(0)
-        samples = rows.x[:, 0]
-        if not rows.bounds or samples.device.type != "cpu":
+            packed = packed.trimmed(needed)
+            packed = packed.replaced(stage(packed.x, packed.cu_seqlens), stage.stride)
+        packed = packed.replaced(self.conv_post(packed.x, packed.cu_seqlens, leaky_slope=_LAST_SLOPE))
+        packed = packed.trimmed(0)
+        samples = packed.x[:, 0]
+        if not packed.bounds or samples.device.type != "cpu":
             return torch.tanh(samples)
-        # Each from a copy of its own: torch may have another tanh for the tail of what a thread takes.
-        return torch.cat([torch.tanh(samples[start:end].clone()) for start, end in pairwise(rows.bounds)])
+        # Each window from a copy: torch can compute tanh in another way for the last elements of a thread's share.
+        return torch.cat([torch.tanh(samples[start:end].clone()) for start, end in pairwise(packed.bounds)])
 
 
 @dataclass(frozen=True)
-class Rows:
-    """x [rows, dim] of windows side by side. around: of each, how many rows lie before and after its own."""
+class PackedWindows:
+    """x [total, dim] of windows one after another, each with frames before and after it as context.
+
+    After an upsampling layer a frame is one of its outputs, up to one sample. Without bounds and context, x are clips.
+    """
 
     x: torch.Tensor
     bounds: list[int]
-    around: list[tuple[int, int]]
+    context: list[tuple[int, int]]  # of each window, the frames before and after it
     cu_seqlens: torch.Tensor  # the bounds on the device
 
     @classmethod
-    def of(cls, x: torch.Tensor, bounds: list[int], around: list[tuple[int, int]]) -> Rows:
-        return cls(x, bounds, around, torch.tensor(bounds, dtype=torch.int32, device=x.device))
+    def of(cls, x: torch.Tensor, bounds: list[int], context: list[tuple[int, int]]) -> PackedWindows:
+        return cls(x, bounds, context, torch.tensor(bounds, dtype=torch.int32, device=x.device))
 
-    def cut(self, margin: int) -> Rows:
-        """Without the rows that lie more than `margin` before and after each window."""
-        if all(max(pair) <= margin for pair in self.around):
+    def trimmed(self, margin: int) -> PackedWindows:
+        """With at most `margin` frames of context on either side."""
+        if all(max(pair) <= margin for pair in self.context):
             return self
         parts = [
             self.x[start + max(before - margin, 0) : end - max(after - margin, 0)]
-            for (start, end), (before, after) in zip(pairwise(self.bounds), self.around, strict=True)
+            for (start, end), (before, after) in zip(pairwise(self.bounds), self.context, strict=True)
         ]
         x = parts[0] if len(parts) == 1 else torch.cat(parts)
-        kept = [(min(before, margin), min(after, margin)) for before, after in self.around]
-        return Rows.of(x, [0, *accumulate(map(len, parts))], kept)
+        context = [(min(before, margin), min(after, margin)) for before, after in self.context]
+        return PackedWindows.of(x, [0, *accumulate(map(len, parts))], context)
 
-    def grown(self, x: torch.Tensor, stride: int = 1) -> Rows:
-        """What a layer made of them: `stride` rows x of each row."""
+    def replaced(self, x: torch.Tensor, stride: int = 1) -> PackedWindows:
+        """With the outputs x of a layer that makes `stride` frames of each."""
         bounds = [bound * stride for bound in self.bounds]
-        around = [(before * stride, after * stride) for before, after in self.around]
-        return Rows(x, bounds, around, self.cu_seqlens * stride)
+        context = [(before * stride, after * stride) for before, after in self.context]
+        return PackedWindows(x, bounds, context, self.cu_seqlens * stride)
 
 
 def reach(kernel: int, dilation: int = 1) -> int:
-    """Rows on either side that a convolution reads."""
+    """The frames on either side that a convolution reads."""
     return (kernel - 1) // 2 * dilation
 
 
 def margins(config: ModelConfig) -> list[int]:
-    """Rows on either side of a window that its samples depend on: before `conv_pre`, and before each stage.
+    """The frames on either side of a window that its samples depend on: before `conv_pre`, and before each stage.
 
-    From the last convolution backwards. A stage's blocks reach over m rows of its output; with k taps and stride s, the
-    upsampler makes these and the window's own from ⌊(m + (k − s) / 2 − 1) / s⌋ + 1 more rows of its input.
+    Computed from the last convolution backwards. The samples depend on m frames on either side after the upsampler of a
+    stage, which has k taps and stride s; before it, that is ⌊(m + (k − s) / 2 − 1) / s⌋ + 1 frames.
     """
     blocks = zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
     widest = max(sum(reach(kernel, dilation) + reach(kernel) for dilation in dilations) for kernel, dilations in blocks)
@@ -133,7 +136,7 @@ class ResidualBlock:
     def __call__(
         self, x: torch.Tensor, cu_seqlens: torch.Tensor, total: torch.Tensor | None, scale: float = 1.0
     ) -> torch.Tensor:
-        """scale · (total + block(x)), with the sum of the blocks before this one."""
+        """scale · (total + block(x)); total: the sum of the blocks before this one."""
         return residual_block(
             x,
             self.weights,

@@ -1,10 +1,11 @@
-"""The pieces that the five networks share, and how their weights are taken from a checkpoint."""
+"""The layers that the five networks share, and how their weights are read from a checkpoint."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -15,17 +16,31 @@ from seamless_kernels.conv1d import ConvWeight, conv1d, pack_conv_weight
 from seamless_kernels.layer_norm import layer_norm
 from seamless_kernels.linear import Activation, LinearWeight, linear, pack_weight
 
-# A part of a model that reads nothing back, so that a graph can record it: rows x [total, …], cu_seqlens int32 [n + 1],
-# for some valid int32 [n], for some how many rows come out → rows that come from one segment each.
+# A part of a model on packed tensors: x [total, …], cu_seqlens int32 [n + 1]; some take valid int32 [n], and some the
+# number of outputs → outputs packed by segment. It waits for no result of the device, so that a graph can capture it.
 Network = Callable[..., torch.Tensor]
+
+
+class Launch(Protocol):
+    """How a network is to be launched: returns the network itself, or one that launches small passes as CUDA graphs.
+
+    max_outputs(tokens, segments): the most outputs of a pass of this size; None for one output for each token.
+    """
+
+    def __call__(self, network: Network, max_outputs: Callable[[int, int], int] | None = None) -> Network: ...
+
+
+def by_host(network: Network, max_outputs: Callable[[int, int], int] | None = None) -> Network:
+    """Has the host launch every kernel."""
+    return network
 
 
 @dataclass(frozen=True)
 class Weights:
     """A view of a checkpoint below one prefix: `weights.at("layers.0").norm("ffn_layer_norm")`.
 
-    `read(name)` returns the tensor on the engine's device in float32 or its dtype; it is called once for each name.
-    `pack(prefix, weight, kept)` makes of a matrix [out, in] what `linear` takes; kept: it is used elsewhere, too.
+    read: name → the tensor on the engine's device, in the engine's dtype or the given one. Called once for each name.
+    pack: prefix and a matrix [out, in] → the weight that `linear` takes. kept: the matrix is used elsewhere too.
     """
 
     read: Callable[[str, torch.dtype | None], torch.Tensor]
@@ -36,11 +51,11 @@ class Weights:
         return Weights(self.read, self.pack, f"{self.prefix}{prefix}.")
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """`dtype` overrides the engine's, for the parts that stay in float32."""
+        """dtype: in place of the engine's, for the parts that are always float32."""
         return self.read(self.prefix + name, dtype)
 
     def linear(self, *names: str, bias: bool = True, dtype: torch.dtype | None = None) -> Linear:
-        """Several names are fused into one product whose outputs stand side by side."""
+        """Several names are fused into one product, their outputs side by side."""
         weight = torch.cat([self.tensor(f"{name}.weight", dtype).flatten(1) for name in names])
         offset = torch.cat([self.tensor(f"{name}.bias", dtype) for name in names]) if bias else None
         return Linear(pack_weight(weight), offset) if dtype else self.packed(weight, offset)
@@ -123,7 +138,7 @@ class SelfAttention:
         self.heads = heads
 
     def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """q, k, v, each [rows, heads, d]."""
+        """q, k, v, each [total, heads, d]."""
         q, k, v = self.qkv(x).view(x.shape[0], 3, self.heads, -1).unbind(1)
         return q, k, v
 
@@ -136,7 +151,7 @@ class SelfAttention:
 
 
 class TransformerEncoder:
-    """Pre-norm layers and a final norm: the text encoder after its embedding, and the T2U encoder (spec of NLLB)."""
+    """Pre-norm layers and a final norm (NLLB): the text encoder after its embedding, and the T2U encoder."""
 
     def __init__(self, weights: Weights, dims: TransformerDims) -> None:
         self.layers = [TransformerLayer(weights.at(f"layers.{i}"), dims.heads) for i in range(dims.layers)]
@@ -161,7 +176,7 @@ class TransformerLayer:
 
 
 class VariancePredictor:
-    """Durations of packed rows, in float32: conv → ReLU → norm, twice, then the logarithm of one number a row."""
+    """Durations of packed characters or units, in float32: twice conv → ReLU → norm, then a projection."""
 
     def __init__(self, weights: Weights) -> None:
         self.conv1 = weights.conv("conv1", torch.float32)
@@ -171,20 +186,23 @@ class VariancePredictor:
         self.proj = weights.linear("proj", dtype=torch.float32)
 
     def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-        """x [total, dim] → whole numbers of frames, int64 [total], at least 1; 0 where the number is NaN."""
+        """x [total, dim] → numbers of frames, int64 [total], at least 1; 0 where the predicted number is NaN."""
         x = self.norm1(self.conv1(x, cu_seqlens).relu_())
         x = self.norm2(self.conv2(x, cu_seqlens).relu_())
         log_duration = self.proj(x)[:, 0]
-        # In float64 a vectorised expm1 and a scalar one round to the same whole number (half to even).
+        # In float64: a vectorised expm1 and a scalar one are then rounded to the same integer (half to even).
         frames = torch.expm1(log_duration.double()).round().clamp(1, MAX_FRAMES)
         return frames.nan_to_num(nan=0.0).long()
 
 
-MAX_FRAMES = 1 << 16  # of one clip, 22 minutes: a predictor that asks for more is broken
+MAX_FRAMES = 1 << 16  # of one clip, 22 minutes; a predictor that gives more is broken
 
 
 class SinusoidalPositions:
-    """Row p = [sin(p·f), cos(p·f)], f_c = 10000^(−c / (dim/2 − 1)); row `padding_idx` is zero. Grows on demand."""
+    """The table of sinusoidal embeddings: position p has [sin(p·f), cos(p·f)], f_c = 10000^(−c / (dim/2 − 1)).
+
+    Position `padding_idx` has zeros. `reserve` makes the table longer.
+    """
 
     def __init__(self, dim: int, padding_idx: int, like: torch.Tensor) -> None:
         self.dim = dim
@@ -192,48 +210,50 @@ class SinusoidalPositions:
         self.table = self._make(1024, like)
         self._outgrown: list[torch.Tensor] = []
 
-    def _make(self, rows: int, like: torch.Tensor) -> torch.Tensor:
+    def _make(self, length: int, like: torch.Tensor) -> torch.Tensor:
         half = self.dim // 2
         frequency = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
-        angle = torch.arange(rows).float()[:, None] * frequency
-        table = torch.zeros(rows, self.dim, dtype=torch.float32)  # an odd dim leaves its last column zero
+        angle = torch.arange(length).float()[:, None] * frequency
+        table = torch.zeros(length, self.dim, dtype=torch.float32)  # the last column of an odd dim stays zero
         table[:, : 2 * half] = torch.cat([angle.sin(), angle.cos()], dim=1)
         table[self.padding_idx] = 0.0
         return table.to(like)
 
-    def reserve(self, rows: int) -> None:
-        if rows > len(self.table):
-            self._outgrown.append(self.table)  # a recorded graph goes on reading the one that there was
-            self.table = self._make(1 << (rows - 1).bit_length(), self.table)
+    def reserve(self, length: int) -> None:
+        """Have at least `length` positions."""
+        if length > len(self.table):
+            self._outgrown.append(self.table)  # captured graphs read it
+            self.table = self._make(1 << (length - 1).bit_length(), self.table)
 
     @property
     def first(self) -> int:
-        """Of the first token."""
+        """The position of the first token."""
         return self.padding_idx + 1
 
     def __getitem__(self, positions: torch.Tensor) -> torch.Tensor:
-        """[rows, dim] at positions int64 [rows]; `reserve` must have covered them."""
+        """positions int64 [total], which `reserve` has covered → embeddings [total, dim]."""
         return self.table[positions]
 
 
 def text_positions(config: ModelConfig, reference: Reference, like: torch.Tensor) -> SinusoidalPositions:
-    """Of the text encoder and the text decoder, which transformers numbers from its pad id on.
+    """The positions of the text encoder and the text decoder.
 
-    The pad id that the original project trained them with was 1, as the T2U model's is on both sides.
+    transformers numbers them from the checkpoint's pad id on, which is 0. The original project trained them with pad
+    id 1, which is the T2U model's in both implementations.
     """
     padding_idx = 1 if reference == "meta" else config.pad_token_id
     return SinusoidalPositions(config.hidden_size, padding_idx, like)
 
 
 def segment_positions(cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
-    """0, 1, 2, … within each segment: int64 [total]. Rows beyond the last count on from it."""
-    rows = torch.arange(total, device=cu_seqlens.device)
-    return rows - cu_seqlens[segment_of(rows, cu_seqlens)]
+    """0, 1, 2, … within each segment: int64 [total]. Tokens beyond the last segment continue its count."""
+    tokens = torch.arange(total, device=cu_seqlens.device)
+    return tokens - cu_seqlens[segment_of(tokens, cu_seqlens)]
 
 
-def segment_of(rows: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-    """The segment of each row, int64 [rows]; the last one of rows that are beyond it."""
-    return torch.searchsorted(cu_seqlens[1:].long(), rows, right=True).clamp(max=len(cu_seqlens) - 2)
+def segment_of(tokens: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+    """The segment of each token index: int64 [total]. Tokens beyond the last segment have the last one."""
+    return torch.searchsorted(cu_seqlens[1:].long(), tokens, right=True).clamp(max=len(cu_seqlens) - 2)
 
 
 def cumulative(lengths: torch.Tensor) -> torch.Tensor:
@@ -244,18 +264,18 @@ def cumulative(lengths: torch.Tensor) -> torch.Tensor:
 def segment_sums(values: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
     """Sums of values int64 [total] over each segment: int64 [n]."""
     lengths = cu_seqlens.diff().long()
-    owner = segment_of(torch.arange(len(values), device=values.device), cu_seqlens)
-    return torch.zeros_like(lengths).index_add_(0, owner, values)
+    segment = segment_of(torch.arange(len(values), device=values.device), cu_seqlens)
+    return torch.zeros_like(lengths).index_add_(0, segment, values)
 
 
 def frame_counts(durations: torch.Tensor, cu_seqlens: torch.Tensor) -> list[int]:
-    """Frames of each segment of the durations of a VariancePredictor: the one read-back of a pass.
+    """The frames of each segment, by the durations of a VariancePredictor. Waits for the device.
 
-    Raises NumericalError if a duration was NaN, or a segment has more than MAX_FRAMES.
+    Raises NumericalError if a duration was NaN, or if a segment has more than MAX_FRAMES.
     """
-    broken = segment_sums((durations == 0).long(), cu_seqlens)
-    frames, nans = torch.stack((segment_sums(durations, cu_seqlens), broken)).tolist()
-    if any(nans):
+    nan_counts = segment_sums((durations == 0).long(), cu_seqlens)
+    frames, nan_counts = torch.stack((segment_sums(durations, cu_seqlens), nan_counts)).tolist()
+    if any(nan_counts):
         raise NumericalError("the durations of this request are NaN; check the weights")
     if max(frames) > MAX_FRAMES:
         raise NumericalError(f"the speech would take {max(frames)} frames, more than {MAX_FRAMES}; check the weights")

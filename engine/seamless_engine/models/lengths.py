@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+Count = TypeVar("Count", "int", "torch.Tensor")
+
 
 def packed_frames(num_samples: int) -> tuple[int, int]:
     """The frames of a clip in the packed batch, two frames of the filter bank in each, and how many of them are whole.
@@ -14,6 +21,6 @@ def packed_frames(num_samples: int) -> tuple[int, int]:
     return -(-frames // 2), frames // 2
 
 
-def encoder_length(num_whole: int, stride: int) -> int:
+def encoder_length(num_whole: Count, stride: int) -> Count:
     """The encoder states of a clip with so many whole frames, after an adapter of this stride."""
     return num_whole // stride + 1

@@ -6,6 +6,7 @@ import torch
 
 from seamless_engine.config import ModelConfig, Reference
 from seamless_engine.models.layers import FeedForward, Linear, SelfAttention, Weights, cumulative, segment_of
+from seamless_engine.models.lengths import encoder_length
 from seamless_kernels.attention import attention
 from seamless_kernels.conformer_conv import conformer_conv
 from seamless_kernels.rel_attention import rel_attention
@@ -16,9 +17,10 @@ _FFN = ("intermediate_dense", "output_dense")
 
 class SpeechEncoder:
     def __init__(self, weights: Weights, config: ModelConfig, reference: Reference = "transformers") -> None:
-        # Attention never takes the half-real row of an odd clip as a key, and the conformer's convolutions read zeros
-        # there. The adapter reads what the layers made of it: from zeros in transformers, from the row as trained.
-        self.clears_half_row = reference == "transformers"
+        # The last frame of a clip can be half empty (models/lengths.py). Attention does not read it as a key, and the
+        # convolutions of the conformer read zeros there. The adapter reads the output of the layers for this frame:
+        # in transformers the layers begin with zeros, in the original project with the frame.
+        self.clears_half_frame = reference == "transformers"
         projection = weights.at("feature_projection")
         self.feature_norm = projection.norm("layer_norm", config.layer_norm_eps)
         self.feature_projection = projection.linear("projection")
@@ -30,24 +32,23 @@ class SpeechEncoder:
         self.inner_norm = weights.norm("inner_layer_norm")
 
     def __call__(
-        self, features: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """features [total, 160] with their segments and valid rows → encodings [total', dim], cu_seqlens int32 [n + 1].
+        self, features: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor, num_states: int
+    ) -> torch.Tensor:
+        """features [total, 160], packed by clip, and the whole frames of each clip → encoder states [num_states, dim].
 
-        A clip of `valid` whole rows gives valid // 8 + 1 encodings, one each 160 ms. Who knows how many that makes says
-        so, and the host need not wait for the device. Rows and encodings beyond the last segment are anything.
+        valid: int32 [n]. num_states: the sum of their `encoder_length`s; a state is 160 ms. Frames beyond the last clip
+        are not read, and states beyond it have no meaning.
         """
         x = self.feature_projection(self.feature_norm(features.to(self.feature_norm.weight.dtype)))
-        if self.clears_half_row:
-            half = torch.zeros(len(x), dtype=torch.int32, device=x.device)  # 1 at the half-real row of an odd clip
+        if self.clears_half_frame:
+            half = torch.zeros(len(x), dtype=torch.int32, device=x.device)  # 1 at a half-empty frame
             half.index_add_(0, (cu_seqlens[1:] - 1).clamp(min=0), (valid < cu_seqlens.diff()).int())
             x = x.masked_fill(half.bool()[:, None], 0.0)
         for layer in self.layers:
             x = layer(x, cu_seqlens, valid)
         x = self.norm(x)
         x = self.intermediate_ffn(x, residual=x, scale=0.5)
-        x, cu_seqlens = self.adapter(x, cu_seqlens, valid, encodings)
-        return self.inner_norm(x), cu_seqlens
+        return self.inner_norm(self.adapter(x, cu_seqlens, valid, num_states))
 
 
 class ConformerLayer:
@@ -65,7 +66,7 @@ class ConformerLayer:
         conv = weights.at("conv_module")
         self.conv_norm = conv.norm("layer_norm")
         self.pointwise1 = conv.linear("pointwise_conv1", bias=False)
-        # [dim, 31], in memory tap by tap: the kernel would otherwise copy it so at every call
+        # [dim, 31], stored tap by tap as the kernel reads it: it would copy any other layout at every call
         self.depthwise = conv.tensor("depthwise_conv.weight")[:, 0].T.contiguous().T
         self.depthwise_norm = conv.norm("depthwise_layer_norm")
         self.pointwise2 = conv.linear("pointwise_conv2", bias=False)
@@ -93,9 +94,9 @@ class ConformerLayer:
 
 
 class Adapter:
-    """Two strided convolutions (residual and main path), attention and FFN on one vector for eight frames.
+    """Two strided convolutions (residual and main path), then attention and FFN on one vector for eight frames.
 
-    A stride equal to the kernel makes the convolution a product over patches of eight rows.
+    The stride equals the kernel size, so a convolution is one product over patches of eight frames.
     """
 
     def __init__(self, weights: Weights, config: ModelConfig) -> None:
@@ -108,31 +109,28 @@ class Adapter:
         self.ffn_norm = weights.norm("ffn_layer_norm")
         self.ffn = FeedForward(weights.at("ffn"), _FFN, "relu")
 
-    def __call__(
-        self, x: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, cu_out = self._patch_rows(len(x), cu_seqlens, valid, encodings)
-        residual = self.residual_conv(_gather(self.residual_norm(x), rows), activation="glu")
-        h = self.attention_conv(_gather(self.attention_norm(x), rows), activation="glu")
-        mixed = attention(*self.attention.project(h), cu_out)
+    def __call__(self, x: torch.Tensor, cu_seqlens: torch.Tensor, valid: torch.Tensor, num_states: int) -> torch.Tensor:
+        lengths = torch.where(cu_seqlens.diff() > 0, encoder_length(valid, self.stride), 0)
+        cu_states = cumulative(lengths)
+        frames = self._patches(len(x), cu_seqlens, cu_states, num_states)
+        residual = self.residual_conv(_gather(self.residual_norm(x), frames), activation="glu")
+        h = self.attention_conv(_gather(self.attention_norm(x), frames), activation="glu")
+        mixed = attention(*self.attention.project(h), cu_states)
         x = self.attention.out(mixed.flatten(1), residual=residual)
-        return self.ffn(self.ffn_norm(x), residual=x), cu_out
+        return self.ffn(self.ffn_norm(x), residual=x)
 
-    def _patch_rows(
-        self, total: int, cu_seqlens: torch.Tensor, valid: torch.Tensor, encodings: int | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Input row of every tap [total', stride], `total` for zero padding; output cu_seqlens.
+    def _patches(self, total: int, cu_seqlens: torch.Tensor, cu_states: torch.Tensor, num_states: int) -> torch.Tensor:
+        """The frames that each state is computed from: int64 [num_states, stride], `total` for zero padding.
 
-        An odd clip can have one output row more, of its half-real frame alone; nobody attends to it, so it is not made.
+        The reference has one state more where the half-empty frame begins a patch of its own. It is never a key of
+        attention, so it is not computed here.
         """
-        count = torch.where(cu_seqlens.diff() > 0, valid // self.stride + 1, 0)
-        cu_out = cumulative(count)
-        out = torch.arange(int(cu_out[-1]) if encodings is None else encodings, device=count.device)
-        segment = segment_of(out, cu_out)
-        first = (out - cu_out[segment]) * self.stride - self.stride // 2
-        tap = first[:, None] + torch.arange(self.stride, device=count.device)  # within the segment
-        inside = (tap >= 0) & (tap < cu_seqlens.diff()[segment, None])
-        return torch.where(inside, tap + cu_seqlens[segment, None], total), cu_out
+        out = torch.arange(num_states, device=cu_states.device)
+        segment = segment_of(out, cu_states)
+        first = (out - cu_states[segment]) * self.stride - self.stride // 2
+        frame = first[:, None] + torch.arange(self.stride, device=out.device)  # within the segment
+        inside = (frame >= 0) & (frame < cu_seqlens.diff()[segment, None])
+        return torch.where(inside, frame + cu_seqlens[segment, None], total)
 
 
 def _patch_linear(weights: Weights, name: str) -> Linear:
@@ -140,6 +138,6 @@ def _patch_linear(weights: Weights, name: str) -> Linear:
     return weights.packed(kernel.transpose(1, 2).flatten(1), weights.tensor(f"{name}.bias"))
 
 
-def _gather(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _gather(x: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
     padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
-    return padded[rows.flatten()].view(len(rows), -1)  # [total', stride · dim]
+    return padded[frames.flatten()].view(len(frames), -1)  # [num_states, stride · dim]

@@ -8,12 +8,13 @@ import torch
 
 from seamless_engine.config import ModelConfig
 from seamless_engine.models.layers import (
-    Network,
+    Launch,
     SelfAttention,
     SinusoidalPositions,
     TransformerEncoder,
     VariancePredictor,
     Weights,
+    by_host,
     cumulative,
     frame_counts,
     segment_positions,
@@ -25,23 +26,23 @@ from seamless_kernels.linear import logits
 
 @dataclass(frozen=True)
 class Units:
-    """Final states [total, dim] of the units of n sentences, and how many each sentence has."""
+    """The final states [total, dim] of the units of n sentences, and the number of units of each sentence."""
 
     states: torch.Tensor
     lengths: list[int]
 
 
 class TextToUnit:
-    def __init__(self, weights: Weights, config: ModelConfig) -> None:
-        self.encoder: Network = TransformerEncoder(weights.at("model.encoder"), config.t2u_encoder)
+    def __init__(self, weights: Weights, config: ModelConfig, launch: Launch = by_host) -> None:
+        self.encoder = launch(TransformerEncoder(weights.at("model.encoder"), config.t2u_encoder))
         decoder = weights.at("model.decoder")
         self.char_embedding = decoder.tensor("embed_char.weight")
         self.char_alpha = decoder.tensor("pos_emb_alpha_char")
         self.unit_alpha = decoder.tensor("pos_emb_alpha")
         self.scale = config.embed_scale
         self.positions = SinusoidalPositions(config.hidden_size, config.t2u_pad_token_id, self.char_embedding)
-        self.durations: Network = VariancePredictor(decoder.at("duration_predictor"))
-        self.decoder: Network = UnitDecoder(decoder, config)
+        self.durations = launch(VariancePredictor(decoder.at("duration_predictor")))
+        self.decoder = launch(UnitDecoder(decoder, config))
         self.head = decoder.head(decoder.tensor("embed_tokens.weight"))
 
     def __call__(
@@ -52,14 +53,15 @@ class TextToUnit:
         char_ids: torch.Tensor,
         char_counts: torch.Tensor,
     ) -> Units:
-        """Text decoder states [total, dim] and the characters of each [total] → units.
+        """States [total, dim] of the text decoder and the characters that belong to them → units.
 
-        `valid` int32 [n]: states that count as keys (all, but for pad tokens inside a hypothesis).
-        Lengths are read back here, once. Raises NumericalError for durations that are none.
+        valid: int32 [n], the states of a sentence that attention reads as keys: all but those of pad tokens.
+        char_ids: int64 [characters]. char_counts: int64 [total], the characters of each state.
+        Waits for the device once, for the number of units. Raises NumericalError for durations that cannot be.
         """
-        encoded = self.encoder(states, cu_seqlens, valid)
+        encoder_states = self.encoder(states, cu_seqlens, valid)
         cu_chars = cumulative(segment_sums(char_counts, cu_seqlens))
-        x = encoded.repeat_interleave(char_counts, dim=0, output_size=len(char_ids))
+        x = encoder_states.repeat_interleave(char_counts, dim=0, output_size=len(char_ids))
         x = self.char_embedding[char_ids] * self.scale + self._position(self.char_alpha, cu_chars, len(x)) + x
 
         durations = self.durations(x, cu_chars)
@@ -70,7 +72,7 @@ class TextToUnit:
         return Units(self.decoder(x, cu_units), lengths)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """float32 [rows, vocab] over the T2U vocabulary."""
+        """float32 [total, vocab] over the T2U vocabulary."""
         return logits(states, self.head)
 
     def _position(self, alpha: torch.Tensor, cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
@@ -91,7 +93,7 @@ class UnitDecoder:
 
 
 class UnitLayer:
-    """Post-norm: attention, then two k=7 convolutions with a ReLU between them."""
+    """Post-norm: attention, then two convolutions of 7 taps with a ReLU between them."""
 
     def __init__(self, weights: Weights, heads: int) -> None:
         self.attention = SelfAttention(weights.at("self_attn"), heads, ("q_proj", "k_proj", "v_proj", "out_proj"))

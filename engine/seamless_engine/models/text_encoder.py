@@ -18,7 +18,7 @@ class TextEncoder:
         self.encoder = TransformerEncoder(weights, config.text_encoder)
 
     def __call__(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-        """tokens int64 [total] → encodings [total, dim]."""
+        """tokens int64 [total] → encoder states [total, dim]."""
         positions = segment_positions(cu_seqlens, len(tokens)) + self.positions.first
         self.positions.reserve(len(tokens) + self.positions.first)
         x = self.embedding[tokens] * self.scale + self.positions[positions]

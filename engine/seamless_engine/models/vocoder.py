@@ -1,8 +1,8 @@
-"""Unit HiFi-GAN: units, a language and a voice → 16 kHz samples, 320 a unit frame.
+"""Unit HiFi-GAN: units, a language and a speaker → 16 kHz samples, 320 for each frame of a unit.
 
-A clip is made in windows of frames, each read with as many frames around it as its samples depend on. What a window
-reads beyond the ends of the clip is zero in every layer; what it computes beyond its own needs is dropped on the way.
-So long clips need no more memory than short ones, and a clip that is wanted piece by piece gets the same samples.
+A clip is computed in windows of frames. A window is read with the context that its samples depend on; beyond the ends
+of the clip every layer reads zeros. So the memory of a pass does not grow with the length of a clip, and a clip that is
+streamed window by window has the same samples.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import NamedTuple
 import torch
 
 from seamless_engine.config import ModelConfig
-from seamless_engine.models.hifi_gan import Generator, Rows
-from seamless_engine.models.layers import Network, VariancePredictor, Weights, frame_counts
+from seamless_engine.models.hifi_gan import Generator, PackedWindows
+from seamless_engine.models.layers import Launch, VariancePredictor, Weights, by_host, frame_counts
 
-# Frames of a window, and of a pass of windows. With the published dims 21 frames on either side are made for nothing,
-# and a tensor has 20 KB a frame.
+# Frames of a window, and of a pass of windows. With the published dims, the context is 21 frames on either side, and a
+# tensor has 20 KB for each frame.
 _WINDOW = {"cpu": 512, "cuda": 1024}
 _PASS = {"cpu": 1, "cuda": 16_384}
 
 
 @dataclass(frozen=True)
 class Clips:
-    """Units int64 [total] of the packed frames of n clips, and the voice of each.
+    """n clips, packed: the unit of each frame, int64 [total].
 
-    bounds: n + 1 numbers on the host. languages, speakers: int64 [n].
+    bounds: n + 1 numbers on the host. languages, speakers: int64 [n], indices of the embedding tables.
     """
 
     units: torch.Tensor
@@ -46,14 +46,14 @@ class Window(NamedTuple):
 
 
 class Vocoder:
-    def __init__(self, weights: Weights, config: ModelConfig) -> None:
-        self.durations: Network = VariancePredictor(weights.at("dur_predictor"))
+    def __init__(self, weights: Weights, config: ModelConfig, launch: Launch = by_host) -> None:
+        self.durations = launch(VariancePredictor(weights.at("dur_predictor")))
         self.unit_embedding = weights.tensor("unit_embedding.weight")
         self.speaker_embedding = weights.tensor("speaker_embedding.weight")
         self.language_embedding = weights.tensor("language_embedding.weight")
         self.generator = Generator(weights.at("hifi_gan"), config)
-        self.whole: Network = self.generator  # of clips that are a window each
         self.samples_per_frame = config.samples_per_frame
+        self.generate_clips = launch(self.generator, lambda frames, _: frames * config.samples_per_frame)
         device = self.unit_embedding.device.type
         self.window, self.pass_frames = _WINDOW[device], _PASS[device]
 
@@ -65,49 +65,51 @@ class Vocoder:
         speakers: torch.Tensor,
         predicted: Sequence[bool],
     ) -> Clips:
-        """units int64 [total] of n clips, languages and speakers int64 [n].
+        """The frames of n clips. units: int64 [total]; languages, speakers: int64 [n].
 
-        predicted: whether a clip's units last as long as the predictor here says, or one frame each.
-        Lengths are read back here, once. Raises NumericalError for durations that are none.
+        predicted: whether the units of a clip have the durations of the predictor, or one frame each.
+        Waits for the device once, for the durations. Raises NumericalError for durations that cannot be.
         """
         durations = torch.ones_like(units)
         if any(predicted):
-            wanted = torch.tensor(predicted, device=units.device)
-            wanted = wanted.repeat_interleave(cu_seqlens.diff().long(), output_size=len(units))
-            durations = torch.where(wanted, self.durations(self.unit_embedding[units], cu_seqlens), durations)
+            chosen = torch.tensor(predicted, device=units.device)
+            chosen = chosen.repeat_interleave(cu_seqlens.diff().long(), output_size=len(units))
+            durations = torch.where(chosen, self.durations(self.unit_embedding[units], cu_seqlens), durations)
         bounds = [0, *accumulate(frame_counts(durations, cu_seqlens))]
-        return Clips(units.repeat_interleave(durations, output_size=bounds[-1]), bounds, languages, speakers)
+        frames = units.repeat_interleave(durations, output_size=bounds[-1])
+        return Clips(frames, bounds, languages, speakers)
 
     def passes(self, clips: Clips) -> Iterator[list[Window]]:
-        """The windows of all clips in order, as many together as a pass takes."""
-        chosen: list[Window] = []
+        """The windows of all clips in order, as many in a pass as `pass_frames` allows."""
+        windows: list[Window] = []
         for clip, (first, last) in enumerate(pairwise(clips.bounds)):
             for start in range(0, last - first, self.window):
                 window = Window(clip, start, min(start + self.window, last - first))
-                if chosen and sum(w.end - w.start for w in chosen) + window.end - start > self.pass_frames:
-                    yield chosen
-                    chosen = []
-                chosen.append(window)
-        if chosen:
-            yield chosen
+                if windows and sum(w.end - w.start for w in windows) + window.end - start > self.pass_frames:
+                    yield windows
+                    windows = []
+                windows.append(window)
+        if windows:
+            yield windows
 
     def __call__(self, clips: Clips, windows: Sequence[Window]) -> torch.Tensor:
-        """The samples of the windows, one after another: float32 [frames of all · samples_per_frame]."""
+        """The samples of the windows, one after another: float32 [frames of all windows · samples_per_frame]."""
         device, margin = clips.units.device, self.generator.margins[0]
-        around = []  # of the frames that the samples of a window depend on, those that its clip has
+        context = []
         spans = []
         for clip, start, end in windows:
             first, last = clips.bounds[clip : clip + 2]
             before, after = min(start, margin), min(last - first - end, margin)
-            around.append((before, after))
+            context.append((before, after))
             spans.append(clips.units[first + start - before : first + end + after])
         units = torch.cat(spans)
         bounds = [0, *accumulate(map(len, spans))]
-        clip = torch.tensor([window.clip for window in windows])
-        owner = torch.repeat_interleave(clip, torch.tensor(bounds).diff(), output_size=bounds[-1]).to(device)
-        language = self.language_embedding[clips.languages[owner]]
-        speaker = self.speaker_embedding[clips.speakers[owner]]
+        window_clips = torch.tensor([window.clip for window in windows])
+        clip_of = window_clips.repeat_interleave(torch.tensor(bounds).diff(), output_size=bounds[-1]).to(device)
+        language = self.language_embedding[clips.languages[clip_of]]
+        speaker = self.speaker_embedding[clips.speakers[clip_of]]
         x = torch.cat([language, self.unit_embedding[units], speaker], dim=1)
-        rows = Rows.of(x, bounds, around)
-        windowed = any(map(any, around)) or device.type == "cpu"
-        return self.generator.within(rows) if windowed else self.whole(x, rows.cu_seqlens)
+        packed = PackedWindows.of(x, bounds, context)
+        if any(map(any, context)) or device.type == "cpu":
+            return self.generator.windows(packed)
+        return self.generate_clips(x, packed.cu_seqlens)
