@@ -45,14 +45,14 @@ class Ours:
         self.engine = Engine.from_pretrained(folder, tasks=["t2st"], device=device, dtype=dtype)
         self.runner = self.engine._runner
         self.device = device
-        self.speech = self.runner.speech
+        self.speech = self.runner.synthesizer
         assert self.speech is not None
 
     def watch(self, clock: StageClock) -> None:
         assert self.speech is not None
-        clock.watch(self.runner, "_encode_text", "text encoder")
-        clock.watch(self.speech, "_units", "T2U")
-        clock.watch(self.speech, "_choose", "T2U")
+        clock.watch(self.runner, "encode_text", "text encoder")
+        clock.watch(self.speech, "run_t2u", "T2U")
+        clock.watch(self.speech, "unit_ids", "T2U")
         vocoder, speech = self.speech.vocoder, self.speech
         clock.watch(vocoder, "clips", "vocoder")
         speech.vocoder = clock.proxy(vocoder, "vocoder")  # type: ignore[assignment]

@@ -45,11 +45,11 @@ class Ours:
         clock.watch(runner, "encode", "encode")
         clock.watch(runner, "decode", "decode")
         clock.watch(runner, "finish", "decode")
-        if runner.speech is not None:
-            clock.watch(runner.speech, "_units", "t2u")
-            clock.watch(runner.speech, "_choose", "t2u")
-            clock.watch(runner.speech.vocoder, "clips", "vocoder")
-            runner.speech.vocoder = clock.proxy(runner.speech.vocoder, "vocoder")
+        if runner.synthesizer is not None:
+            clock.watch(runner.synthesizer, "run_t2u", "t2u")
+            clock.watch(runner.synthesizer, "unit_ids", "t2u")
+            clock.watch(runner.synthesizer.vocoder, "clips", "vocoder")
+            runner.synthesizer.vocoder = clock.proxy(runner.synthesizer.vocoder, "vocoder")
 
     def run(self, task: str, work: list[Item], num_beams: int) -> Run:
         """Raises ValueError if a request fails or ends early."""

@@ -109,11 +109,12 @@ def encoder_pass(engine: Engine, requests: int) -> Profile:
     waves = [torch.from_numpy(clip) for clip in clips if clip is not None]
     bounds = [0, *torch.tensor([len(wave) for wave in waves]).cumsum(0).tolist()]
     rows, cu_seqlens, valid = fbank(torch.cat(waves).to(engine.device), bounds)
-    encodings = int((valid // engine.config.adaptor_stride + 1).sum())
+    assert engine._runner.encode_frames is not None
+    encode_frames, encodings = engine._runner.encode_frames, int((valid // engine.config.adaptor_stride + 1).sum())
 
     @torch.inference_mode()
     def run() -> torch.Tensor:
-        return engine._runner.max_encoder_tokens(rows, cu_seqlens, valid, encodings)
+        return encode_frames(rows, cu_seqlens, valid, encodings)
 
     what = f"encoder pass, {requests} × {frame_count(len(waves[0])) // 2} frames"
     return profiled(what, run, engine.device.type)
@@ -123,9 +124,9 @@ def speech_pass(engine: Engine, requests: int) -> Profile:
     """The first speech pass of the requests: units and samples of the best text of each."""
     passes: list[list[Job]] = []
     runner, items = engine._runner, fixed_items("s2st", engine.config, requests, SECONDS, TOKENS)
-    with patch.object(runner, "speak", passes.append):  # the requests as they are before it
+    with patch.object(runner, "synthesize", passes.append):  # the requests as they are before it
         engine.generate([item.request("s2st", 1, may_end=False) for item in items])
-    found = profiled("", lambda: runner.speak(passes[0]), engine.device.type)
+    found = profiled("", lambda: runner.synthesize(passes[0]), engine.device.type)
     clips = [hypothesis.audio for job in passes[0] for hypothesis in job.result.n_best]
     seconds = sum(len(clip) for clip in clips if clip is not None) / engine.config.sampling_rate
     return replace(found, what=f"speech pass, {len(clips)} × {TOKENS} tokens, {seconds:.0f} s of speech")

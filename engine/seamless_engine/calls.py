@@ -19,7 +19,7 @@ from seamless_engine.errors import EngineClosedError
 from seamless_engine.handed_over import runs_foreign_code
 from seamless_engine.inputs.preprocess import params_of
 from seamless_engine.intake import Handle, Intake
-from seamless_engine.recovery import settled
+from seamless_engine.recovery import request_error
 from seamless_engine.request import DecodingParams, Request, Result
 from seamless_engine.scheduler import SlowStart
 
@@ -106,7 +106,7 @@ def next_piece(pieces: Iterator[np.ndarray]) -> np.ndarray | None:
     try:
         return next(pieces, None)
     except Exception as error:
-        raise settled(error) from None
+        raise request_error(error) from None
 
 
 @contextmanager

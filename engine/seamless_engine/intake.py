@@ -23,7 +23,7 @@ from seamless_engine.errors import EngineClosedError
 from seamless_engine.handed_over import handed_over, runs_foreign_code
 from seamless_engine.inputs.preprocess import Preprocessor
 from seamless_engine.job import Job
-from seamless_engine.recovery import settled
+from seamless_engine.recovery import request_error
 from seamless_engine.request import DecodingParams, Request, Result
 from seamless_engine.threads import attempt
 
@@ -172,7 +172,7 @@ class Intake:
                     core.submit(handle.job)
                     self._running[handle.job] = handle
                 except Exception as error:  # whatever it is, only this request has it
-                    self._answer(handle, failed(handle.draft, settled(error)))
+                    self._answer(handle, failed(handle.draft, request_error(error)))
 
     def deliver(self) -> None:
         """Give the handles of finished jobs their results."""
@@ -235,7 +235,7 @@ class Intake:
             if handle not in self.in_flight:
                 return  # it was answered meanwhile
             if isinstance(copied, Exception):
-                self._answer(handle, failed(handle.draft, settled(copied)))
+                self._answer(handle, failed(handle.draft, request_error(copied)))
                 return
             handle.request = copied
             self._stand(handle, self._to_read)
@@ -246,7 +246,7 @@ class Intake:
         try:
             found = self._preprocessor.prepare(handle.request, handle.params, handle.draft)
         except Exception as error:  # whatever it is, only this request has it
-            found = settled(error)
+            found = request_error(error)
         with self._lock:
             if handle not in self.in_flight:
                 return  # it was answered meanwhile

@@ -155,7 +155,7 @@ def test_generate_with_padding_changes_no_result_and_no_other_slot(engine: Engin
         for pool in pools(engine).values():
             pool[dummy_slots] = torch.nan if pool.is_floating_point() else 77
         before = {name: pool.clone() for name, pool in pools(engine).items()}
-        status = runner._step(batch)
+        status = runner.run_step(batch)
         mine = torch.cat([written.long(), dummy_slots])
         for name, pool in pools(engine).items():
             pool, old = (x.reshape(len(x), -1).nan_to_num(nan=1e30) for x in (pool, before[name]))

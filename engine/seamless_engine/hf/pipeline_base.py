@@ -15,7 +15,7 @@ import torch
 from seamless_engine.core import failed
 from seamless_engine.errors import UsageError
 from seamless_engine.hf.base import Pretrained, check_result
-from seamless_engine.recovery import settled
+from seamless_engine.recovery import request_error
 from seamless_engine.request import Request, Result
 from seamless_engine.threads import attempt, beside, result_of
 
@@ -132,7 +132,7 @@ class Pipeline(abc.ABC):
                 yield _finish(items.pop(done), f"{self.noun} {done}")
                 done += 1
         if failure is not None:
-            check_result(failed(Result(done, self.task, ""), settled(failure)), f"{self.noun} {done}")
+            check_result(failed(Result(done, self.task, ""), request_error(failure)), f"{self.noun} {done}")
 
 
 def _finish(item: Item, name: str) -> dict[str, Any]:
