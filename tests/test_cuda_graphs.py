@@ -86,21 +86,15 @@ def test_warmup_captures_the_usual_steps_before_the_first_request(checkpoint: Ca
 
 
 def test_step_graphs_capture_a_shape_once_and_no_more_than_the_limit() -> None:
-    launched: list[int] = []
-
-    def step(batch: StepBatch) -> torch.Tensor:
-        launched.append(len(batch.query_beam))
-        return torch.zeros(1)
-
-    def batch(queries: int, needs_logits: tuple[int, ...] = ()) -> StepBatch:
+    def batch(num_queries: int, needs_logits: tuple[int, ...] = ()) -> StepBatch:
         graph_key = GraphKey(width=64, beams=1, num_bad_word_tokens=0, ngram_size=0, min_new_tokens=False, needs_logits=needs_logits)
-        return StepBatch([], graph_key, *[torch.zeros(queries, dtype=torch.int32)] * 7)
+        return StepBatch([], graph_key, *[torch.zeros(num_queries, dtype=torch.int32)] * 7)
 
     capture = ReplayedCapture()
-    graphs = StepGraphs(step, capture, limit=2)
+    graphs = StepGraphs(lambda _: torch.zeros(1), capture, limit=2)
     replayed = []
-    for queries in (1, 1, 2, 3, 3, 1):
-        graphs(batch(queries))
+    for num_queries in (1, 1, 2, 3, 3, 1):
+        graphs(batch(num_queries))
         replayed.append(capture.replayed)
     graphs(batch(1, needs_logits=(0,)))
     assert replayed == [0, 1, 1, 1, 1, 2] and capture.replayed == 2

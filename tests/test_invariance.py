@@ -1,6 +1,6 @@
-"""A request's result has the same bits whatever it runs with, in any order, pool and pattern of arrival.
+"""Results are batch-invariant: a request has the same bits in any batch, order, pool and pattern of arrival.
 
-And what makes it so: with a rule switched off, the same comparison fails.
+And without one of the rules that make them so, the same comparison fails.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TIGHT = EngineConfig(max_num_seqs=7, num_slots=480, max_encoder_tokens=60, max_s
 
 
 def mixed(engine: Engine, seed: int) -> list[Request]:
-    """Every task, one to five beams, and draws."""
+    """Every task, one to five beams, and samples."""
     rng = random.Random(seed)
     languages = engine.languages("s2st")
     requests: list[Request] = []
@@ -59,7 +59,7 @@ def alone(engine: Engine, requests: list[Request]) -> list[Result]:
     [("", ()), ("torch", ()), ("", INT8_MODULES)],
     ids=["preferred", "torch", "8 bits"],
 )
-def test_company_order_pool_and_arrival_change_no_bit(
+def test_generate_is_batch_invariant(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, implementation: str, int8: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("SEAMLESS_BACKEND", implementation)
@@ -80,7 +80,7 @@ def test_company_order_pool_and_arrival_change_no_bit(
     assert all_same([streamed[i] for i in range(len(requests))], expected)
 
 
-def product_split_by_rows(
+def split_k_product(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
@@ -90,7 +90,7 @@ def product_split_by_rows(
     scale: float = 1.0,
     out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """`linear` that shares the work of few rows among more threads: along the reduction, as a split-K does."""
+    """`linear` that splits the reduction where rows are few, as a split-K product does to use more threads."""
     parts = 4 if len(x) < 8 else 1
     sums = [a.double() @ w.double().T for a, w in zip(x.chunk(parts, 1), weight.chunk(parts, 1), strict=True)]
     y = torch.stack([part.float() for part in sums]).sum(0)
@@ -106,10 +106,10 @@ def attention_to_the_longest(
     cu_rows: torch.Tensor | None,
     rows: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Decode attention of all rows in one product, padded to the longest and masked."""
+    """Decode attention of all queries in one product, padded to the longest and masked."""
     if cu_rows is not None:
-        line = torch.repeat_interleave(torch.arange(len(lengths)), cu_rows.diff().long())
-        slot_table, lengths = slot_table[line], lengths[line]
+        request = torch.repeat_interleave(torch.arange(len(lengths)), cu_rows.diff().long())
+        slot_table, lengths = slot_table[request], lengths[request]
     elif rows is not None:
         slot_table = slot_table[rows.long()]
     longest = int(lengths.max())
@@ -119,22 +119,22 @@ def attention_to_the_longest(
     return F.scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=seen[:, None, None])[:, :, 0]
 
 
-def noise_by_place(
+def noise_by_position(
     seed_low: torch.Tensor, seed_high: torch.Tensor, step: torch.Tensor, stream: torch.Tensor, vocab: int
 ) -> torch.Tensor:
-    """Noise from one generator for all lines of a step, in their order."""
+    """Noise from one generator for all queries of a step, in their order."""
     generator = torch.Generator().manual_seed(int(seed_low[0] + step[0]))
     return -torch.empty(len(stream), vocab).exponential_(generator=generator).log()
 
 
-def depends_on_company(engine: Engine, requests: list[Request]) -> bool:
-    by_themselves, together = alone(engine, requests), answer(engine, requests)
-    assert not any(result.error for result in by_themselves + together)
-    return not all_same(by_themselves, together)
+def depends_on_the_batch(engine: Engine, requests: list[Request]) -> bool:
+    one_by_one, together = alone(engine, requests), answer(engine, requests)
+    assert not any(result.error for result in one_by_one + together)
+    return not all_same(one_by_one, together)
 
 
 def engine_and_texts(checkpoint: Checkpoint) -> tuple[Engine, list[Request]]:
-    """What the test above has found not to depend on anything."""
+    """Requests whose results the test above has found to be batch-invariant."""
     engine = Engine.from_pretrained(checkpoint(0, **LARGE), device="cpu", options=ROOMY)
     return engine, [one for one in mixed(engine, 1) if one.task == "t2tt"]
 
@@ -142,16 +142,16 @@ def engine_and_texts(checkpoint: Checkpoint) -> tuple[Engine, list[Request]]:
 @pytest.mark.parametrize(
     "owner,name,replacement",
     [
-        (linear.IMPLS, "torch", product_split_by_rows),
+        (linear.IMPLS, "torch", split_k_product),
         (paged_attention.IMPLS, "torch", attention_to_the_longest),
-        (processors, "gumbel", noise_by_place),
+        (processors, "gumbel", noise_by_position),
     ],
     ids=["products", "attention", "noise"],
 )
-def test_with_a_rule_switched_off_the_comparison_fails(
+def test_generate_is_not_batch_invariant_without_a_rule(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, replacement: Callable[..., Any]
 ) -> None:
     monkeypatch.setenv("SEAMLESS_BACKEND", "torch")
     engine, requests = engine_and_texts(checkpoint)
     (monkeypatch.setitem if isinstance(owner, dict) else monkeypatch.setattr)(owner, name, replacement)
-    assert depends_on_company(engine, requests)
+    assert depends_on_the_batch(engine, requests)

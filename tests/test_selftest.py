@@ -1,4 +1,4 @@
-"""selftest: passes on a machine that keeps the promises, and names the operation that does not."""
+"""selftest: passes on a machine whose operations are right, and names the operation that is not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer products: the whole of it takes half a minute."""
+    """Fewer products: all of them take half a minute."""
     monkeypatch.setattr(selftest, "PRODUCTS", selftest.PRODUCTS[:2])
 
 
@@ -45,7 +45,7 @@ def without_implementation(line: str) -> str:
 
 
 def sums_by_rows(x: torch.Tensor, weight: Any, bias: Any = None, **options: Any) -> torch.Tensor:
-    """The right product, in another order of sums where there are many rows: what MKL does on some processors."""
+    """The right product, with another order of sums for many rows, as MKL has on some processors."""
     order = torch.arange(x.shape[1]) if len(x) < 167 else torch.arange(x.shape[1]).flip(0)
     return linear.linear(x[:, order].contiguous(), linear.pack_weight(weight[:, order]), bias, **options)
 

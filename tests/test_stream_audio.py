@@ -57,15 +57,15 @@ def test_stream_audio_gives_the_samples_of_generate(
         Request("s2st", "fra", audio=clip(seed), sampling_rate=16_000, params=DecodingParams(max_new_tokens=5)),
     ]
     rate = window * engine.config.samples_per_frame
-    for request, whole in zip(requests, engine.generate(requests), strict=True):
+    for request, generated in zip(requests, engine.generate(requests), strict=True):
         pieces, result = drain(engine.stream_audio(request))
-        assert whole.audio is not None and torch.equal(
-            torch.from_numpy(np.concatenate(pieces)), torch.from_numpy(whole.audio)
+        assert generated.audio is not None and torch.equal(
+            torch.from_numpy(np.concatenate(pieces)), torch.from_numpy(generated.audio)
         )
         assert all(piece.dtype == np.float32 and len(piece) == rate for piece in pieces[:-1])
-        assert result.audio is None and np.array_equal(result.units, whole.units)  # type: ignore[arg-type]
-        assert (result.text, result.tokens, result.score) == (whole.text, whole.tokens, whole.score)
-        assert (result.sampling_rate, result.warnings) == (whole.sampling_rate, whole.warnings)
+        assert result.audio is None and np.array_equal(result.units, generated.units)  # type: ignore[arg-type]
+        assert (result.text, result.tokens, result.score) == (generated.text, generated.tokens, generated.score)
+        assert (result.sampling_rate, result.warnings) == (generated.sampling_rate, generated.warnings)
     assert_free(engine)
 
 
@@ -117,8 +117,8 @@ def test_stream_audio_and_stream_do_not_change_each_other(
         own += drain(voice)[0]
     found += texts
     assert all(same(result, expected[result.id]) for result in found) and len(found) == len(requests)  # type: ignore[index]
-    for own, whole in zip(pieces, expected, strict=False):
-        assert np.array_equal(np.concatenate(own), whole.audio)  # type: ignore[arg-type]
+    for own, generated in zip(pieces, expected, strict=False):
+        assert np.array_equal(np.concatenate(own), generated.audio)  # type: ignore[arg-type]
     assert_free(engine)
 
 
@@ -144,14 +144,14 @@ def test_stream_audio_frees_everything_when_it_is_closed_early(
 ) -> None:
     engine = engine_of(checkpoint(0), monkeypatch)
     request = speech_request(TEXTS[1])
-    [whole] = engine.generate([request])
+    [generated] = engine.generate([request])
     for taken in (0, 1, 2):
         pieces = engine.stream_audio(request)
         for _ in range(taken):
             next(pieces)
         pieces.close()
         assert_free(engine)
-    assert np.array_equal(np.concatenate(drain(engine.stream_audio(request))[0]), whole.audio)  # type: ignore[arg-type]
+    assert np.array_equal(np.concatenate(drain(engine.stream_audio(request))[0]), generated.audio)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("stage", ["decode", "vocoder"])

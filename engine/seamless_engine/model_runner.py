@@ -83,7 +83,7 @@ class ModelRunner:
         if "speech_encoder" in modules:
             self.speech_encoder = SpeechEncoder(weights.at("speech_encoder"), config, reference)
             self.encode_frames = self._launch(
-                self.speech_encoder, lambda frames, clips: frames // config.adaptor_stride + clips
+                self.speech_encoder, lambda frames, clips: encoder_length(frames, config.adaptor_stride) + clips - 1
             )
         if "text_encoder" in modules:
             self.text_encoder = TextEncoder(weights.at("text_encoder"), embedding, config, reference)

@@ -1,8 +1,8 @@
-"""What `seamless-engine selftest` does: asks every operation, on this machine, for what the engine promises.
+"""`seamless-engine selftest`: checks every operation on this machine, with random numbers and no model.
 
-At the sizes of v2-large, from one row to 400, in every dtype, with random numbers and no model. An operation *agrees*
-if it is as near to its formula in float64 as its roundings allow, and is *batch-invariant* if a row, or a segment, has
-the same bits whatever is computed with it.
+The sizes are those of v2-large, from one row to 400, in every dtype. An operation *agrees* if it is as near to its
+formula in float64 as its roundings allow. It is *batch-invariant* if a row, or a segment, has the same bits alone as
+among others.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from seamless_kernels.int8 import quantize_rows
 from seamless_kernels.precision import rounding_error
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-COUNTS = (1, 2, 3, 5, 8, 13, 16, 17, 31, 33, 64, 100, 167, 204, 255, 320, 400)  # rows that share a product
-LENGTHS = (1, 33, 7, 167, 64, 100)  # of segments that share a pass
+COUNTS = (1, 2, 3, 5, 8, 13, 16, 17, 31, 33, 64, 100, 167, 204, 255, 320, 400)  # rows of a product
+LENGTHS = (1, 33, 7, 167, 64, 100)  # of the segments of a pass
 HEADS, HEAD_DIM = 16, 64
-# [out, in] and activation of the products of v2-large.
+# (out, in, activation) of the products of v2-large.
 PRODUCTS: tuple[tuple[int, int, Any], ...] = (
     (1024, 160, None),
     (1024, 1024, None),
@@ -49,12 +49,12 @@ PRODUCTS: tuple[tuple[int, int, Any], ...] = (
     (1024, 8192, None),
 )
 EPILOGUE = 8  # roundings of a product after its sum
-PAIRED = 4  # roundings of a CPU's convolution where the formula has one: it makes rows two by two
+PAIRED = 4  # roundings of a convolution on a CPU for each of the formula: it computes two rows at a time
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one operation in one dtype. problem: None if it agrees and is batch-invariant."""
+    """The result for one operation in one dtype. problem: None if it agrees and is batch-invariant."""
 
     operation: str
     dtype: torch.dtype
@@ -63,7 +63,7 @@ class Outcome:
 
 
 def run(device: torch.device) -> Iterator[Outcome]:
-    """One Outcome after another, as they come; some twenty seconds on two cores. Raises nothing that a check met."""
+    """One Outcome after another; about twenty seconds on two cores. An error that a check meets is its problem."""
     for name, check in CHECKS.items():
         module = importlib.import_module(f"seamless_kernels.{name.split()[0]}")
         impls = module.INT8_IMPLS if name == "linear int8" else module.IMPLS
@@ -113,8 +113,8 @@ def _products_in_8_bits(device: torch.device, dtype: torch.dtype) -> str | None:
     for out, inner, activation in PRODUCTS[1:6]:
         x = _normal(max(COUNTS), inner, device=device, dtype=dtype)
         weight = _normal(out, inner, device=device, dtype=dtype, seed=1) * inner**-0.5
-        whole = [values.double() * scale[:, None].double() for values, scale in map(quantize_rows, (x, weight))]
-        exact = _activated(F.linear(*whole), activation)
+        quantized = [values.double() * scale[:, None].double() for values, scale in map(quantize_rows, (x, weight))]
+        exact = _activated(F.linear(*quantized), activation)
         packed = linear.pack_weight_int8(weight)
         call = partial(linear.linear, weight=packed, activation=activation)
         problem = _rows(f"[{out}, {inner}]", x, call, exact, 0)
@@ -136,14 +136,14 @@ def _layer_norms(device: torch.device, dtype: torch.dtype) -> str | None:
 def _rows(
     dims: str, x: torch.Tensor, call: Callable[[torch.Tensor], torch.Tensor], exact: torch.Tensor, terms: int
 ) -> str | None:
-    """All rows against `exact`; then the first and the last few of them by themselves."""
-    whole = call(x)
-    problem = _disagreement(whole, exact, x.dtype, terms + EPILOGUE)
+    """All rows are compared with `exact`, then the first and the last few alone with the same rows among all."""
+    together = call(x)
+    problem = _disagreement(together, exact, x.dtype, terms + EPILOGUE)
     if problem:
         return f"{dims}: {problem}"
     for count in COUNTS:
         for rows in (slice(0, count), slice(len(x) - count, len(x))):
-            differ = (call(x[rows].clone()) != whole[rows]).any(1)
+            differ = (call(x[rows].clone()) != together[rows]).any(1)
             if differ.any():
                 return f"{dims}: {int(differ.sum())} of {count} rows have other bits than among {len(x)}"
     return None
@@ -157,13 +157,16 @@ def _by_segment(
     narrow: int = 1,
     growth: int = 1,
 ) -> str | None:
-    """x [Σ LENGTHS, …] and (cu_seqlens, valid) → `growth` rows for each; all segments together, then each alone."""
+    """All segments of x [Σ LENGTHS, …] are compared with `exact`, then each alone with itself among all.
+
+    call, exact: x, cu_seqlens, valid → `growth` rows for each row of x.
+    """
     parts = x.split(list(LENGTHS))
-    whole = call(x, *_bounds(LENGTHS, x.device))
-    problem = _disagreement(whole, exact(x.double(), *_bounds(LENGTHS, x.device)), x.dtype, terms, narrow)
+    packed = call(x, *_bounds(LENGTHS, x.device))
+    problem = _disagreement(packed, exact(x.double(), *_bounds(LENGTHS, x.device)), x.dtype, terms, narrow)
     if problem:
         return problem
-    for part, together in zip(parts, whole.split([growth * n for n in LENGTHS]), strict=True):
+    for part, together in zip(parts, packed.split([growth * n for n in LENGTHS]), strict=True):
         if not torch.equal(call(part.clone(), *_bounds([len(part)], x.device)), together):
             return f"a segment of {len(part)} rows has other bits alone than among {len(parts)}"
     return None
@@ -257,13 +260,13 @@ def _residual_block(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def _paged_attention(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Self-attention of beams with histories of LENGTHS, and cross-attention of five beams to each."""
+    """Self-attention of beams that have LENGTHS keys, and cross-attention of five beams to each of these."""
     longest, beams = max(LENGTHS), 5
     k, v = (_normal(sum(LENGTHS), HEADS, HEAD_DIM, device=device, dtype=dtype, seed=seed) for seed in (1, 2))
     table = torch.zeros(len(LENGTHS), longest, dtype=torch.int32, device=device)
     order = torch.randperm(sum(LENGTHS), generator=torch.Generator().manual_seed(3)).int()
-    for row, slots in zip(table, order.split(list(LENGTHS)), strict=True):
-        row[: len(slots)] = slots.to(device)
+    for entries, slots in zip(table, order.split(list(LENGTHS)), strict=True):
+        entries[: len(slots)] = slots.to(device)
     lengths = torch.tensor(LENGTHS, dtype=torch.int32, device=device)
     q = _normal(beams * len(LENGTHS), HEADS, HEAD_DIM, device=device, dtype=dtype)
     cu_rows = torch.arange(0, len(q) + 1, beams, dtype=torch.int32, device=device)

@@ -152,12 +152,12 @@ def test_vocoder_windows_change_no_more_than_the_last_bits(checkpoint: Callable[
     batch = make_batch(folder, seed, [300], predicted=False)
     clips = clips_of(vocoder, batch)
     with torch.inference_mode():
-        whole = vocoder(clips, [Window(0, 0, 300)])
+        uncut = vocoder(clips, [Window(0, 0, 300)])
         for windows in (
             [Window(0, start, start + 1) for start in (0, 1, 17, 150, 299)],
             [Window(0, 0, 60), Window(0, 60, 200), Window(0, 290, 300)],
         ):
-            expected = [whole[w.start * vocoder.samples_per_frame : w.end * vocoder.samples_per_frame] for w in windows]
+            expected = [uncut[w.start * vocoder.samples_per_frame : w.end * vocoder.samples_per_frame] for w in windows]
             assert_waveform_close(vocoder(clips, windows), torch.cat(expected))
 
 
