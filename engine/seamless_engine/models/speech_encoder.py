@@ -37,7 +37,7 @@ class SpeechEncoder:
         """features [total, 160], packed by clip, and the whole frames of each clip → encoder states [num_states, dim].
 
         valid: int32 [n]. num_states: the sum of their `encoder_length`s; a state is 160 ms. Frames beyond the last clip
-        are not read, and states beyond it have no meaning.
+        change no state of a clip; states beyond it have no meaning.
         """
         x = self.feature_projection(self.feature_norm(features.to(self.feature_norm.weight.dtype)))
         if self.clears_half_frame:
