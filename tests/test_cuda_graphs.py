@@ -87,7 +87,9 @@ def test_warmup_captures_the_usual_steps_before_the_first_request(checkpoint: Ca
 
 def test_step_graphs_capture_a_shape_once_and_no_more_than_the_limit() -> None:
     def batch(num_queries: int, needs_logits: tuple[int, ...] = ()) -> StepBatch:
-        graph_key = GraphKey(width=64, beams=1, num_bad_word_tokens=0, ngram_size=0, min_new_tokens=False, needs_logits=needs_logits)
+        graph_key = GraphKey(
+            width=64, beams=1, num_bad_word_tokens=0, ngram_size=0, min_new_tokens=False, needs_logits=needs_logits
+        )
         return StepBatch([], graph_key, *[torch.zeros(num_queries, dtype=torch.int32)] * 7)
 
     capture = ReplayedCapture()

@@ -91,7 +91,10 @@ def test_kernels_do_not_read_tokens_beyond_the_last_segment(
     for stage in vocoder.generator.stages:
         stage.blocks = stage.blocks[: 2 if stage is vocoder.generator.stages[0] else 1]  # each takes seconds here
     frames, states = normal(5, 160), normal(5, config.hidden_size)
-    units, voiced = normal(5, config.unit_embed_dim), normal(5, vocoder.generator.conv_pre.weight.shape[1])
+    units, voiced = (
+        normal(5, config.unit_embed_dim),
+        normal(5, config.lang_embed_dim + config.unit_embed_dim + config.spkr_embed_dim),
+    )
     tokens = torch.arange(3, 8, device=DEVICE)
     bounds, full, last_is_half = (
         torch.tensor(numbers, dtype=torch.int32, device=DEVICE) for numbers in ([0, 3, 5], [3, 2], [3, 1])

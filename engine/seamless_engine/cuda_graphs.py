@@ -43,7 +43,7 @@ def graph_capture(device: torch.device, options: EngineConfig) -> GraphCapture |
     if device.type != "cuda" or not options.cuda_graphs:
         return None
     # The operations of torch that replace kernels read lengths back, which a graph cannot.
-    by_kernels = backend_for(torch.empty(0, device=device), {"triton": None, "torch": None}) == "triton"
+    by_kernels = backend_for(device, {"triton": None, "torch": None}) == "triton"
     return GraphCapture() if by_kernels else None
 
 

@@ -227,7 +227,7 @@ class ModelRunner:
 
     def run_step(self, batch: StepBatch) -> torch.Tensor:
         """One decode step, without waiting for the device. Returns the status of each search: int32 [searches]."""
-        inputs = self.search.begin(batch, self.config.decoder_start_token_id)
+        inputs = self.search.prepare_inputs(batch, self.config.decoder_start_token_id)
         hidden = self.decoder.step(inputs, self.pool)
         self.state.state_pool.index_copy_(0, inputs.slots, hidden)
         self.search.update_state(batch, self.decoder.next_tokens(hidden))

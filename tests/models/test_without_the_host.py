@@ -83,7 +83,7 @@ def test_networks_of_a_synthesis_pass_need_no_host(
     units, generator = TextToUnit(source.at("t2u_model"), config), Generator(source.at("vocoder.hifi_gan"), config)
     bounds, valid = (torch.zeros(count, dtype=torch.int32, device="meta") for count in (4, 3))
     states = torch.empty(12, config.hidden_size, device="meta")
-    frames = torch.empty(12, generator.conv_pre.weight.shape[1], device="meta")
+    frames = torch.empty(12, config.lang_embed_dim + config.unit_embed_dim + config.spkr_embed_dim, device="meta")
     with torch.inference_mode(), OnTheDevice():
         assert units.encoder(states, bounds, valid).shape == units.decoder(states, bounds).shape == states.shape
         assert len(units.durations(states, bounds)) == 12
