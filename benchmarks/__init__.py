@@ -1,1 +1,1 @@
-"""Measurements: run as `python -m benchmarks.bench_<what>` from the repository root."""
+"""Measurements: `kernels/` of single operations, `engine/` of the engine as a whole, `results/` what was measured."""

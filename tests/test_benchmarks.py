@@ -19,54 +19,63 @@ def benchmark(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-def test_there_is_no_number_where_a_test_fails(tmp_path: Path) -> None:
+def test_verify_refuses_a_number_where_a_test_fails(tmp_path: Path) -> None:
     ops = tmp_path / "tests" / "ops"
     ops.mkdir(parents=True)
     (ops / "test_right.py").write_text("def test_it():\n    pass\n")
     (ops / "test_wrong.py").write_text("def test_it():\n    assert 1 == 2\n")
-    code = f"from pathlib import Path; from benchmarks import verify; verify.ROOT = Path({str(tmp_path)!r}); "
-    passed = benchmark(code + "verify.verify(['right'])")
+    code = f"from pathlib import Path; from benchmarks.kernels import runner; runner.ROOT = Path({str(tmp_path)!r}); "
+    passed = benchmark(code + "runner.verify(['right'])")
     assert passed.returncode == 0 and passed.stdout.startswith("tests of right: 1 passed"), passed.stderr
     for ops in (["right", "wrong"], ["right", "gone"]):
-        refused = benchmark(code + f"verify.verify({ops}); print('a number')")
+        refused = benchmark(code + f"runner.verify({ops}); print('a number')")
         assert refused.returncode == 1 and "a number" not in refused.stdout
         assert f"no benchmark: the tests of {ops[1]} fail" in refused.stderr
 
 
-def test_a_provider_that_computes_something_else_ends_the_benchmark_and_one_that_cannot_is_left_out(
-    tmp_path: Path,
-) -> None:
-    code = f"""
-import torch
-from pathlib import Path
-from benchmarks import kernel_bench
+def test_run_ends_with_an_implementation_that_disagrees_and_leaves_out_one_that_fails() -> None:
+    code = """
+import json, torch
+from benchmarks.kernels import runner
+from benchmarks.kernels.case import Case
 from benchmarks.roofline import Ceilings
 
 def cannot(x):
     raise NotImplementedError("not on this machine")
 
-def case(**others):
-    return kernel_bench.Case("x", lambda: (torch.ones(9),), {{"ours": torch.exp, **others}}, 9.0, 72.0)
+def run(**others):
+    case = Case("x", lambda: (torch.ones(9),), {"ours": torch.exp, **others}, 9.0, 72.0)
+    return list(runner.run("op", [case], torch.device("cpu"), Ceilings(1e9, 1e9)))
 
-def run(case):
-    return kernel_bench.run("op", [case], torch.device("cpu"), Ceilings(1e9, 1e9))
-
-rows = run(case(torch=lambda x: x.exp(), other=cannot))
-kernel_bench.show(rows, {{"device": "none", "dtype": "float32"}})
-kernel_bench.store("op", rows, {{"device": "none", "dtype": "float32"}}, Path({str(tmp_path)!r}))
-run(case(torch=torch.sin))
+rows = run(torch=lambda x: x.exp(), other=cannot)
+runner.show(rows)
+print(json.dumps(rows))
+run(torch=torch.sin)
 """
     done = benchmark(code)
     assert done.returncode == 1 and "op, x: torch differs from ours" in done.stderr, done.stderr
-    assert "op, x: no other: not on this machine" in done.stdout
-    header = next(line for line in done.stdout.splitlines() if "case" in line)
+    left_out, header, _, rows = done.stdout.splitlines()
+    assert left_out == "op, x: no other: not on this machine"
     assert header.split() == "op case bound TFLOP/s GB/s share ours µs torch µs".split()
-    stored = json.loads((tmp_path / "op.json").read_text(encoding="utf-8"))
-    assert [row["provider"] for row in stored["rows"]] == ["ours", "torch"]
-    assert (tmp_path / "op.csv").read_text(encoding="utf-8").startswith("# device=none; dtype=float32\n")
+    assert [row["provider"] for row in json.loads(rows)] == ["ours", "torch"]
 
 
-def test_the_tuner_tries_every_choice_and_one_number_of_a_tile_at_a_time() -> None:
+def test_registry_has_cases_and_tests_of_every_operation() -> None:
+    code = """
+import torch
+from benchmarks.kernels.case import Setup
+from benchmarks.kernels.registry import CASES, TUNE
+assert set(TUNE) <= set(CASES)
+for name, cases in CASES.items():
+    print(name, sum(1 for _ in cases(Setup(torch.device("cpu"), torch.float32, quick=True))))
+"""
+    done = benchmark(code)
+    assert done.returncode == 0, done.stderr
+    counts = dict(line.split() for line in done.stdout.splitlines())
+    assert all(int(count) > 0 and (ROOT / "tests" / "ops" / f"test_{op}.py").exists() for op, count in counts.items())
+
+
+def test_changes_of_the_tuner_are_every_choice_and_one_number_of_a_tile_at_a_time() -> None:
     code = """
 import json
 from tools import tune
@@ -84,7 +93,7 @@ for change in tune.changes({"WARPS": 1, "ROWS": 4, "TILES": [[64, 16], [64, 32]]
 
 def test_floors_of_the_published_model_are_those_derived_by_hand() -> None:
     code = """
-from benchmarks.floors import Floors, Work
+from benchmarks.engine.floors import Floors, Work
 from benchmarks.roofline import Ceilings
 from seamless_engine.config import ModelConfig
 floors = Floors(ModelConfig(), Ceilings(bandwidth=3.35e12, matmul=989e12), element_size=2)
@@ -102,74 +111,77 @@ print(*(1e3 * seconds for seconds in floors.of([sentence] * 8, 5).values()))
     assert text[0] > 0 and text[1] > 36 * 0.48 and text[2:] == [0, 0]
 
 
-def test_the_sweep_of_batch_sizes_ends_where_the_memory_does() -> None:
+def test_sweep_ends_where_the_memory_does() -> None:
     code = """
 import torch
-from benchmarks.load_sides import sweep
+from benchmarks.engine.sides import sweep
 def seconds(size):
+    tried.append(size)
     if size > 32:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate too much")
     return 1.0 + size / 16
-print(sweep(seconds, [1, 8, 32, 64, 128], lambda: 1e9))
-print(sweep(lambda size: float(size), [1, 8, 32, 64], lambda: 10.0))
-print(sweep(lambda size: size * size / 4, [1, 2, 4], lambda: 1e9))
+for seconds_of, sizes, left in (
+    (seconds, [1, 8, 32, 64, 128], 1e9),
+    (lambda size: tried.append(size) or float(size), [1, 8, 32, 64], 10.0),
+    (lambda size: tried.append(size) or size * size / 4, [1, 2, 4], 1e9),
+):
+    tried = []
+    print(sweep(seconds_of, sizes, lambda: left, lambda size: size), tried)
 """
     done = benchmark(code)
     assert done.returncode == 0, done.stderr
     refused, *found = done.stdout.splitlines()
-    assert refused == "sweep  no batch of 64: CUDA out of memory. Tried to allocate too much"
-    assert found == ["{1: 1.0625, 8: 0.1875, 32: 0.09375, 64: inf}", "{1: 1.0, 8: 1.0}", "{1: 0.25, 2: 0.5}"]
+    assert refused == "sweep  not with 64: CUDA out of memory. Tried to allocate too much"
+    assert found == ["[32, 8, 1] [1, 8, 32, 64]", "[1, 8] [1, 8]", "[1, 2] [1, 2]"]
 
 
-def test_the_engine_under_load_has_every_level_in_json_plots_and_the_last_table(tmp_path: Path) -> None:
+def test_engine_under_load_has_every_level_in_json_and_the_last_table(tmp_path: Path) -> None:
     options = (
         "--suite load --quick --tasks s2st t2tt --lengths fixed --beams 2 --at-once 2 1 --repeats 1 --json".split()
     )
     code = f"""
-import sys
+import runpy, sys
 from pathlib import Path
-from benchmarks import bench_engine, roofline
+from benchmarks import roofline
 roofline.measure = lambda *_: roofline.Ceilings(bandwidth=1e10, matmul=1e11)
 for name, more in (("all", []), ("none", ["--seconds", "0"])):
-    sys.argv = ["bench_engine", *{options!r}, str(Path({str(tmp_path)!r}) / f"{{name}}.json"), *more]
-    bench_engine.main()
+    sys.argv = ["engine", *{options!r}, str(Path({str(tmp_path)!r}) / f"{{name}}.json"), *more]
+    runpy.run_module("benchmarks.engine", run_name="__main__")
 """
     done = benchmark(code)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["rows"]
-    levels = [(side, task, count) for side in ("ours", "transformers") for task in ("s2st", "t2tt") for count in (2, 1)]
-    assert [(row["side"], row["task"], row["at_once"]) for row in rows] == levels
+    levels = [(task, count, side) for task in ("s2st", "t2tt") for count in (2, 1) for side in ("ours", "transformers")]
+    assert [(row["task"], row["at_once"], row["side"]) for row in rows] == levels
     for row in rows:
         assert row["status"] == "measured" and row["wall_s"] > 0 and row["p95_s"] >= row["p50_s"] > 0
         assert 0 < sum(row["stages_s"].values()) and set(row["floor_s"]) < set(row["stages_s"])
-        speaks = row["task"] == "s2st"
-        assert (row["rtfx"] is not None) == speaks and (row["audio_out_s"] > 0) == speaks
-        assert (row["stages_s"]["vocoder"] > 0) == speaks and row["stages_s"]["decode"] > 0
-    assert all((tmp_path / f"all-{plot}.png").exists() for plot in ("throughput", "stages"))
+        synthesizes = row["task"] == "s2st"
+        assert (row["rtfx"] is not None) == synthesizes and (row["audio_out_s"] > 0) == synthesizes
+        assert (row["stages_s"]["vocoder"] > 0) == synthesizes and row["stages_s"]["decode"] > 0
+    assert "transformers equals ours in 2 of 2 requests" in done.stdout
     rows = json.loads((tmp_path / "none.json").read_text(encoding="utf-8"))["rows"]
     assert [row["status"] for row in rows] == ["not reached"] * len(levels)
-    assert all("not reached" in line for line in done.stdout.splitlines()[-4:])
+    assert all("not reached" in line for line in done.stdout.splitlines()[-len(levels) :])
 
 
-def test_passes_beside_the_steps_are_measured_against_passes_in_turn(tmp_path: Path) -> None:
-    path = tmp_path / "overlap.json"
-    arguments = ["bench_overlap", *"--device cpu --quick --task t2st --rates 0 50 --json".split(), str(path)]
-    done = benchmark(
-        f"import sys; from benchmarks import bench_overlap; sys.argv = {arguments!r}; bench_overlap.main()"
-    )
+def test_scheduler_benchmark_measures_the_host_alone(tmp_path: Path) -> None:
+    path = tmp_path / "scheduler.json"
+    arguments = ["scheduler", *"--requests 4 --steps 20 --repeats 1 --json".split(), str(path)]
+    done = benchmark(f"import sys; from benchmarks.engine import scheduler; sys.argv = {arguments!r}; scheduler.main()")
     assert done.returncode == 0, done.stderr
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    assert [(row["rate"], row["passes"]) for row in rows] == [(r, p) for r in (0, 50) for p in ("in turn", "beside")]
-    assert all(row["wall_s"] >= row["p95_s"] >= row["p50_s"] > 0 for row in rows)
+    [row] = json.loads(path.read_text(encoding="utf-8"))["host"]
+    assert (row["requests"], row["beams"]) == (4, 20) and 0 < row["beams_busy"] <= 1
+    assert row["host"]["median"] >= row["bookkeeping"]["median"] > 0
 
 
-def test_the_profile_has_a_table_of_a_decode_step_and_one_of_either_pass(tmp_path: Path) -> None:
+def test_profile_has_a_table_of_a_decode_step_and_one_of_either_pass(tmp_path: Path) -> None:
     arguments = ["profile_step", "--device", "cpu", "--quick", "--top", "3", "--json", str(tmp_path / "p.json")]
-    done = benchmark(f"import sys; from benchmarks import profile_step; sys.argv = {arguments!r}; profile_step.main()")
+    done = benchmark(f"import sys; from tools import profile_step; sys.argv = {arguments!r}; profile_step.main()")
     assert done.returncode == 0, done.stderr
-    step, encode, speak = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))["profiles"]
-    assert step["what"] == "decode step, 1 × 5 rows" and encode["what"] == "encoder pass, 1 × 499 frames"
-    assert speak["what"].startswith("speech pass, 1 × 36 tokens, ")
-    for found in (step, encode, speak):
+    step, encode, synthesize = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))["profiles"]
+    assert step["what"] == "decode step, 1 × 5 beams" and encode["what"] == "encoder pass, 1 × 499 frames"
+    assert synthesize["what"].startswith("synthesis pass, 1 × 36 tokens, ")
+    for found in (step, encode, synthesize):
         assert found["count"] > 0 and 0 < found["busy_us"] <= found["wall_us"] and 0 <= found["host_share"] < 1
     assert done.stdout.count(" more ") == 3

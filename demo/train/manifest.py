@@ -1,4 +1,4 @@
-"""Held-out utterances as files, for benchmarks.bench_quality.
+"""Held-out utterances as files, for benchmarks.engine.quality.
 
     python -m demo.train.manifest --work DIR [--count 400]
 

@@ -13,7 +13,7 @@ import json
 import shutil
 from pathlib import Path
 
-from benchmarks.common import write_json
+from benchmarks.report import write_json
 from demo.train.words import LANGUAGES
 
 EACH = 3

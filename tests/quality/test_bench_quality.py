@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import support.repository  # noqa: F401
-from benchmarks import bench_quality
-from benchmarks.bench_quality import Answer, figures, measure, plain, request, shared_units
+from benchmarks.engine import quality
+from benchmarks.engine.quality import Answer, figures, measure, plain, request, shared_units
 from seamless_engine import Request
 from support.snippets import ROOT
 
@@ -32,7 +32,7 @@ def test_case_and_punctuation_do_not_count_in_plain_text():
 
 
 def test_each_task_asks_for_its_own_fields():
-    made = {task: request(task, ITEM) for task in bench_quality.TASKS}
+    made = {task: request(task, ITEM) for task in quality.TASKS}
     for task, pair in made.items():
         assert pair is not None
         ask, wanted = pair
@@ -40,7 +40,7 @@ def test_each_task_asks_for_its_own_fields():
         assert (ask.audio is None) == task.startswith("t")
         assert ask.speaker_id == (1 if task in ("t2st", "s2st") else None)
     without = {key: value for key, value in ITEM.items() if key != "audio"}
-    assert [task for task in bench_quality.TASKS if request(task, without)] == ["t2tt", "t2st"]
+    assert [task for task in quality.TASKS if request(task, without)] == ["t2tt", "t2st"]
 
 
 def test_units_are_counted_in_order_after_alignment():
@@ -71,8 +71,8 @@ def test_a_table_and_a_file_for_a_checkpoint_and_a_manifest(
 ):
     out = tmp_path / "figures.json"
     given = f"--checkpoint {ROOT}/demo/checkpoint --manifest {ROOT}/demo/heldout.jsonl --limit 2 --beams 2 --out {out}"
-    monkeypatch.setattr(sys, "argv", ["bench_quality", *given.split(), "--backend", backend, "--tasks", "t2tt", "t2st"])
-    bench_quality.main()
+    monkeypatch.setattr(sys, "argv", ["quality", *given.split(), "--backend", backend, "--tasks", "t2tt", "t2st"])
+    quality.main()
     assert len(capsys.readouterr().out.splitlines()) == 8  # a header, two languages and all of each task, the file
     content = json.loads(out.read_text())
     assert [row["n"] for row in content["figures"]] == [1, 1, 2] * 2

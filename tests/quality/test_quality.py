@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import support.repository  # noqa: F401
-from benchmarks.bench_quality import Answer, Ours, Theirs, figures, read_manifest, request
+from benchmarks.engine.quality import Answer, Ours, Theirs, figures, read_manifest, request
 from demo.train.units import synthesize
 from demo.train.voices import RATE, Espeak
 from seamless_engine import DecodingParams, Request

@@ -1,23 +1,28 @@
-"""What every benchmark prints and stores: the machine, the versions, the times."""
+"""What every benchmark prints and stores: the machine and its versions, a table, JSON."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import time
-from collections.abc import Callable, Sequence
+import shutil
+import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.roofline import Ceilings
+
+RESULTS = Path("benchmarks/results")
 _PACKAGES = ("torch", "triton", "transformers", "ctranslate2", "numpy", "sentencepiece")
+_DRIVER = "driver_version,power.limit,clocks.max.sm,clocks.max.mem"
 
 
-def machine(device: str) -> dict[str, Any]:
-    """Hardware and versions that a number depends on."""
+def machine(device: str, dtype: torch.dtype | None = None, ceilings: Ceilings | None = None) -> dict[str, Any]:
+    """Hardware and versions that a number depends on, and the machine's ceilings as measured in this run."""
     facts: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "cores": os.cpu_count(),
@@ -29,31 +34,31 @@ def machine(device: str) -> dict[str, Any]:
             facts[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    if device == "cuda" and shutil.which("nvidia-smi"):
+        command = ["nvidia-smi", f"--query-gpu={_DRIVER}", "--format=csv,noheader"]
+        facts[_DRIVER] = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    if dtype:
+        facts["dtype"] = str(dtype).removeprefix("torch.")
+    if ceilings:
+        facts["copy_gbps"] = round(ceilings.bandwidth / 1e9, 1)
+        facts["matmul_tflops"] = round(ceilings.matmul / 1e12, 3)
     return facts
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     flags = next((line for line in lines if line.startswith("flags")), "")
     return (names[0] if names else platform.processor()) + (" (AVX-512)" if "avx512f" in flags else "")
 
 
-def timed(call: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """Seconds and result of one call, the device idle before and after."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    begun = time.perf_counter()
-    result = call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun, result
+def print_facts(facts: dict[str, Any]) -> None:
+    print("  ".join(f"{key}={value}" for key, value in facts.items()), flush=True)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """None is an empty cell."""
     cells = [list(header), *[[_cell(value) for value in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     for row in cells:
@@ -61,7 +66,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def write_json(path: Path, content: Any) -> None:

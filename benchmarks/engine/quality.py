@@ -1,6 +1,6 @@
 """How good the answers are: word error rate, exact matches, BLEU and chrF of a checkpoint on a manifest.
 
-    python -m benchmarks.bench_quality --checkpoint demo/checkpoint --manifest manifest.jsonl --beams 5
+    python -m benchmarks.engine.quality --checkpoint demo/checkpoint --manifest manifest.jsonl --beams 5
 
 The manifest has one JSON object a line, and serves every task that it has the fields for:
 
@@ -29,9 +29,11 @@ import sacrebleu
 import torch
 from rapidfuzz.distance import LCSseq
 
-from benchmarks.common import machine, print_table, write_json
+from benchmarks.report import machine, print_table, write_json
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request
-from seamless_engine.config import INT8_MODULES
+from seamless_engine.config import INT8_MODULES, ModelConfig
+from seamless_engine.inputs.audio import load_audio
+from seamless_engine.inputs.tokenizer import Tokenizer
 from seamless_kernels.fbank import MIN_SAMPLES
 
 TASKS = ("asr", "s2tt", "t2tt", "t2st", "s2st")
@@ -40,8 +42,7 @@ HEADER = ("task", "tgt_lang", "n", "WER %", "exact %", "BLEU", "chrF", "units %"
 
 
 class Answer(NamedTuple):
-    """tokens after the two of the prompt, eos included; audio float32 [samples] at 16 kHz and units: of the tasks that
-    speak, else None."""
+    """tokens: without the prompt, eos included; audio float32 [samples] at 16 kHz, units: None without speech."""
 
     text: str
     tokens: list[int]
@@ -55,7 +56,7 @@ class Ours:
         self.engine = Engine.from_pretrained(folder, device=device, dtype=dtype, options=options)
 
     def __call__(self, requests: Sequence[Request], beams: int) -> list[Answer]:
-        """Raises RuntimeError with the first error of a request: a missing answer would flatter the figures."""
+        """Raises RuntimeError with the first error of a request: without its answer the figures would be too good."""
         answers = []
         for result in self.engine.generate(list(requests), DecodingParams(num_beams=beams)):
             if result.error is not None:
@@ -71,19 +72,14 @@ class Theirs:
     def __init__(self, folder: str, device: str, dtype: str) -> None:
         import transformers  # here: the engine's own figures need no transformers
 
-        from seamless_engine.config import ModelConfig
-        from seamless_engine.inputs.audio import load_audio
-        from seamless_engine.inputs.tokenizer import Tokenizer
-
         transformers.logging.set_verbosity_error()
-        kind = {"auto": torch.float32}.get(dtype) or getattr(torch, dtype)
+        self.dtype = torch.float32 if dtype == "auto" else getattr(torch, dtype)
         self.device = "cpu" if device == "auto" else device
-        model: Any = transformers.SeamlessM4Tv2Model.from_pretrained(folder, dtype=kind, attn_implementation="sdpa")
+        loading: dict[str, Any] = {"dtype": self.dtype, "attn_implementation": "sdpa"}
+        model: Any = transformers.SeamlessM4Tv2Model.from_pretrained(folder, **loading)
         self.model: Any = model.eval().to(self.device)
-        self.dtype = kind
         self.extractor = transformers.SeamlessM4TFeatureExtractor.from_pretrained(folder)
         self.tokenizer = Tokenizer.from_folder(folder, ModelConfig.from_folder(folder))
-        self.load_audio = load_audio
 
     @torch.inference_mode()
     def __call__(self, requests: Sequence[Request], beams: int) -> list[Answer]:
@@ -91,25 +87,20 @@ class Theirs:
 
     def _answer(self, request: Request, beams: int) -> Answer:
         if request.audio is not None:
-            wave = self.load_audio(request.audio, request.sampling_rate).numpy()
+            wave = load_audio(request.audio, request.sampling_rate).numpy()
             made = self.extractor(wave, sampling_rate=16000, return_tensors="pt").to(self.device)
             inputs = {"input_features": made["input_features"].to(self.dtype), "attention_mask": made["attention_mask"]}
         else:
-            assert isinstance(request.text, str) and request.src_lang is not None
-            ids = torch.tensor([self.tokenizer.encode(request.text, request.src_lang)], device=self.device)
+            ids = torch.tensor([self.tokenizer.encode(str(request.text), request.src_lang or "")], device=self.device)
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        options: dict[str, Any] = {"tgt_lang": request.tgt_lang, "text_num_beams": beams}
-        tokens = self.model.generate(**inputs, **options, generate_speech=False)[0].flatten()[2:].tolist()
+        inputs |= {"tgt_lang": request.tgt_lang, "text_num_beams": beams}
+        tokens = self.model.generate(**inputs, generate_speech=False)[0].flatten()[2:].tolist()
         text = self.tokenizer.decode(tokens)
-        if request.task not in SYNTHESIZING:
-            return Answer(text, tokens, None, None)
-        if not text:  # transformers fails on speech without a character
-            return Answer("", tokens, None, [])
-        output = self.model.generate(
-            **inputs, **options, speaker_id=request.speaker_id or 0, return_intermediate_token_ids=True
-        )
+        if request.task not in SYNTHESIZING or not text:  # transformers fails on speech without a character
+            return Answer(text, tokens, None, [] if request.task in SYNTHESIZING else None)
+        inputs |= {"speaker_id": request.speaker_id or 0, "return_intermediate_token_ids": True}
+        output, config = self.model.generate(**inputs), self.model.config
         samples = output.waveform.flatten()[: int(output.waveform_lengths)].float().cpu().numpy()
-        config = self.model.config
         units = output.unit_sequences.flatten()
         units = units[(units != config.t2u_pad_token_id) & (units != config.t2u_eos_token_id)] - config.vocoder_offset
         return Answer(text, tokens, samples, units.tolist())
@@ -150,15 +141,14 @@ def figures(wanted: list[str], said: list[str]) -> tuple[float, float, float, fl
 
 def shared_units(items: Sequence[dict[str, Any]], answers: Sequence[Answer]) -> float | str:
     """Share in per cent of the reference's units that the answers have too, in order; "" without references."""
-    pairs = [
-        (i["units"], a.units) for i, a in zip(items, answers, strict=True) if i.get("units") and a.units is not None
-    ]
-    total = sum(len(units) for units, _ in pairs)
-    return 100 * sum(LCSseq.similarity(a, b) for a, b in pairs) / total if total else ""
+    both = [(item.get("units"), answer.units) for item, answer in zip(items, answers, strict=True)]
+    pairs = [(right, found) for right, found in both if right and found is not None]
+    total = sum(len(right) for right, _ in pairs)
+    return 100 * sum(LCSseq.similarity(right, found) for right, found in pairs) / total if total else ""
 
 
 def heard_back(backend: Ours | Theirs, asked: Sequence[Request], answers: Sequence[Answer], beams: int) -> list[str]:
-    """What the checkpoint itself recognises in the speech of the answers; "" where there is none to speak of."""
+    """What the checkpoint itself recognises in the speech of the answers; "" where there is too little speech."""
     said = [""] * len(answers)
     waves = {i: a.audio for i, a in enumerate(answers) if a.audio is not None and len(a.audio) >= MIN_SAMPLES}
     again = [Request("asr", asked[i].tgt_lang, audio=wave, sampling_rate=16000) for i, wave in waves.items()]
@@ -177,19 +167,19 @@ def measure(
         asked = [(item, *made) for item in items if (made := request(task, item))]
         if not asked:
             continue
-        answers = backend([ask for _, ask, _ in asked], beams)
+        requests, wanted = [ask for _, ask, _ in asked], [right for _, _, right in asked]
+        answers = backend(requests, beams)
         said = [answer.text for answer in answers]
         if task in SYNTHESIZING:
-            said = heard_back(backend, [ask for _, ask, _ in asked], answers, beams)
-        wanted = [right for _, _, right in asked]
+            said = heard_back(backend, requests, answers, beams)
         if normalise:
             wanted, said = [plain(text) for text in wanted], [plain(text) for text in said]
-        langs = [ask.tgt_lang for _, ask, _ in asked]
+        langs = [ask.tgt_lang for ask in requests]
         for lang in [*sorted(set(langs)), "all"]:
-            rows_of = [i for i, code in enumerate(langs) if lang in (code, "all")]
-            part = figures([wanted[i] for i in rows_of], [said[i] for i in rows_of])
-            units = shared_units([asked[i][0] for i in rows_of], [answers[i] for i in rows_of])
-            rows.append((task, lang, len(rows_of), *part, units))
+            mine = [i for i, code in enumerate(langs) if lang in (code, "all")]
+            part = figures([wanted[i] for i in mine], [said[i] for i in mine])
+            units = shared_units([asked[i][0] for i in mine], [answers[i] for i in mine])
+            rows.append((task, lang, len(mine), *part, units))
         details += [
             {"task": task, "tgt_lang": lang, "wanted": right, "said": text, "written": answer.text}
             for lang, right, text, answer in zip(langs, wanted, said, answers, strict=True)
@@ -214,15 +204,16 @@ def main() -> None:
     if args.int8 and args.backend != "engine":
         parser.error("--int8 is for the engine")
     load = functools.partial(Ours, int8=args.int8) if args.backend == "engine" else Theirs
-    backend = load(args.checkpoint, args.device, args.dtype)
-    items = read_manifest(args.manifest, args.limit)
+    backend, items = load(args.checkpoint, args.device, args.dtype), read_manifest(args.manifest, args.limit)
     rows, details = measure(backend, items, args.tasks, args.beams, args.normalise)
     print_table(HEADER, rows)
     if args.out:
-        facts = machine("cuda" if torch.cuda.is_available() else "cpu")
-        settings = {"beams": args.beams, "backend": args.backend, "dtype": args.dtype}
-        settings |= {"int8": args.int8, "manifest": args.manifest.name}
-        table = [dict(zip(HEADER, row, strict=True)) for row in rows]
+        facts, table = (
+            machine("cuda" if torch.cuda.is_available() else "cpu"),
+            [dict(zip(HEADER, row, strict=True)) for row in rows],
+        )
+        settings = {name: getattr(args, name) for name in ("beams", "backend", "dtype", "int8")}
+        settings["manifest"] = args.manifest.name
         write_json(args.out, {"machine": facts, "settings": settings, "figures": table, "answers": details})
 
 
