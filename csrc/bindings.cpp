@@ -94,8 +94,8 @@ void candidates(const py::array& logits, int64_t count, const std::optional<py::
     p.tokens = writable<int64_t>(tokens, {p.queries, count}, "tokens");
     if (banned) {
         p.banned = elements<int64_t>(*banned, {p.queries, -1}, "banned");
-        p.bans = banned->shape(1);
-        for (int64_t i = 0; i < p.queries * p.bans; ++i)
+        p.num_banned = banned->shape(1);
+        for (int64_t i = 0; i < p.queries * p.num_banned; ++i)
             require(p.banned[i] >= -1 && p.banned[i] < p.vocab, "banned names a token outside the vocabulary");
     }
     py::gil_scoped_release release;

@@ -100,9 +100,9 @@ def test_generate_isolates_a_request_with_nan(checkpoint: Checkpoint) -> None:
     expected = engine.generate(requests)
     encode = engine.core.runner.decoder.store_encoder_states
 
-    def poisoned(encodings: torch.Tensor, slots: torch.Tensor, pool: object) -> None:
-        encodings[:2] = torch.nan  # rows of the first request
-        encode(encodings, slots, pool)  # type: ignore[arg-type]
+    def poisoned(encoder_states: torch.Tensor, slots: torch.Tensor, pool: object) -> None:
+        encoder_states[:2] = torch.nan  # rows of the first request
+        encode(encoder_states, slots, pool)  # type: ignore[arg-type]
 
     engine.core.runner.decoder.store_encoder_states = poisoned  # type: ignore[method-assign]
     results = engine.generate(requests)

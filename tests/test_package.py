@@ -100,7 +100,7 @@ def python(code: str, cwd: Path, **env: str) -> str:
 
 
 @pytest.mark.parametrize("path", SOURCES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nobody_imports_the_folders_by_their_own_names(path: Path):
+def test_no_module_imports_the_source_roots(path: Path):
     assert not {name.partition(".")[0] for name in imported(path)} & {"engine", "kernels"}
 
 

@@ -34,7 +34,8 @@ class Rule(NamedTuple):
 
     def holds(self, path: str) -> bool:
         excepted = tuple(place[1:] for place in self.where if place.startswith("!"))
-        return path.startswith(self.where or "") and not path.startswith(excepted)
+        places = tuple(place for place in self.where if not place.startswith("!"))
+        return path.startswith(places or "") and not path.startswith(excepted)
 
 
 def names(words: str, say: str, *where: str) -> list[Rule]:
@@ -96,7 +97,7 @@ RULES = [
     *names("Recorder|record_steps", "GraphCapture, capture"),
     *prose("record(ed|s)? (CUDA )?graphs?|graphs? (is|are) recorded", "captured graph"),
     *names("isolate", "bisect_batch", ENGINE),
-    *names("SpeechOut|speak|speaks", "SpeechSynthesizer, synthesize"),
+    *names("SpeechOut|speak|speaks", "SpeechSynthesizer, synthesize", "!docs/troubleshooting.md"),  # it quotes messages
     *names("encode_frames", "max_encoder_tokens", f"{ENGINE}config.py", *PAGES),
     *names("speak_tokens", "max_synthesis_tokens"),
     *prose("speech pass(es)?", "synthesis pass"),

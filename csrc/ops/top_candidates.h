@@ -10,8 +10,8 @@ struct TopCandidates {
     const float* logits;  // [queries, vocab]
     int64_t stride;  // elements from query to query
     int64_t queries, vocab, count;
-    const int64_t* banned;  // [queries, bans], −1 for none
-    int64_t bans;
+    const int64_t* banned;  // [queries, num_banned], −1 for none
+    int64_t num_banned;
     float* log_probs;  // [queries, count]
     int64_t* tokens;
 };
@@ -21,8 +21,8 @@ struct Ranking {
     float* values;
     int64_t* tokens;
     int64_t size, count;  // present and maximal number
-    const int64_t* banned;  // [bans], ascending
-    int64_t bans;
+    const int64_t* banned;  // [num_banned], ascending
+    int64_t num_banned;
 };
 
 // Of one chunk of columns: the largest logit and the sum of exp(logit − largest).

@@ -35,12 +35,12 @@ void top_candidates(const TopCandidates& p, int threads) {
     const int64_t part_chunks = (chunks + wanted - 1) / wanted, parts = (chunks + part_chunks - 1) / part_chunks;
     std::vector<ChunkSum> sums(p.queries * chunks);
     std::vector<float> values(p.queries * parts * p.count);
-    std::vector<int64_t> tokens(values.size()), banned(p.queries * p.bans);
+    std::vector<int64_t> tokens(values.size()), banned(p.queries * p.num_banned);
     std::vector<Ranking> rankings(p.queries * parts);
     for (int64_t query = 0; query < p.queries; ++query) {
-        const int64_t* listed = p.banned + query * p.bans;
-        int64_t* first = banned.data() + query * p.bans;
-        int64_t* last = std::copy_if(listed, listed + p.bans, first, [](int64_t token) { return token >= 0; });
+        const int64_t* listed = p.banned + query * p.num_banned;
+        int64_t* first = banned.data() + query * p.num_banned;
+        int64_t* last = std::copy_if(listed, listed + p.num_banned, first, [](int64_t token) { return token >= 0; });
         std::sort(first, last);
         for (int64_t i = query * parts; i < (query + 1) * parts; ++i)
             rankings[i] = {&values[i * p.count], &tokens[i * p.count], 0, p.count, first, last - first};
@@ -53,7 +53,7 @@ void top_candidates(const TopCandidates& p, int threads) {
     }
     for (int64_t query = 0; query < p.queries; ++query) {
         Ranking& best = rankings[query * parts];
-        best.bans = 0;  // a banned token counts as −∞ in the parts already
+        best.num_banned = 0;  // a banned token counts as −∞ in the parts already
         for (int64_t part = 1; part < parts; ++part)
             for (int64_t i = 0; i < rankings[query * parts + part].size; ++i)
                 merge(best, rankings[query * parts + part].values[i], rankings[query * parts + part].tokens[i]);

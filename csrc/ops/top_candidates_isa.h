@@ -1,12 +1,12 @@
 // The scan of a range of columns, for one instruction set: chunk by chunk, so that a logit is read from memory once.
 
 INLINE bool is_banned(const Ranking& best, int64_t token) {
-    int64_t low = 0, high = best.bans;
+    int64_t low = 0, high = best.num_banned;
     while (low < high) {
         const int64_t middle = (low + high) / 2;
         best.banned[middle] < token ? low = middle + 1 : high = middle;
     }
-    return low < best.bans && best.banned[low] == token;
+    return low < best.num_banned && best.banned[low] == token;
 }
 
 // Tokens come in ascending order, so that a new one is placed after its equals. A banned token or a NaN counts as −∞.

@@ -127,7 +127,7 @@ HOST_DEVICE inline bool is_over(const SearchState& s, const BeamStep& step, int 
     return !hopeful || (stop == 1 && full) || all_stop;
 }
 
-// Reorder the beams: the rows of the tables move, keys and values stay where they are.
+// Reorder the beams: entries of the tables move, keys and values stay where they are.
 template <class Group>
 HOST_DEVICE void move_tables(const Group& group, const SearchState& s, const BeamStep& step, const int32_t* beam_ids,
                              int beams, int read) {

@@ -26,7 +26,7 @@ from seamless_kernels.top_candidates import (
     entry_of,
     key_of,
     normalize,
-    sort_bans,
+    sort_banned,
     top_candidates,
     write_best,
 )
@@ -67,11 +67,11 @@ def _insert(entries, key, column, m_mask):
     return entries
 
 
-@jit(do_not_specialize=["M", "bans", "span"])
+@jit(do_not_specialize=["M", "num_banned", "span"])
 def _product_kernel(
     x_ptr,
     w_ptr,
-    banned_ptr,  # [M, bans] ascending
+    banned_ptr,  # [M, num_banned] ascending
     max_ptr,  # [M, blocks]
     sum_ptr,
     entry_ptr,  # [M, spans, COUNT]
@@ -79,12 +79,12 @@ def _product_kernel(
     vocab,
     K,
     blocks,
-    bans,
+    num_banned,
     span,  # blocks of a program
     stride_xm,
     COUNT: tl.constexpr,
     CHUNK: tl.constexpr,
-    HAS_BANS: tl.constexpr,
+    HAS_BANNED: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -98,12 +98,12 @@ def _product_kernel(
     x_ptrs = x_ptr + start_m * stride_xm + offs_m[:, None] * stride_xm + offs_k[None, :]
     # smaller than every entry, and all different
     entries = -0x8000000000000000 + tl.arange(0, COUNT)[None, :].to(tl.int64) + tl.zeros([BLOCK_M, COUNT], tl.int64)
-    if HAS_BANS:
-        banned_ptr += (start_m + offs_m) * bans
+    if HAS_BANNED:
+        banned_ptr += (start_m + offs_m) * num_banned
         cursor = tl.zeros([BLOCK_M], tl.int32)
-        for at in range(0, bans, 16):
+        for at in range(0, num_banned, 16):
             i = at + tl.arange(0, 16)
-            token = tl.load(banned_ptr[:, None] + i[None, :], mask=m_mask[:, None] & (i < bans), other=0x7FFFFFFF)
+            token = tl.load(banned_ptr[:, None] + i[None, :], mask=m_mask[:, None] & (i < num_banned), other=0x7FFFFFFF)
             cursor += tl.sum((token < pid_n * span * BLOCK).to(tl.int32), 1)
     for block in range(pid_n * span, tl.minimum(pid_n * span + span, blocks)):
         offs_n = block * BLOCK + tl.arange(0, BLOCK)
@@ -120,13 +120,13 @@ def _product_kernel(
         place = (start_m + offs_m) * blocks + block
         tl.store(max_ptr + place, m, mask=m_mask)
         tl.store(sum_ptr + place, total, mask=m_mask)
-        if HAS_BANS:
+        if HAS_BANNED:
             end = block * BLOCK + BLOCK
-            token = tl.load(banned_ptr + cursor, mask=m_mask & (cursor < bans), other=0x7FFFFFFF)
+            token = tl.load(banned_ptr + cursor, mask=m_mask & (cursor < num_banned), other=0x7FFFFFFF)
             while tl.min(token, 0) < end:
                 key = tl.where(offs_n[None, :] == token[:, None], -0x7F800001, key)  # the key of −inf
                 cursor += (token < end).to(tl.int32)
-                token = tl.load(banned_ptr + cursor, mask=m_mask & (cursor < bans), other=0x7FFFFFFF)
+                token = tl.load(banned_ptr + cursor, mask=m_mask & (cursor < num_banned), other=0x7FFFFFFF)
         key = tl.where((offs_n < vocab)[None, :], key, -0x80000000)
         entries = _insert(entries, key, offs_n, m_mask)
     spans = tl.cdiv(blocks, span)
@@ -159,12 +159,12 @@ def _triton(
     maxima = torch.empty(M, blocks, dtype=torch.int32, device=device)
     sums = torch.empty(M, blocks, dtype=torch.float32, device=device)
     entries = torch.empty(M, spans * size, dtype=torch.int64, device=device)
-    sorted_bans, bans = sort_bans(banned)
+    sorted_banned, num_banned = sort_banned(banned)
     fusion = config["enable_fp_fusion"]
     _product_kernel[(triton.cdiv(M, tile["BLOCK_M"]) * spans,)](
         hidden,
         weight,
-        sorted_bans,
+        sorted_banned,
         maxima,
         sums,
         entries,
@@ -172,12 +172,12 @@ def _triton(
         vocab,
         K,
         blocks,
-        bans,
+        num_banned,
         span,
         hidden.stride(0),
         COUNT=size,
         CHUNK=chunk if K > chunk else 0,
-        HAS_BANS=banned is not None,
+        HAS_BANNED=banned is not None,
         BLOCK=BLOCK,
         enable_fp_fusion=fusion,
         **tile,

@@ -33,7 +33,7 @@ def reference(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     log_probs = torch.log_softmax(logits, dim=-1)
     if banned is not None:
-        logits, log_probs = ban(logits, banned), ban(log_probs, banned)
+        logits, log_probs = mask_banned(logits, banned), mask_banned(log_probs, banned)
     queries, vocab = logits.shape
     # The best `count` entries lie in the `count` column blocks with the largest maxima: sort those, not the vocabulary.
     padded = torch.nn.functional.pad(logits, (0, -vocab % _COLUMNS), value=-torch.inf) if vocab % _COLUMNS else logits
@@ -47,7 +47,7 @@ def reference(
     return log_probs.gather(1, tokens), tokens
 
 
-def ban(scores: torch.Tensor, banned: torch.Tensor) -> torch.Tensor:
+def mask_banned(scores: torch.Tensor, banned: torch.Tensor) -> torch.Tensor:
     """A copy of scores [queries, vocab] with −inf at the tokens of `banned`."""
     least = torch.where(banned >= 0, -torch.inf, torch.inf).to(scores.dtype)
     return scores.scatter_reduce(1, banned.clamp(min=0), least, "amin")
@@ -88,20 +88,20 @@ def block_max_and_sum(key):
     return m, total.to(tl.float32) * (1.0 / 1099511627776.0)
 
 
-@jit(do_not_specialize=["bans"])
+@jit(do_not_specialize=["num_banned"])
 def _scan_kernel(
     logits_ptr,
-    banned_ptr,  # [queries, bans] ascending
+    banned_ptr,  # [queries, num_banned] ascending
     max_ptr,  # [queries, blocks]: of each block the largest key,
     sum_ptr,  # the sum,
-    allowed_ptr,  # and, where HAS_BANS, the largest key that is not banned
+    allowed_ptr,  # and, where HAS_BANNED, the largest key that is not banned
     stride_m,
     vocab,
     blocks,
-    bans,
+    num_banned,
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
-    HAS_BANS: tl.constexpr,
+    HAS_BANNED: tl.constexpr,
 ):
     tiles = tl.cdiv(blocks, TILE)
     query = (tl.program_id(0) // tiles).to(tl.int64)
@@ -113,15 +113,15 @@ def _scan_kernel(
     place, block_mask = query * blocks + block, block < blocks
     tl.store(max_ptr + place, m, mask=block_mask)
     tl.store(sum_ptr + place, total, mask=block_mask)
-    if HAS_BANS:
+    if HAS_BANNED:
         start, stop = 0, 0
-        for at in range(0, bans, 128):
+        for at in range(0, num_banned, 128):
             i = at + tl.arange(0, 128)
-            token = tl.load(banned_ptr + query * bans + i, mask=i < bans, other=0x7FFFFFFF)
+            token = tl.load(banned_ptr + query * num_banned + i, mask=i < num_banned, other=0x7FFFFFFF)
             start += tl.sum((token < first * BLOCK).to(tl.int32), 0)
             stop += tl.sum((token < (first + TILE) * BLOCK).to(tl.int32), 0)
         for i in range(start, stop):
-            key = tl.where(column == tl.load(banned_ptr + query * bans + i), -0x7F800001, key)  # the key of −inf
+            key = tl.where(column == tl.load(banned_ptr + query * num_banned + i), -0x7F800001, key)  # the key of −inf
         tl.store(allowed_ptr + place, tl.max(key, 1), mask=block_mask)
 
 
@@ -149,7 +149,7 @@ def write_best(entries, count, norm_ptr, log_prob_ptr, token_ptr):
         entries = tl.where(entries == best, -0x8000000000000000, entries)
 
 
-@jit(do_not_specialize=["count", "bans"])
+@jit(do_not_specialize=["count", "num_banned"])
 def _choose_kernel(
     logits_ptr,
     banned_ptr,
@@ -160,12 +160,12 @@ def _choose_kernel(
     stride_m,
     vocab,
     blocks,
-    bans,
+    num_banned,
     count,
     COUNT: tl.constexpr,
     BLOCKS: tl.constexpr,  # at least COUNT, so that there is always another block to choose
     BLOCK: tl.constexpr,
-    HAS_BANS: tl.constexpr,
+    HAS_BANNED: tl.constexpr,
 ):
     query = tl.program_id(0).to(tl.int64)
     block = tl.arange(0, BLOCKS)
@@ -180,9 +180,9 @@ def _choose_kernel(
     column = chosen[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     mask = (offs_i < count)[:, None] & (column < vocab)
     key = key_of(tl.load(logits_ptr + query * stride_m + column, mask=mask, other=0.0))
-    if HAS_BANS:
-        for i in range(bans):
-            key = tl.where(column == tl.load(banned_ptr + query * bans + i), -0x7F800001, key)
+    if HAS_BANNED:
+        for i in range(num_banned):
+            key = tl.where(column == tl.load(banned_ptr + query * num_banned + i), -0x7F800001, key)
     entries = tl.where(mask, entry_of(key, column), -0x8000000000000000)
     write_best(entries, count, norm_ptr + query * 2, log_prob_ptr + query * count, token_ptr + query * count)
 
@@ -196,22 +196,22 @@ def _triton(logits: torch.Tensor, count: int, banned: torch.Tensor | None = None
         return log_probs, tokens
     size = triton.next_power_of_2(count)
     config = config_for("top_candidates", (vocab, size), torch.float32, device)
-    options = {"BLOCK": BLOCK, "HAS_BANS": banned is not None, "enable_fp_fusion": config["enable_fp_fusion"]}
+    options = {"BLOCK": BLOCK, "HAS_BANNED": banned is not None, "enable_fp_fusion": config["enable_fp_fusion"]}
     blocks = triton.cdiv(vocab, BLOCK)
     maxima = torch.empty(queries, blocks, dtype=torch.int32, device=device)
     sums = torch.empty(queries, blocks, dtype=torch.float32, device=device)
     allowed = maxima if banned is None else torch.empty_like(maxima)
-    sorted_bans, bans = sort_bans(banned)
+    sorted_banned, num_banned = sort_banned(banned)
     _scan_kernel[(queries * triton.cdiv(blocks, config["TILE"]),)](
         logits,
-        sorted_bans,
+        sorted_banned,
         maxima,
         sums,
         allowed,
         logits.stride(0),
         vocab,
         blocks,
-        bans,
+        num_banned,
         TILE=config["TILE"],
         num_warps=config["num_warps"],
         **options,
@@ -219,7 +219,7 @@ def _triton(logits: torch.Tensor, count: int, banned: torch.Tensor | None = None
     norm = normalize(maxima, sums)
     _choose_kernel[(queries,)](
         logits,
-        sorted_bans,
+        sorted_banned,
         allowed,
         norm,
         log_probs,
@@ -227,7 +227,7 @@ def _triton(logits: torch.Tensor, count: int, banned: torch.Tensor | None = None
         logits.stride(0),
         vocab,
         blocks,
-        bans,
+        num_banned,
         count,
         COUNT=size,
         BLOCKS=triton.next_power_of_2(max(blocks, count)),
@@ -237,9 +237,9 @@ def _triton(logits: torch.Tensor, count: int, banned: torch.Tensor | None = None
     return log_probs, tokens
 
 
-def sort_bans(banned: torch.Tensor | None) -> tuple[torch.Tensor | None, int]:
-    """int32 [queries, bans]: the tokens of each query in ascending order, then numbers that are no token; and
-    `bans`."""
+def sort_banned(banned: torch.Tensor | None) -> tuple[torch.Tensor | None, int]:
+    """int32 [queries, num_banned]: the tokens of each query in ascending order, then numbers that are no token; and
+    `num_banned`."""
     if banned is None:
         return None, 0
     tokens = torch.where(banned >= 0, banned, 2**31 - 1).to(torch.int32)
@@ -261,8 +261,8 @@ def _native(logits: torch.Tensor, count: int, banned: torch.Tensor | None = None
         return reference(logits, count, banned)
     log_probs = torch.empty(len(logits), count, dtype=torch.float32)
     tokens = torch.empty(len(logits), count, dtype=torch.int64)
-    bans = None if banned is None else banned.contiguous().numpy()
-    csrc.top_candidates(logits.numpy(), count, bans, log_probs.numpy(), tokens.numpy(), torch.get_num_threads())
+    listed = None if banned is None else banned.contiguous().numpy()
+    csrc.top_candidates(logits.numpy(), count, listed, log_probs.numpy(), tokens.numpy(), torch.get_num_threads())
     return log_probs, tokens
 
 

@@ -7,7 +7,7 @@ import torch
 from seamless_kernels.linear_top_candidates import IMPLS
 
 MATRIX = ("_product_kernel",)
-COUNTS = ("M", "bans", "span", "size")
+COUNTS = ("M", "num_banned", "span", "size")
 SCHEDULING = ("BLOCK_M", "BLOCK_K", "num_warps", "num_stages", "SIZE")
 
 

@@ -7,7 +7,7 @@ import torch
 from seamless_kernels.top_candidates import IMPLS
 
 DTYPES = (torch.float32,)
-COUNTS = ("bans",)
+COUNTS = ("num_banned",)
 
 
 def launch(dims: tuple[int, ...], dtype: torch.dtype, rows: int) -> None:

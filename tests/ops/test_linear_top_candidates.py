@@ -45,7 +45,7 @@ def test_linear_top_candidates_prefers_the_smaller_token_on_ties() -> None:
     assert (log_probs == log_probs[:, :1]).all()
 
 
-def test_linear_top_candidates_bans_as_the_two_operations() -> None:
+def test_linear_top_candidates_masks_banned_tokens_as_the_two_operations() -> None:
     hidden, weight = normal(20, 64), normal(900, 64, seed=1)
     order = linear(hidden, weight).argsort(dim=1, descending=True)
     banned = torch.full((20, 40), -1, device=DEVICE)

@@ -71,7 +71,7 @@ def test_top_candidates_keeps_the_probability_of_banned_tokens() -> None:
     assert torch.equal(log_probs, free[:, 1:])
 
 
-def test_top_candidates_takes_bans_of_any_length_and_order() -> None:
+def test_top_candidates_takes_banned_tokens_of_any_number_and_order() -> None:
     logits = normal(4, 3000)
     banned = torch.full((4, 200), -1, device=DEVICE)
     order = logits.argsort(dim=1, descending=True)

@@ -26,7 +26,7 @@ from seamless_engine import DecodingParams, Engine, Request, UsageError
 from seamless_engine.search.processors import banned_tokens, gumbel, repetition_penalty, warp
 from seamless_engine.search.state import bad_word_entries
 from seamless_engine.synthesizer import choose_units
-from seamless_kernels.top_candidates import ban
+from seamless_kernels.top_candidates import mask_banned
 from support.audio import clip_of_samples
 from support.oracle import load
 from support.packed import normal
@@ -37,7 +37,7 @@ EOS, UNK = 3, 1
 
 
 def without_banned(scores: torch.Tensor, params: DecodingParams, history: torch.Tensor) -> torch.Tensor:
-    """As queries of a batch in which others ban more tokens, and have read more."""
+    """As queries of a batch in which others mask_banned more tokens, and have read more."""
     queries, length = history.shape
     words = torch.from_numpy(bad_word_entries(params.bad_words(EOS, UNK)))
     entries = torch.nn.functional.pad(words, (0, 5), value=2)[:, None].expand(-1, queries, -1)
@@ -51,7 +51,7 @@ def without_banned(scores: torch.Tensor, params: DecodingParams, history: torch.
         too_short=torch.full((queries,), max(length - 2, 0) < params.min_new_tokens),
         eos=EOS,
     )
-    return ban(scores, banned)
+    return mask_banned(scores, banned)
 
 
 def warped(scores: torch.Tensor, params: DecodingParams) -> torch.Tensor:

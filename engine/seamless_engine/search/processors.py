@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from seamless_engine.search.schema import FloatParam, IntParam
-from seamless_kernels.top_candidates import ban
+from seamless_kernels.top_candidates import mask_banned
 
 
 def process(
@@ -36,7 +36,7 @@ def process(
     scores = torch.where(single[:, None], logits, log_probs)
     scores = repetition_penalty(scores, history, lengths, floats[:, FloatParam.REPETITION_PENALTY])
     if banned is not None:
-        scores = ban(scores, banned)
+        scores = mask_banned(scores, banned)
     keep = torch.where(single, 1, 2)  # beams need a second candidate beside eos
     warped = warp(scores, floats[:, FloatParam.TEMPERATURE], ints[:, IntParam.TOP_K], floats[:, FloatParam.TAIL], keep)
     scores = torch.where(samples, warped, scores)

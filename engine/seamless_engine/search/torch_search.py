@@ -174,7 +174,7 @@ def _rules(state: SearchState, ids: torch.Tensor, read: torch.Tensor) -> Rules:
 
 
 def move_tables(state: SearchState, beams: torch.Tensor, width: int, read: torch.Tensor, outcome: Outcome) -> None:
-    """Reorder the beams [n, beams]: the rows of the tables move, keys and values stay where they are."""
+    """Reorder the beams [n, beams]: entries of the tables move, keys and values stay where they are."""
     count = beams.shape[1]
     tables = state.slot_table[beams, :width]  # [n, beams, width]
     sources = torch.cat([state.finished_table[beams, :width], tables], dim=1)
