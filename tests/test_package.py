@@ -221,4 +221,4 @@ def test_env_prints_the_version_of_every_package_that_this_one_uses():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     required = [re.split(r"[^\w-]", line)[0] for line in (*project["dependencies"], *extras["cuda"], *extras["media"])]
-    assert {*environment._PACKAGES} == {*required, "transformers"}
+    assert {*environment.PACKAGES} == {*required, "transformers"}

@@ -15,7 +15,7 @@ import seamless_kernels
 from seamless_engine.search.native_search import available
 from seamless_kernels import dispatch, native
 
-_PACKAGES = (  # required and optional dependencies, and transformers
+PACKAGES = (  # required and optional dependencies, and transformers
     "torch",
     "triton",
     "numpy",
@@ -49,7 +49,7 @@ _INSTRUCTION_SETS = (
 def describe() -> dict[str, str]:
     """Facts for a bug report, in the order to print them."""
     facts = {"seamless-engine": package_version("seamless-engine"), "python": platform.python_version()}
-    facts |= {name: package_version(name) for name in _PACKAGES}
+    facts |= {name: package_version(name) for name in PACKAGES}
     facts["platform"] = platform.platform()
     facts["cpu"] = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {cpu_name()}"
     facts["cpu instructions"] = " ".join(instruction_sets()) or "not known here"
