@@ -2,10 +2,10 @@
 
     python -m tools.tune layer_norm [--dtype bfloat16] [--dry-run]
 
-TUNE in benchmarks/kernels/registry.py lists the choices of an operation: {"num_warps": (1, 2, 4), "ROWS": (8, 16)}, of
-which all combinations are tried, and for a list of tiles "TILES": {place in a tile: values}, of which one number is
-changed at a time; repeat until nothing is better. An entry of the table serves any number of tokens. So the best choice
-has the least sum, over the cases that use the entry, of the time relative to that of the current choice. Afterwards run
+TUNE lists the choices of an operation: {"num_warps": (1, 2, 4), "ROWS": (8, 16)}, of which all combinations are tried,
+and for a list of tiles "TILES": {place in a tile: values}, of which one number is changed at a time; repeat until
+nothing is better. An entry of the table serves any number of tokens. So the best choice has the least sum, over the
+cases that use the entry, of the time relative to that of the current choice. Afterwards run
 `python tests/aot/compile.py --op OP --write`, for the tests of resources.
 """
 
@@ -26,11 +26,31 @@ from triton.errors import TritonError
 
 from benchmarks.clock import median_seconds
 from benchmarks.kernels.case import Case, Setup
-from benchmarks.kernels.registry import CASES, TUNE
+from benchmarks.kernels.registry import CASES
 from benchmarks.kernels.runner import check_agreement, verify
 from seamless_kernels import config
 
 Key = tuple[str, tuple[int, ...], torch.dtype, str]  # operation, dims, dtype, architecture
+
+# Not BLOCK_M of linear: the kind of the matrix instruction depends on it.
+_BLOCKS = {"BLOCK_M": (64, 128), "BLOCK_N": (32, 64, 128), "num_stages": (2, 3, 4)}
+_REL_BLOCKS = {"BLOCK_M": (64, 128), "BLOCK_N": (32, 64), "num_stages": (2, 3)}
+_LINEAR_TILES = {1: (16, 32, 64, 128, 256), 2: (32, 64, 128, 256), 3: (4, 8), 4: (2, 3, 4, 5, 6)}
+_HEAD_TILES = {1: (32, 64, 128), 2: (4, 8), 3: (2, 3, 4, 5)}
+TUNE: dict[str, dict[str, Any]] = {
+    "linear": {"PROGRAMS": (64, 96, 132, 192, 264), "TILES": _LINEAR_TILES},
+    "linear_top_candidates": {"PROGRAMS": (132, 264, 396, 528), "TILES": _HEAD_TILES},
+    "attention": {**_BLOCKS, "num_warps": (4, 8)},
+    "rel_attention": {**_REL_BLOCKS, "BLOCK_E": (16, 32, 64), "num_warps": (4, 8)},
+    "paged_attention": {"BLOCK": (32, 64, 128), "num_warps": (2, 4, 8), "num_stages": (1, 2, 3)},
+    "conformer_conv": {"ROWS": (4, 8, 16), "num_warps": (8, 16)},
+    "conv_transpose1d": _BLOCKS,
+    "residual_block": {"PAIRS": (1, 3), "HEIGHT": (128, 256, 512, 1024), "PROGRAMS": (1, 2)},
+    "layer_norm": {"num_warps": (1, 2, 4, 8)},
+    "kv_cache": {"ROWS": (1, 2, 4), "num_warps": (1, 2, 4)},
+    "top_candidates": {"TILE": (8, 16, 32, 64), "num_warps": (4, 8), "CHOICE_WARPS": (4, 8, 16)},
+    "fbank": {"FRAMES": (2, 4, 8), "MEL_FRAMES": (4, 8, 16), "CLIP_FRAMES": (64, 128, 256), "num_warps": (4, 8)},
+}
 
 
 @contextmanager

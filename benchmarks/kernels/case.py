@@ -14,7 +14,6 @@ from seamless_engine.config import ModelConfig
 MODEL = ModelConfig()  # the published dims
 DIM, HEADS = MODEL.hidden_size, MODEL.decoder_attention_heads
 HEAD_DIM = DIM // HEADS
-Implementations = Mapping[str, Callable[..., Any]]
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,6 @@ class Setup:
         """int32 [count + 1]: the bounds of segments of one length."""
         return torch.arange(count + 1, dtype=torch.int32, device=self.device) * length
 
-    def library(self, call: Callable[..., Any], name: str = "torch") -> Implementations:
-        """A library's implementation and, on a GPU, what torch.compile makes of it."""
-        compiled = {"torch.compile": torch.compile(call, dynamic=False)} if self.device.type == "cuda" else {}
-        return {name: call, **compiled}
-
 
 @dataclass(frozen=True)
 class Case:
@@ -56,6 +50,6 @@ class Case:
 
     name: str
     inputs: Callable[[], tuple[Any, ...]]
-    implementations: Implementations
+    implementations: Mapping[str, Callable[..., Any]]
     flops: float
     least_bytes: float

@@ -6,11 +6,11 @@ weights read, the result written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, product
 from operator import mul
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from seamless_kernels.conv1d import conv1d, pack_conv_weight
 from seamless_kernels.conv_transpose1d import conv_transpose1d, pack_conv_transpose_weight
 
 _UNITS = 500  # units, and frames of the speech encoder, of 10 s
+_CLIPS = (1, 8, 64)
 _SLOPE = MODEL.leaky_relu_slope
 _STAGES = len(MODEL.upsample_rates)
 _CHANNELS = [MODEL.upsample_initial_channel >> i for i in range(_STAGES + 1)]  # of the vocoder, stage by stage
@@ -55,84 +56,83 @@ def conformer_conv_cases(setup: Setup) -> Iterator[Case]:
         return F.silu(F.layer_norm(z, (DIM,), norm_weight, norm_bias)).reshape(-1, DIM)
 
     for clips in setup.pick((1, 2), (1, 8, 32, 64)):
-        elements, found = clips * _UNITS * DIM, {"ours": conformer_conv, **setup.library(eager)}
+        elements, found = clips * _UNITS * DIM, {"ours": conformer_conv, "torch": eager}
         flops, least_bytes = elements * (2.0 * taps + 20.0), 3.0 * elements * setup.dtype.itemsize
         yield Case(f"{clips} × {_UNITS} frames × {DIM}", partial(inputs, clips), found, flops, least_bytes)
 
 
-# Name, channels in and out, taps, frames of a clip, slope of the leaky ReLU before; whether all but x is float32.
-_CONVOLUTIONS = (
-    ("T2U layer", DIM, DIM, 7, _UNITS, 0.0, False),
-    ("T2U durations", DIM, MODEL.t2u_variance_predictor_hidden_dim, 3, 120, None, True),
-    ("vocoder durations", _UNIT_DIM, _UNIT_DIM, 3, _UNITS, None, True),
-    ("vocoder first", _UNIT_DIM + _VOICE_DIM, _CHANNELS[0], 7, _UNITS, None, False),
-    ("vocoder last", _CHANNELS[-1], 1, 7, _LENGTHS[-1], 0.01, True),
-)
+class Convolution(NamedTuple):
+    """channels in and out; length: frames of a clip; slope: of the leaky ReLU before it; wide: all but x is float32;
+    stride: of a transposed convolution, else 0."""
+
+    name: str
+    channels: int
+    out: int
+    taps: int
+    length: int
+    slope: float | None = None
+    wide: bool = False
+    stride: int = 0
+
+
+_CONVOLUTIONS = [
+    Convolution("T2U layer", DIM, DIM, 7, _UNITS, slope=0.0),
+    Convolution("T2U durations", DIM, MODEL.t2u_variance_predictor_hidden_dim, 3, 120, wide=True),
+    Convolution("vocoder durations", _UNIT_DIM, _UNIT_DIM, 3, _UNITS, wide=True),
+    Convolution("vocoder first", _UNIT_DIM + _VOICE_DIM, _CHANNELS[0], 7, _UNITS),
+    Convolution("vocoder last", _CHANNELS[-1], 1, 7, _LENGTHS[-1], slope=0.01, wide=True),
+]
+_UPSAMPLING = [
+    Convolution(f"× {stride},", _CHANNELS[i], _CHANNELS[i + 1], taps, _LENGTHS[i], slope=_SLOPE, stride=stride)
+    for i, (taps, stride) in enumerate(zip(MODEL.upsample_kernel_sizes, MODEL.upsample_rates, strict=True))
+]
 
 
 def conv1d_cases(setup: Setup) -> Iterator[Case]:
     """T2U's layers and the ends of the vocoder."""
-    for name, channels, out, taps, length, slope, wide in setup.pick(_CONVOLUTIONS[3:], _CONVOLUTIONS):
-
-        def ours(x: Tensor, _: Any, packed: Any, bias: Tensor, cu_seqlens: Tensor, slope: Any = slope) -> Tensor:
-            return conv1d(x, packed, bias, cu_seqlens, leaky_slope=slope)
-
-        def library(clips: int, x: Tensor, weight: Tensor, bias: Tensor, slope: Any = slope) -> Tensor:
-            return F.conv1d(_image(x.to(weight.dtype), clips, slope), weight, bias, padding=weight.shape[-1] // 2)
-
-        dtype = torch.float32 if wide else setup.dtype
-        shape = (out, channels, taps), channels, out, length, 1
-        yield from _convolution(setup, name, shape, pack_conv_weight, ours, library, dtype)
+    for convolution, clips in product(setup.pick(_CONVOLUTIONS[3:], _CONVOLUTIONS), setup.pick((1,), _CLIPS)):
+        yield _convolution(setup, convolution, clips)
 
 
 def conv_transpose1d_cases(setup: Setup) -> Iterator[Case]:
     """The vocoder's upsampling."""
-    for stage in range(setup.pick(2, _STAGES)):
-        channels, out, stride = *_CHANNELS[stage : stage + 2], MODEL.upsample_rates[stage]
+    for convolution, clips in product(setup.pick(_UPSAMPLING[:2], _UPSAMPLING), setup.pick((1,), _CLIPS)):
+        yield _convolution(setup, convolution, clips)
 
-        def ours(x: Tensor, _: Any, packed: Any, bias: Tensor, cu_seqlens: Tensor, stride: int = stride) -> Tensor:
+
+def _convolution(setup: Setup, convolution: Convolution, clips: int) -> Case:
+    name, channels, out, taps, length, slope, wide, stride = convolution
+    dtype, weights = torch.float32 if wide else setup.dtype, channels * out * taps
+    shape, padding = ((channels, out, taps), (taps - stride) // 2) if stride else ((out, channels, taps), taps // 2)
+
+    def inputs() -> tuple[Any, ...]:
+        weight = setup.randn(*shape, dtype=dtype, scale=(channels * taps) ** -0.5)
+        packed = pack_conv_transpose_weight(weight) if stride else pack_conv_weight(weight)
+        bias, cu_seqlens = setup.randn(out, dtype=dtype), setup.cu_seqlens(clips, length)
+        return setup.randn(clips * length, channels), weight, packed, bias, cu_seqlens
+
+    def ours(x: Tensor, _: Any, packed: Any, bias: Tensor, cu_seqlens: Tensor) -> Tensor:
+        if stride:
             return conv_transpose1d(x, packed, bias, cu_seqlens, stride=stride, leaky_slope=_SLOPE)
+        return conv1d(x, packed, bias, cu_seqlens, leaky_slope=slope)
 
-        def library(clips: int, x: Tensor, weight: Tensor, bias: Tensor, stride: int = stride) -> Tensor:
-            padding = (weight.shape[-1] - stride) // 2
-            return F.conv_transpose1d(_image(x, clips, _SLOPE), weight, bias, stride=stride, padding=padding)
+    def library(x: Tensor, weight: Tensor, _: Any, bias: Tensor, __: Any) -> Tensor:
+        image = _image(x.to(dtype), clips, slope)
+        if stride:
+            return _packed(F.conv_transpose1d(image, weight, bias, stride=stride, padding=padding))
+        return _packed(F.conv1d(image, weight, bias, padding=padding))
 
-        shape = (channels, out, MODEL.upsample_kernel_sizes[stage]), channels, out, _LENGTHS[stage], stride
-        yield from _convolution(setup, f"× {stride},", shape, pack_conv_transpose_weight, ours, library, setup.dtype)
-
-
-def _convolution(
-    setup: Setup, name: str, shape: Any, pack: Any, ours: Any, library: Callable[..., Tensor], dtype: torch.dtype
-) -> Iterator[Case]:
-    """shape: of the weight, channels in and out, frames of a clip, frames out of each. ours gets the packed weight."""
-    weight_shape, channels, out, length, stride = shape
-    weights = channels * out * weight_shape[-1]
-    for clips in setup.pick((1,), (1, 8, 64)):
-
-        def inputs(clips: int = clips) -> tuple[Any, ...]:
-            weight = setup.randn(*weight_shape, dtype=dtype, scale=(weights / out) ** -0.5)
-            bias, cu_seqlens = setup.randn(out, dtype=dtype), setup.cu_seqlens(clips, length)
-            return setup.randn(clips * length, channels), weight, pack(weight), bias, cu_seqlens
-
-        def theirs(x: Tensor, weight: Tensor, _: Any, bias: Tensor, __: Any, clips: int = clips) -> Tensor:
-            return _packed(library(clips, x, weight, bias)).reshape(-1, out)
-
-        yield Case(
-            f"{name} {channels} → {out}, {clips} × {length} frames",
-            inputs,
-            {"ours": ours, **setup.library(theirs)},
-            flops=2.0 * clips * length * weights,
-            least_bytes=float(clips * length * channels * setup.dtype.itemsize)
-            + (clips * length * out * stride + weights) * dtype.itemsize,
-        )
+    read, written = clips * length * channels, clips * length * out * max(stride, 1)
+    least_bytes = float(read * setup.dtype.itemsize + (written + weights) * dtype.itemsize)
+    name = f"{name} {channels} → {out}, {clips} × {length} frames"
+    return Case(name, inputs, {"ours": ours, "torch": library}, 2.0 * clips * length * weights, least_bytes)
 
 
 def residual_block_cases(setup: Setup) -> Iterator[Case]:
     """The last block of three of each stage of the vocoder: 2 · k · dim² operations a frame in each convolution."""
-    for stage in range(1, 1 + setup.pick(2, _STAGES)):
-        for taps in setup.pick((3,), MODEL.resblock_kernel_sizes):
-            for clips in setup.pick((1,), (1, 8, 64)):
-                yield _residual_block(setup, _CHANNELS[stage], _LENGTHS[stage], taps, clips)
+    stages, kernels = range(1, 1 + setup.pick(2, _STAGES)), setup.pick((3,), MODEL.resblock_kernel_sizes)
+    for stage, taps, clips in product(stages, kernels, setup.pick((1,), _CLIPS)):
+        yield _residual_block(setup, _CHANNELS[stage], _LENGTHS[stage], taps, clips)
 
 
 def _residual_block(setup: Setup, dim: int, length: int, taps: int, clips: int) -> Case:
@@ -142,13 +142,11 @@ def _residual_block(setup: Setup, dim: int, length: int, taps: int, clips: int) 
     def inputs() -> tuple[Any, ...]:
         x, others = setup.randns(2, total, dim)
         weights = setup.randns(2 * len(dilations), dim, dim, taps, scale=(dim * taps) ** -0.5)
-        packed = residual_block.pack_residual_block(weights), [pack_conv_weight(weight) for weight in weights]
-        return x, others, weights, packed, setup.randn(len(weights), dim), setup.cu_seqlens(clips, length)
+        packed, biases = residual_block.pack_residual_block(weights), setup.randn(len(weights), dim)
+        return x, others, weights, packed, biases, setup.cu_seqlens(clips, length)
 
-    def of_packed(call: Callable[..., Tensor], kind: int) -> Callable[..., Tensor]:
-        return lambda x, others, _, packed, biases, bounds: call(
-            x, packed[kind], biases, bounds, total=others, **options
-        )
+    def ours(x: Tensor, others: Tensor, _: Any, packed: Any, biases: Tensor, cu_seqlens: Tensor) -> Tensor:
+        return residual_block.residual_block(x, packed, biases, cu_seqlens, total=others, **options)
 
     def library(x: Tensor, others: Tensor, weights: tuple[Tensor, ...], _: Any, biases: Tensor, __: Tensor) -> Tensor:
         image = _image(x, clips)
@@ -158,11 +156,6 @@ def _residual_block(setup: Setup, dim: int, length: int, taps: int, clips: int) 
             image = image + F.conv1d(h, weights[2 * i + 1], biases[2 * i + 1], padding=taps // 2)
         return (others + _packed(image)) / 3
 
-    found = {
-        "ours": of_packed(residual_block.residual_block, 0),
-        "conv1d": of_packed(residual_block.reference, 1),
-        **setup.library(library),
-    }
     flops, elements = 2.0 * total * dim * dim * taps * 6, 3 * total * dim + 6 * dim * dim * taps
-    name = f"{dim} channels, k = {taps}, {clips} × {length} frames"
+    name, found = f"{dim} channels, k = {taps}, {clips} × {length} frames", {"ours": ours, "torch": library}
     return Case(name, inputs, found, flops, float(elements * setup.dtype.itemsize))

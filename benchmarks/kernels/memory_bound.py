@@ -25,7 +25,7 @@ def layer_norm_cases(setup: Setup) -> Iterator[Case]:
     for tokens in setup.pick((5, 320), (5, 320, 1280, 16_000, 128_000)):
         found = {
             "ours": lambda x, residual: layer_norm.add_layer_norm(x, residual=residual, **options),
-            **setup.library(lambda x, residual: layer_norm.reference(x, residual=residual, **options)),
+            "torch": lambda x, residual: layer_norm.reference(x, residual=residual, **options),
         }
         inputs, elements = partial(setup.randns, 2, tokens, DIM), 1.0 * tokens * DIM
         yield Case(f"{tokens} × {DIM}", inputs, found, 8 * elements, 4 * elements * setup.dtype.itemsize)
@@ -40,7 +40,7 @@ def kv_cache_cases(setup: Setup) -> Iterator[Case]:
         return *keys_values, *pools, torch.randperm(len(pools[0]), device=setup.device)[:tokens]
 
     for tokens in setup.pick((5, 320), (5, 320, 1280, 16_000)):
-        found = {"ours": kv_cache.store_kv, **setup.library(kv_cache.reference)}
+        found = {"ours": kv_cache.store_kv, "torch": kv_cache.reference}
         least_bytes = tokens * (4.0 * DIM * setup.dtype.itemsize + 8)
         yield Case(f"{tokens} × {HEADS} × {HEAD_DIM}", partial(inputs, tokens), found, 0.0, least_bytes)
 
@@ -50,7 +50,7 @@ def top_candidates_cases(setup: Setup) -> Iterator[Case]:
     for queries, count in setup.pick([(5, 10)], [(1, 2), (5, 10), (40, 10), (256, 2), (256, 10), (64, 128)]):
         found = {
             "ours": lambda logits, count=count: top_candidates(logits, count),
-            **setup.library(lambda logits, count=count: torch.log_softmax(logits, dim=-1).topk(count)),
+            "torch": lambda logits, count=count: torch.log_softmax(logits, dim=-1).topk(count),
         }
         inputs, size = partial(setup.randns, 1, queries, MODEL.vocab_size, dtype=torch.float32), 4.0 * MODEL.vocab_size
         yield Case(f"{queries} queries, best {count}", inputs, found, queries * size, queries * size)

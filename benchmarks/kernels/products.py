@@ -84,12 +84,9 @@ def _linear(setup: Setup, product: Product, tokens: int) -> Case:
         y = y * scale if scale != 1.0 else y
         return y if residual is None else residual + y
 
-    others = dict(setup.library(library, "cuBLAS" if gpu else "torch"))
-    if not (activation or with_residual):
-        others.pop("torch.compile", None)  # it would be cuBLAS again
     read = tokens * (inner + width * with_residual) + outer * inner
     least_bytes = float(read * setup.dtype.itemsize + tokens * width * out_dtype.itemsize)
-    found = {"ours": ours(1), "ours int8": ours(2), **others}
+    found = {"ours": ours(1), "ours int8": ours(2), "cuBLAS" if gpu else "torch": library}
     return Case(f"{name} {outer}×{inner}, {tokens} tokens", inputs, found, 2.0 * tokens * outer * inner, least_bytes)
 
 
@@ -107,7 +104,7 @@ def linear_top_candidates_cases(setup: Setup) -> Iterator[Case]:
         found = {
             "ours": lambda hidden: linear_top_candidates.linear_top_candidates(hidden, weight, _COUNT),
             "unfused": lambda hidden: linear_top_candidates.reference(hidden, weight, _COUNT),
-            **setup.library(eager),
+            "torch": eager,
         }
         inputs, least = partial(setup.randns, 1, queries, DIM), setup.dtype.itemsize * (weight.numel() + queries * DIM)
         yield Case(f"{queries} queries, best {_COUNT}", inputs, found, 2.0 * queries * weight.numel(), float(least))
