@@ -8,13 +8,13 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.roofline import Ceilings
+from seamless_engine import environment
 
 RESULTS = Path("benchmarks/results")
 _PACKAGES = ("torch", "triton", "transformers", "ctranslate2", "numpy", "sentencepiece")
@@ -23,17 +23,14 @@ _DRIVER = "driver_version,power.limit,clocks.max.sm,clocks.max.mem"
 
 def machine(device: str, dtype: torch.dtype | None = None, ceilings: Ceilings | None = None) -> dict[str, Any]:
     """Hardware and versions that a number depends on, and the machine's ceilings as measured in this run."""
+    processor = f"{environment.cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
     facts: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else processor,
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "python": platform.python_version(),
+        **{name: environment.package_version(name) for name in _PACKAGES},
     }
-    for package in _PACKAGES:
-        try:
-            facts[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     if device == "cuda" and shutil.which("nvidia-smi"):
         command = ["nvidia-smi", f"--query-gpu={_DRIVER}", "--format=csv,noheader"]
         facts[_DRIVER] = subprocess.run(command, capture_output=True, text=True).stdout.strip()
@@ -43,14 +40,6 @@ def machine(device: str, dtype: torch.dtype | None = None, ceilings: Ceilings | 
         facts["copy_gbps"] = round(ceilings.bandwidth / 1e9, 1)
         facts["matmul_tflops"] = round(ceilings.matmul / 1e12, 3)
     return facts
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return (names[0] if names else platform.processor()) + (" (AVX-512)" if "avx512f" in flags else "")
 
 
 def print_facts(facts: dict[str, Any]) -> None:
@@ -69,7 +58,8 @@ def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, quiet: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {path}")
+    if not quiet:
+        print(f"written: {path}")

@@ -14,6 +14,7 @@ import argparse
 import itertools
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -91,7 +92,7 @@ def profiles(engine: Engine, requests: int, beams: int) -> list[dict[str, Any]]:
         what = f"{len(jobs)} × {TOKENS} tokens, {seconds:.0f} s of speech"
         profile_once("synthesis pass", what, lambda: synthesize(jobs))
 
-    longer = [item.with_tokens(TOKENS + 3 * _CALLS) for item in work]
+    longer = [replace(item, new_tokens=TOKENS + 3 * _CALLS) for item in work]
     with patch.object(core, "step", step_profiled):
         engine.generate([item.request("s2tt", beams, may_end=False) for item in longer])
     with patch.multiple(runner, encode=encode_profiled, synthesize=synthesize_profiled):
@@ -117,14 +118,12 @@ def main() -> None:
     parser.add_argument("--beams", type=int, default=5)
     parser.add_argument("--top", type=int, default=25, help="lines of a table")
     parser.add_argument("--quick", action="store_true", help="tiny dims, to try the profile itself")
-    parser.add_argument("--checkpoint", type=Path, help="folder to keep the random checkpoint in between runs")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     settings = EngineConfig(max_num_seqs=max(EngineConfig.max_num_seqs, options.requests * options.beams))
     where = {"device": options.device, "dtype": options.dtype}
     with tempfile.TemporaryDirectory(dir=scratch_folder()) as scratch:
-        dims = TINY if options.quick else {}
-        folder = random_checkpoint(options.checkpoint or Path(scratch), dims, options.device, endless=True)
+        folder = random_checkpoint(Path(scratch), TINY if options.quick else {}, options.device, endless=True)
         engine = Engine.from_pretrained(folder, tasks=["s2tt", "s2st"], options=settings, **where)
         found = profiles(engine, options.requests, options.beams)
     facts = machine(options.device, engine.dtype)

@@ -7,8 +7,6 @@ costs what any other costs: the logits, candidates and beams are computed, then 
 
 from __future__ import annotations
 
-import io
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,8 @@ from seamless_engine.models.layers import SinusoidalPositions
 _EOS_BIAS = 1e4
 
 
-def convert(folder: Path) -> dict[str, bytes]:
-    """The text-to-text model of a checkpoint folder as the files of a CTranslate2 model, by name."""
+def convert(folder: Path, target: Path) -> Path:
+    """Write the text-to-text model of a checkpoint folder as a CTranslate2 model. Returns its folder."""
     config = ModelConfig.from_folder(folder)
     tensors = load_file(folder / "model.safetensors")
     embedding, encoder, decoder = tensors["shared.weight"], config.text_encoder, config.text_decoder
@@ -46,9 +44,9 @@ def convert(folder: Path) -> dict[str, bytes]:
     spec.config.eos_token = spec.config.decoder_start_token = str(config.eos_token_id)
     spec.validate()
     spec.optimize()
-    with tempfile.TemporaryDirectory() as target:
-        spec.save(target)
-        return {path.name: path.read_bytes() for path in Path(target).iterdir()}
+    target.mkdir(exist_ok=True)
+    spec.save(target)
+    return target
 
 
 def _set_stack(spec: Any, layers: int, tensors: dict[str, np.ndarray], prefix: str, config: ModelConfig) -> None:
@@ -84,18 +82,13 @@ def _set_stack(spec: Any, layers: int, tensors: dict[str, np.ndarray], prefix: s
 class CTranslate2(Side):
     """Text to text. inter: batches at a time, each by its share of the threads."""
 
-    def __init__(self, files: dict[str, bytes], compute_type: str, config: ModelConfig, inter: int) -> None:
+    def __init__(self, model: Path, compute_type: str, config: ModelConfig, inter: int) -> None:
         batching = (("tokens", 1024), ("examples", 32), ("examples", 0))  # 0: all requests in one batch
         settings = [{"batch_type": kind, "max_batch_size": size} for kind, size in batching if size or inter == 1]
         super().__init__("cpu", settings)
         self.compute_type, self._language = compute_type, str(config.text_lang_ids["fra"])
-        self.translator = ctranslate2.Translator(
-            "seamless",
-            compute_type=compute_type,
-            inter_threads=inter,
-            intra_threads=torch.get_num_threads() // inter,
-            files={name: io.BytesIO(content) for name, content in files.items()},
-        )
+        threads = {"inter_threads": inter, "intra_threads": torch.get_num_threads() // inter}
+        self.translator = ctranslate2.Translator(str(model), compute_type=compute_type, **threads)
 
     def answer(self, task: str, work: list[Item], num_beams: int, **batching: Any) -> list[Answer]:
         """Every request to its own length. CTranslate2 sorts requests by source length."""

@@ -17,6 +17,7 @@ from benchmarks.roofline import Ceilings
 from seamless_engine.block_manager import PROMPT_LENGTH
 from seamless_engine.config import ModelConfig
 from seamless_engine.loading.tensor_table import UNIT_NAMES, tensor_shapes
+from seamless_engine.models.lengths import encoder_length
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Floors:
         return 4 * layers * self.config.hidden_size * sum(n * n for n in lengths)
 
     def _encoder_length(self, work: Work) -> int:
-        return work.frames // self.config.adaptor_stride + 1 if work.frames else work.tokens
+        return encoder_length(work.frames, self.config.adaptor_stride) if work.frames else work.tokens
 
     def _least(self, operations: float, elements: float) -> float:
         return self.ceilings.floor(operations, elements * self.element_size) if operations else 0.0

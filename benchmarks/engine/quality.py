@@ -16,7 +16,6 @@ recognition of it is what is compared. With --normalise case and punctuation do 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import unicodedata
 from collections.abc import Sequence
@@ -167,7 +166,7 @@ def measure(
         asked = [(item, *made) for item in items if (made := request(task, item))]
         if not asked:
             continue
-        requests, wanted = [ask for _, ask, _ in asked], [right for _, _, right in asked]
+        able, requests, wanted = map(list, zip(*asked, strict=True))
         answers = backend(requests, beams)
         said = [answer.text for answer in answers]
         if task in SYNTHESIZING:
@@ -178,12 +177,11 @@ def measure(
         for lang in [*sorted(set(langs)), "all"]:
             mine = [i for i, code in enumerate(langs) if lang in (code, "all")]
             part = figures([wanted[i] for i in mine], [said[i] for i in mine])
-            units = shared_units([asked[i][0] for i in mine], [answers[i] for i in mine])
-            rows.append((task, lang, len(mine), *part, units))
-        details += [
-            {"task": task, "tgt_lang": lang, "wanted": right, "said": text, "written": answer.text}
-            for lang, right, text, answer in zip(langs, wanted, said, answers, strict=True)
-        ]
+            rows.append(
+                (task, lang, len(mine), *part, shared_units([able[i] for i in mine], [answers[i] for i in mine]))
+            )
+        for lang, right, text, answer in zip(langs, wanted, said, answers, strict=True):
+            details.append({"task": task, "tgt_lang": lang, "wanted": right, "said": text, "written": answer.text})
     return rows, details
 
 
@@ -201,19 +199,15 @@ def main() -> None:
     parser.add_argument("--int8", nargs="+", choices=INT8_MODULES, default=(), help="modules in 8 bits; of the engine")
     parser.add_argument("--out", type=Path, help="JSON file for the table and every answer")
     args = parser.parse_args()
-    if args.int8 and args.backend != "engine":
-        parser.error("--int8 is for the engine")
-    load = functools.partial(Ours, int8=args.int8) if args.backend == "engine" else Theirs
-    backend, items = load(args.checkpoint, args.device, args.dtype), read_manifest(args.manifest, args.limit)
+    where, items = (args.checkpoint, args.device, args.dtype), read_manifest(args.manifest, args.limit)
+    backend = Ours(*where, args.int8) if args.backend == "engine" else Theirs(*where)
     rows, details = measure(backend, items, args.tasks, args.beams, args.normalise)
     print_table(HEADER, rows)
     if args.out:
-        facts, table = (
-            machine("cuda" if torch.cuda.is_available() else "cpu"),
-            [dict(zip(HEADER, row, strict=True)) for row in rows],
-        )
         settings = {name: getattr(args, name) for name in ("beams", "backend", "dtype", "int8")}
         settings["manifest"] = args.manifest.name
+        facts = machine("cuda" if torch.cuda.is_available() else "cpu")
+        table = [dict(zip(HEADER, row, strict=True)) for row in rows]
         write_json(args.out, {"machine": facts, "settings": settings, "figures": table, "answers": details})
 
 

@@ -12,12 +12,12 @@ does is no part of it.
 from __future__ import annotations
 
 import argparse
-import inspect
 import itertools
 import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,22 +32,24 @@ from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.core import Core
 from seamless_engine.job import Job
 from seamless_engine.model_runner import ModelRunner
-from seamless_engine.scheduler import Scheduler
 from seamless_engine.search.completion_queue import CompletionQueue
-from seamless_engine.search.state import SearchState, Status
+from seamless_engine.search.schema import Status
+from seamless_engine.search.state import SearchState
 from seamless_engine.search.step_batch import BatchBuilder, StepBatch
 
 BEAMS = 5
-WARM_UP = 100
+WARM_UP = 100  # steps
 MAX_LENGTH = PROMPT_LENGTH + 256
-_LANGUAGES = {"eng": 256_000, "fra": 256_001}
+PARTS = ("host", "scheduler", "batch", "completions", "admission", "results", "bookkeeping")
+_METHODS = ("submit", "leaving", "admit", "retire", "next_synthesis", "drop")  # of a scheduler
+_PREPROCESSOR: Any = SimpleNamespace(tokenizer=SimpleNamespace(decode=lambda tokens: ""))
 
 
 class FakeRunner(ModelRunner):
     """A model runner without a model. Its decode and finish, and what they use, are the engine's."""
 
     def __init__(self, num_seqs: int, blocks: int) -> None:
-        self.config = ModelConfig(text_lang_ids=_LANGUAGES)
+        self.config = ModelConfig()
         self.device = torch.device("cpu")
         self.blocks = BlockManager(blocks, num_seqs)
         sizes = {"max_length": MAX_LENGTH, "max_source": 256, "max_bad_word_tokens": 16}
@@ -68,14 +70,6 @@ class FakeRunner(ModelRunner):
         return torch.tensor([int(Status.OVER if ends else Status.SEARCHING) for ends in over], dtype=torch.int32)
 
 
-class _NoTokenizer:
-    def decode(self, tokens: list[int]) -> str:
-        return ""
-
-
-PARTS = ("host", "scheduler", "batch", "flags", "admission", "results", "bookkeeping")
-
-
 def measure(requests: int, steps: int, repeats: int) -> dict[str, Any]:
     """Host time of each of `steps` steps with so many requests of 5 beams: a row of the table, in milliseconds."""
     runs = [_run(requests, steps) for _ in range(repeats)]
@@ -90,19 +84,18 @@ def measure(requests: int, steps: int, repeats: int) -> dict[str, Any]:
 def _run(requests: int, steps: int) -> tuple[list[dict[str, float]], float]:
     """Seconds of each step by part, and the mean share of busy beams. Every run takes the same steps."""
     runner = FakeRunner(requests * BEAMS, requests * (blocks_needed(30, BEAMS, 48) + 4))
-    core = Core(runner, _NoTokenizer(), EngineConfig())  # pyright: ignore[reportArgumentType]
-    clock, jobs = StageClock("cpu", rest="bookkeeping"), _jobs(runner.config)
+    core, jobs = Core(runner, _PREPROCESSOR, EngineConfig()), _jobs()
+    clock = StageClock("cpu", rest="bookkeeping")
     for owner, part, names in (
-        (core.scheduler, "scheduler", [name for name, _ in inspect.getmembers(Scheduler, inspect.isfunction)]),
+        (core.scheduler, "scheduler", _METHODS),
         (runner.batches, "batch", ("batch",)),
-        (runner.completions, "flags", ("push", "pop")),
+        (runner.completions, "completions", ("push", "pop")),
         (runner.state, "admission", ("admit",)),
         (runner, "results", ("finish",)),
         (runner, "device", ("encode", "step")),
     ):
         for name in names:
-            if not name.startswith("_"):
-                clock.watch(owner, name, part)
+            clock.watch(owner, name, part)
     taken: list[dict[str, float]] = []
     busy: list[int] = []
     for _ in range(WARM_UP + steps):
@@ -114,13 +107,14 @@ def _run(requests: int, steps: int) -> tuple[list[dict[str, float]], float]:
     return taken[WARM_UP:], statistics.mean(busy[WARM_UP:]) / (requests * BEAMS)
 
 
-def _jobs(config: ModelConfig) -> Iterator[Job]:
+def _jobs() -> Iterator[Job]:
     """The sentences of the ragged trace, again and again."""
+    config = ModelConfig(text_lang_ids={"eng": 256_000, "fra": 256_001})
     for item in itertools.cycle(items("t2tt", "ragged", 64, config)):
-        request, length, result = item.request("t2tt", BEAMS), item.source_length, Result(0, "t2tt", "fra")
+        request, length = item.request("t2tt", BEAMS), item.source_length
         known = {"max_new_tokens": item.new_tokens, "language_id": 5, "voice": None, "started": time.perf_counter()}
         assert request.params is not None
-        yield Job(request, request.params, result, None, length, length, **known)
+        yield Job(request, request.params, Result(0, "t2tt", "fra"), None, length, length, **known)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,10 +74,9 @@ class Side:
 class Ours(Side):
     """may_end: whether texts of the checkpoint could end by themselves."""
 
-    def __init__(
-        self, folder: Path, tasks: Sequence[str], device: str, dtype: str, options: EngineConfig, may_end: bool
-    ) -> None:
+    def __init__(self, folder: Path, tasks: Sequence[str], device: str, dtype: str, int8: Any, may_end: bool) -> None:
         super().__init__(device)
+        options = EngineConfig(int8=int8)
         self.engine = Engine.from_pretrained(folder, tasks=tasks, device=device, dtype=dtype, options=options)
         self.may_end, self.pipelined = may_end, device == "cuda"
         runner = self.engine.core.runner
@@ -106,17 +105,18 @@ class Ours(Side):
         self.engine.close()
 
 
-def by_length(work: list[Item]) -> list[int]:
-    """Indices of requests, the longest source first."""
-    return sorted(range(len(work)), key=lambda i: -work[i].source_length)
+def by_length(work: list[Item]) -> list[Item]:
+    """The longest source first."""
+    return sorted(work, key=lambda item: -item.source_length)
 
 
 def print_agreement(sides: dict[str, Side], task: str, work: list[Item]) -> None:
     """Whether the sides compute the same model: their first 24 greedy tokens."""
-    few = [item.with_tokens(24) for item in work[:8]]
+    few = [replace(item, new_tokens=24) for item in work[:8]]
     found = {name: tokens for name, side in sides.items() if (tokens := side.greedy(task, few)) is not None}
-    for name in (name for name in found if name != "ours"):
-        equal = sum(a == b for a, b in zip(found["ours"], found[name], strict=True))
+    ours = found.pop("ours")
+    for name, tokens in found.items():
+        equal = sum(a == b for a, b in zip(ours, tokens, strict=True))
         print(f"greedy, first 24 tokens: {name} equals ours in {equal} of {len(few)} requests", flush=True)
 
 

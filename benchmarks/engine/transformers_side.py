@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import LogitsProcessorList, SeamlessM4TFeatureExtractor, StoppingCriteriaList
 
-from benchmarks.engine.sides import Answer, Side, by_length
+from benchmarks.engine.sides import Answer, Side
 from benchmarks.engine.workload import RATE, Item
 from seamless_engine.config import ModelConfig
 from seamless_engine.inputs.tokenizer import Tokenizer
@@ -74,8 +74,8 @@ class Transformers(Side):
     def answer(self, task: str, work: list[Item], num_beams: int, batch: int) -> list[Answer]:
         """batch: 0 is all requests in one. Raises RuntimeError for a batch that is too large."""
         answers: dict[int, Answer] = {}
-        order, start = by_length(work), time.perf_counter()
-        size = batch or len(work)
+        order = sorted(range(len(work)), key=lambda i: -work[i].source_length)
+        size, start = batch or len(work), time.perf_counter()
         for first in range(0, len(work), size):
             group = order[first : first + size]
             made = self._generate([work[i] for i in group], num_beams)

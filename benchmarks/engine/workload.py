@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,6 @@ class Item:
         text = self.text if self.ids is None else Tokens(self.ids)
         return Request(task, "fra", text=text, src_lang="eng", params=params)
 
-    def with_tokens(self, new_tokens: int) -> Item:
-        return replace(self, new_tokens=new_tokens)
-
 
 def items(task: str, lengths: str, count: int, config: ModelConfig, scale: float = 1.0) -> list[Item]:
     """`count` requests. scale: of all lengths. Where a trace ends it begins again."""
@@ -91,17 +88,17 @@ def items(task: str, lengths: str, count: int, config: ModelConfig, scale: float
         trace = content["clips" if speech else "sentences"]
     noise, rng = np.random.default_rng(0), random.Random(0)
     pieces = range(config.eos_token_id + 1, min(config.text_lang_ids.values()))
-    made = []
-    for entry in trace[:count]:
-        item = Item(max(round(entry["new_tokens"] * scale), 4))
+
+    def item(entry: dict[str, Any]) -> Item:
+        new_tokens = max(round(entry["new_tokens"] * scale), 4)
         if speech:
-            item = replace(item, waveform=_clip(noise, int(entry["seconds"] * scale * RATE)))
-        elif "words" in entry:
-            item = replace(item, text=" ".join(rng.choice(_WORDS) for _ in range(entry["words"])))
-        else:  # random pieces with their language and eos
-            drawn = rng.choices(pieces, k=max(round(entry["source_tokens"] * scale) - 2, 1))
-            item = replace(item, ids=[config.text_lang_ids["eng"], *drawn, config.eos_token_id])
-        made.append(item)
+            return Item(new_tokens, waveform=_clip(noise, int(entry["seconds"] * scale * RATE)))
+        if "words" in entry:
+            return Item(new_tokens, text=" ".join(rng.choice(_WORDS) for _ in range(entry["words"])))
+        random_pieces = rng.choices(pieces, k=max(round(entry["source_tokens"] * scale) - 2, 1))
+        return Item(new_tokens, ids=[config.text_lang_ids["eng"], *random_pieces, config.eos_token_id])
+
+    made = [item(entry) for entry in trace[:count]]
     return [made[i % len(made)] for i in range(count)]
 
 
@@ -115,17 +112,10 @@ def _clip(rng: np.random.Generator, samples: int) -> np.ndarray:
 
 
 def random_checkpoint(folder: Path, dims: dict[str, Any], device: str, endless: bool) -> Path:
-    """Random weights, written once. Raises SystemExit for a folder that holds a model of other dims.
-
-    endless: texts never end by themselves; weights are made on the device, in bfloat16: the same numbers in any dtype.
-    """
-    if not (folder / "config.json").exists():
-        options: dict[str, Any] = {"dtype": torch.bfloat16, "device": device, "endless": True} if endless else {}
-        return write_checkpoint(folder, dims, **options)
-    config = ModelConfig.from_folder(folder)
-    if any(getattr(config, name) != dims.get(name, getattr(ModelConfig, name)) for name in TINY):
-        raise SystemExit(f"{folder} has a model of other dims: give --checkpoint an empty folder")
-    return folder
+    """Random weights. endless: texts never end by themselves; weights are made on the device, in bfloat16: the same
+    numbers in any dtype."""
+    options: dict[str, Any] = {"dtype": torch.bfloat16, "device": device, "endless": True} if endless else {}
+    return write_checkpoint(folder, dims, **options)
 
 
 def scratch_folder() -> str | None:
