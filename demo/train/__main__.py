@@ -63,7 +63,7 @@ def main() -> None:
     run("demo.train.export", work=args.work, out=args.out, hidden=args.hidden)
     figures = args.out / "figures.json"
     manifest = args.work / "test" / "manifest.jsonl"
-    run("benchmarks.engine.quality", checkpoint=args.out, manifest=manifest, beams=5, out=figures)
+    run("tools.quality", checkpoint=args.out, manifest=manifest, beams=5, out=figures)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Held-out utterances as files, for benchmarks.engine.quality.
+"""Held-out utterances as files, for tools.quality.
 
     python -m demo.train.manifest --work DIR [--count 400]
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import support.repository  # noqa: F401
-from benchmarks.engine.quality import Answer, Ours, Theirs, figures, read_manifest, request
 from demo.train.units import synthesize
 from demo.train.voices import RATE, Espeak
 from seamless_engine import DecodingParams, Request
 from support.snippets import ROOT
+from tools.quality import Answer, Ours, Theirs, figures, read_manifest, request
 
 CHECKPOINT = str(ROOT / "demo" / "checkpoint")
 LOSS = 0.2  # points of word error rate that precision or search may cost

@@ -1,6 +1,6 @@
 """How good the answers are: word error rate, exact matches, BLEU and chrF of a checkpoint on a manifest.
 
-    python -m benchmarks.engine.quality --checkpoint demo/checkpoint --manifest manifest.jsonl --beams 5
+    python -m tools.quality --checkpoint demo/checkpoint --manifest manifest.jsonl --beams 5
 
 The manifest has one JSON object a line, and serves every task that it has the fields for:
 

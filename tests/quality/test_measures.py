@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import support.repository  # noqa: F401
-from benchmarks.engine import quality
-from benchmarks.engine.quality import Answer, figures, measure, plain, request, shared_units
 from seamless_engine import Request
 from support.snippets import ROOT
+from tools import quality
+from tools.quality import Answer, figures, measure, plain, request, shared_units
 
 ITEM = {"audio": "a.wav", "src_lang": "eng", "text": "one", "tgt_lang": "fra", "translation": "un", "speaker_id": 1}
 
