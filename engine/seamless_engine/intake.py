@@ -97,19 +97,22 @@ class Intake:
     @property
     def unread(self) -> int:
         """Requests in flight that are not ready for the core."""
-        return len(self.in_flight) - len(self._running) - len(self.ready)
+        with self._lock:
+            return len(self.in_flight) - len(self._running) - len(self.ready)
 
     @property
     def drained(self) -> bool:
         """Whether no request will be answered any more."""
-        return self.closing and not self.in_flight and not self.backlog
+        with self._lock:  # without it, a request on its way from the backlog into flight is in neither
+            return self.closing and not self.in_flight and not self.backlog
 
     def wants_more(self, core: Core, reads_ahead: bool) -> bool:
         """Whether a call should pull another request: for the core, or to be read ahead, for one encoder pass."""
-        if not self.unread and not self.ready:
-            return core.wants_more
-        room = len(self.ready) + self.unread < core.scheduler.blocks.num_seqs and self.unread < _UNREAD
-        return reads_ahead and room and self._reads_more
+        with self._lock:
+            if not self.unread and not self.ready:
+                return core.wants_more
+            room = len(self.ready) + self.unread < core.scheduler.blocks.num_seqs and self.unread < _UNREAD
+            return reads_ahead and room and self._reads_more
 
     def submit(self, handle: Handle) -> None:
         """Raises EngineClosedError."""
