@@ -15,7 +15,6 @@ import numpy as np
 
 from seamless_engine.core import draft
 from seamless_engine.engine_thread import EngineThread
-from seamless_engine.errors import EngineClosedError
 from seamless_engine.handed_over import runs_foreign_code
 from seamless_engine.inputs.preprocess import params_of
 from seamless_engine.intake import Handle, Intake
@@ -125,8 +124,9 @@ def _submit(thread: EngineThread, intake: Intake, handle: Handle) -> None:
     def submit() -> None:
         try:
             intake.submit(handle)
-        except EngineClosedError as error:
-            handle.set_exception(error)
+        except BaseException as error:  # what has ended the intake: the caller raises it
+            handle.set_exception(error.with_traceback(None))
+            handle.taken.set_result(None)
 
     thread.post(submit)
     if runs_foreign_code(handle.request):

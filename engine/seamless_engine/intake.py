@@ -287,9 +287,14 @@ class Intake:
 
     def _notify_reader(self) -> None:
         if self._idle_readers < len(self._to_copy) + len(self._to_read) and self._readers < self._max_readers:
-            self._readers += 1
             # Daemons, so that an engine that was not closed does not keep the process.
-            threading.Thread(target=self._read, name="seamless-engine-reader", daemon=True).start()
+            reader = threading.Thread(target=self._read, name="seamless-engine-reader", daemon=True)
+            try:
+                reader.start()
+                self._readers += 1
+            except RuntimeError as error:  # the process may start no more threads
+                if not self._readers:
+                    self.fail(error)
         self._for_readers.notify()
 
     def _answer(self, handle: Handle, result: Result) -> None:

@@ -1,20 +1,23 @@
-"""What the intake of a call holds while several threads change it."""
+"""What the intake of a call holds while several threads change it, and what becomes of it when a thread is missing."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
+from typing import Any
 
 import pytest
 
-from seamless_engine import Engine
+from seamless_engine import AsyncEngine, Engine, EngineClosedError
 from seamless_engine.core import draft
 from seamless_engine.inputs.preprocess import params_of
 from seamless_engine.intake import Handle
-from support.callers import PATIENCE, beside, sentence
+from support.async_engine import run
+from support.callers import PATIENCE, beside, heard, sentence
 
 
 def handle(number: int) -> Handle:
@@ -65,3 +68,43 @@ def test_drained_counts_a_request_that_leaves_the_backlog(engine: Engine) -> Non
     handles[0].cancel()
     assert [one.result(PATIENCE) for one in seen] == [False, False]
     engine.thread.call(partial(engine.thread.end, intake))
+
+
+@pytest.fixture
+def no_reader_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def starts(thread: threading.Thread) -> None:
+        if thread.name == "seamless-engine-reader":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", starts)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda engine: engine.generate(sentence(0)),
+        lambda engine: engine.generate(heard(0)),
+        lambda engine: list(engine.stream([heard(0), sentence(0)])),
+        lambda engine: list(engine.stream_audio(sentence(0, "t2st"))),
+    ],
+    ids=["text", "audio", "stream", "stream_audio"],
+)
+def test_a_call_raises_that_its_reader_cannot_start(
+    engine: Engine, no_reader_starts: None, call: Callable[[Engine], Any]
+) -> None:
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        beside(call, engine).result(PATIENCE)
+
+
+def test_an_async_engine_without_a_reader_fails(engine: Engine, no_reader_starts: None) -> None:
+    async def main() -> None:
+        shared = AsyncEngine(engine, readers=1)
+        for _ in range(2):
+            with pytest.raises(EngineClosedError, match="can't start new thread"):
+                await (await shared.submit(sentence(0)))
+        await shared.close()
+
+    run(main())
