@@ -149,9 +149,11 @@ class EngineThread:
         ended: Future[None] = Future()
 
         def released(_: Future[None]) -> None:
-            intake.end(core)
-            self._claimed = None
-            ended.set_result(None)
+            try:
+                intake.end(core)
+            finally:
+                self._claimed = None
+                ended.set_result(None)
 
         served: Future[None] = Future()
         served.add_done_callback(released)
@@ -287,6 +289,8 @@ def _step(waits: list[_Wait]) -> None:
         except BaseException as error:
             core.fail(error)
     except BaseException as error:  # the step left nothing that could be tidied up
+        for one in waits:
+            one.intake.fail(error)
         _wake(waits, error)
 
 

@@ -185,6 +185,28 @@ def test_a_broken_step_fails_every_waiting_call(
     assert error.__traceback__ is None
 
 
+@pytest.mark.parametrize("part", ["core", "scheduler"])
+def test_a_broken_step_that_cannot_be_tidied_up_fails_every_waiting_call(checkpoint: Checkpoint, part: str) -> None:
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt"])
+    core = engine.core
+
+    def breaks(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    async def main() -> None:
+        shared = AsyncEngine(engine)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(core, "step", breaks)
+            patch.setattr(*((core, "fail", breaks) if part == "core" else (core.scheduler, "drop", breaks)))
+            waiting = [answered(shared, sentence(i)) for i in range(2)]
+            for failure in await asyncio.gather(*waiting, return_exceptions=True):
+                assert isinstance(failure, EngineClosedError) and str(failure.__cause__) == "broken"
+            await shared.close()
+        assert not engine.thread.claimed
+
+    run(main())
+
+
 def test_a_broken_step_fails_calls_beside_a_cancelled_one(engine: Engine, steps: Steps) -> None:
     def breaks(step: int) -> None:
         if step == 2:
