@@ -8,6 +8,7 @@ import itertools
 import os
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import overload
 
@@ -46,7 +47,8 @@ class AsyncEngine:
         self._count = itertools.count()
         readers = integer("readers", readers, low=1)
         self.intake, self._ended = engine.thread.claim(readers=readers, max_in_flight=self.max_queue, refusal=_refusal)
-        weakref.finalize(self, self.intake.close, True).atexit = False
+        # A finaliser may run where another thread waits for this one, so it takes no lock.
+        weakref.finalize(self, engine.thread.post, partial(self.intake.close, True)).atexit = False
 
     @classmethod
     def from_pretrained(

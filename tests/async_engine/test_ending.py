@@ -10,12 +10,15 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Awaitable
+from collections import deque
+from collections.abc import Awaitable, Iterator
 
 import pytest
 
 from seamless_engine import AsyncEngine, Engine, EngineClosedError, Request, Result
+from seamless_engine.intake import Handle
 from support.async_engine import LONG, PATIENCE, Checkpoint, Reading, Steps, answered, assert_free, run, sentence, until
+from support.callers import beside
 from support.parity import same
 
 
@@ -135,6 +138,30 @@ def test_a_dropped_async_engine_finishes_and_ends_its_threads(engine: Engine) ->
     assert run(main()).finish_reason == "length"
     deadline = time.monotonic() + PATIENCE
     while not set(threading.enumerate()) <= before:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_dropping_an_async_engine_waits_for_no_other_thread(engine: Engine) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    class Backlog(deque[Handle]):
+        def __iter__(self) -> Iterator[Handle]:  # with the intake's lock
+            begun.set()
+            assert go.wait(PATIENCE)
+            return super().__iter__()
+
+    shared = [AsyncEngine(engine)]
+    shared[0].intake.backlog = Backlog()
+    closing = beside(shared[0].intake.close, False)
+    assert begun.wait(PATIENCE)
+    try:
+        beside(shared.clear).result(PATIENCE)
+    finally:
+        go.set()
+    closing.result(PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    while engine.thread.claimed:
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
