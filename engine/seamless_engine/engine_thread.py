@@ -172,6 +172,7 @@ class EngineThread:
 
     def end(self, intake: Intake) -> None:
         """Drop what a call's intake still holds. For the engine's thread."""
+        intake.failure = None  # if the call raised it, its traceback holds the call's frame and that this intake
         intake.end(self._open)
 
     def post(self, work: _Work) -> None:

@@ -19,7 +19,17 @@ import numpy as np
 import pytest
 import torch
 
-from seamless_engine import AsyncEngine, AudioError, Engine, EngineConfig, Request, SeamlessError, UsageError, hf
+from seamless_engine import (
+    AsyncEngine,
+    AudioError,
+    Engine,
+    EngineClosedError,
+    EngineConfig,
+    Request,
+    SeamlessError,
+    UsageError,
+    hf,
+)
 from seamless_engine.model_inputs import Tokens
 from support.async_engine import run
 from support.callers import PATIENCE, assert_free, beside, drain, heard, mixture, sentence
@@ -203,6 +213,40 @@ def test_a_dropped_error_frees_the_tensors_of_its_frames(
         engine.thread.call(lambda: None)  # the engine's thread has gone on
         deadline = time.monotonic() + PATIENCE
         while held[0]() is not None:  # and a thread that reads goes on soon
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("ends", ["step", "close"])
+@pytest.mark.parametrize("call", ["generate", "stream_audio"])
+def test_the_failure_of_a_call_frees_its_requests(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, call: str, ends: str
+) -> None:
+    monkeypatch.setattr(logging.getLogger("seamless_engine.intake"), "disabled", True)  # pytest keeps log records
+
+    def breaks() -> None:
+        if ends == "close":
+            engine.core.fail(EngineClosedError())
+        else:
+            raise RuntimeError
+
+    def fails() -> weakref.ref[Any]:
+        audio = np.zeros(16_000, np.float32)
+        request = Request("s2st", "fra", audio=audio, sampling_rate=16_000)
+        with suppress(RuntimeError, EngineClosedError):
+            engine.generate(request) if call == "generate" else list(engine.stream_audio(request))
+        return weakref.ref(audio)
+
+    monkeypatch.setattr(engine.core, "step", breaks)
+    gc.collect()
+    gc.disable()
+    try:
+        held = fails()
+        engine.thread.call(lambda: None)  # the engine's thread has gone on
+        deadline = time.monotonic() + PATIENCE
+        while held() is not None:
             assert time.monotonic() < deadline
             time.sleep(0.001)
     finally:
