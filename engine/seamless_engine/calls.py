@@ -21,6 +21,7 @@ from seamless_engine.intake import Handle, Intake
 from seamless_engine.recovery import request_error
 from seamless_engine.request import DecodingParams, Request, Result
 from seamless_engine.scheduler import SlowStart
+from seamless_engine.threads import Outcome
 
 _END: Any = object()
 _READERS = 1  # of a call: requests are read in order
@@ -120,6 +121,8 @@ def _intake(thread: EngineThread) -> Iterator[Intake]:
 
 def _submit(thread: EngineThread, intake: Intake, handle: Handle) -> None:
     """In the engine's thread, so that no signal handler of the caller's comes in between."""
+    taken: Outcome[None] = Outcome()
+    handle.taken.add_done_callback(lambda _: taken.give(None))
 
     def submit() -> None:
         try:
@@ -130,4 +133,4 @@ def _submit(thread: EngineThread, intake: Intake, handle: Handle) -> None:
 
     thread.post(submit)
     if runs_foreign_code(handle.request):
-        thread.result_of(handle.taken)
+        thread.result_of(taken)

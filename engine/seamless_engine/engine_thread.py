@@ -26,7 +26,7 @@ import torch
 from seamless_engine.core import Core
 from seamless_engine.errors import EngineClosedError, UsageError
 from seamless_engine.intake import Intake
-from seamless_engine.threads import fulfil, result_of
+from seamless_engine.threads import Outcome, fulfil, result_of
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ _Work = Callable[[], object]
 class _Wait:
     """An intake whose requests are to be answered until `until` is true. error: what evaluating that raised.
 
+    finish: takes None, or an error, when the wait is over. abandoned: the caller was interrupted.
     fills: whether steps wait for what the intake is reading, as long as the core has room for it.
     """
 
@@ -44,13 +45,14 @@ class _Wait:
         core: Core,
         intake: Intake,
         until: Callable[[], object],
-        future: Future[None],
+        finish: Callable[[BaseException | None], object],
         fills: Callable[[_Wait], bool],
     ) -> None:
         self.core = core
         self.intake = intake
-        self.future = future
+        self.finish = finish
         self.fills = fills
+        self.abandoned = False
         self.error: BaseException | None = None
         self._until = until
 
@@ -78,10 +80,11 @@ class EngineThread:
         self._process = os.getpid()
         # Its put() may be interrupted by a finaliser that calls it, too.
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
+        self._ended = threading.Event()  # and not is_alive(), which an exception of a signal handler can corrupt
         waits: list[_Wait] = []
         # The target holds no reference to this object, so that the thread ends with it.
         self._thread = threading.Thread(
-            target=_serve, args=(self._queue, waits), name="seamless-engine-model", daemon=True
+            target=_run, args=(self._queue, waits, self._ended), name="seamless-engine-model", daemon=True
         )
         self._waits = waits
         self._thread.start()
@@ -148,27 +151,20 @@ class EngineThread:
             raise UsageError("this engine is in use: close its AsyncEngine, and the streams that it has begun, first")
         ended: Future[None] = Future()
 
-        def released(_: Future[None]) -> None:
-            try:
-                intake.end(core)
-            finally:
-                self._claimed = None
-                ended.set_result(None)
+        def release(_: BaseException | None) -> None:
+            _do(partial(intake.end, core))
+            self._claimed = None
+            ended.set_result(None)
 
-        served: Future[None] = Future()
-        served.add_done_callback(released)
-        self._waits.append(_Wait(core, intake, lambda: intake.drained, served, lambda _: False))
+        self._waits.append(_Wait(core, intake, lambda: intake.drained, release, lambda _: False))
         return intake, ended
 
     def call(self, work: Callable[[], T]) -> T:
         """The result of `work`, done between two steps. If the wait is interrupted, it is done all the same."""
         self._check()
-        future: Future[T] = Future()
-        self._queue.put(partial(fulfil, future, work))
-        try:
-            return self.result_of(future)
-        finally:
-            del future  # else an exception, its traceback and this frame hold one another
+        outcome: Outcome[T] = Outcome()
+        self._queue.put(partial(fulfil, outcome, work))
+        return self.result_of(outcome)
 
     def end(self, intake: Intake) -> None:
         """Drop what a call's intake still holds. For the engine's thread."""
@@ -185,20 +181,18 @@ class EngineThread:
     def serve(self, intake: Intake, until: Callable[[], object]) -> None:
         """Answer the requests of an intake until `until` is true, between two steps. Raises what `until` does."""
         self._check()
-        future = Future[None]()
-        self._queue.put(partial(self._waits.append, _Wait(self.core, intake, until, future, self._fills)))
+        outcome: Outcome[None] = Outcome()
+        wait = _Wait(self.core, intake, until, partial(outcome.give, None), self._fills)
         try:
-            self.result_of(future)
+            self._queue.put(partial(self._waits.append, wait))
+            self.result_of(outcome)
         finally:
-            future.cancel()  # an interrupted caller waits no more
-            del future
+            wait.abandoned = True  # an interrupted caller waits no more
+            del wait  # else an exception, its traceback and this frame hold one another
 
-    def result_of(self, future: Future[T]) -> T:
+    def result_of(self, outcome: Outcome[T]) -> T:
         """As `threads.result_of`, for what the engine's thread is to give."""
-        try:
-            return result_of(future, self._thread)
-        finally:
-            del future  # else an exception, its traceback and this frame hold one another
+        return result_of(outcome, self._ended)
 
     def _fills(self, wait: _Wait) -> bool:
         reading = wait.intake.unread > 0 and wait.core.wants_more
@@ -265,6 +259,13 @@ def _do(work: _Work) -> None:
         _log.critical("what a call has left could not be tidied up", exc_info=error)
 
 
+def _run(queue: SimpleQueue[_Work | None], waits: list[_Wait], ended: threading.Event) -> None:
+    try:
+        _serve(queue, waits)
+    finally:
+        ended.set()
+
+
 def _serve(queue: SimpleQueue[_Work | None], waits: list[_Wait]) -> None:
     deadline = None  # when a request is late outside of the core
     while True:
@@ -305,13 +306,7 @@ def _wake(waits: list[_Wait], error: BaseException | None = None) -> float | Non
         one.intake.deliver()
         deadlines.append(one.intake.expire(time.perf_counter()))
         one.intake.feed(one.core)
-    for due in [one for one in waits if error or one.future.cancelled() or one.until()]:
+    for due in [one for one in waits if error or one.abandoned or one.until()]:
         waits.remove(due)
-        if not due.future.set_running_or_notify_cancel():
-            continue  # its caller was interrupted
-        failure = error or due.error
-        if failure is None:
-            due.future.set_result(None)
-        else:
-            due.future.set_exception(failure)
+        due.finish(error or due.error)
     return min((when for when in deadlines if when is not None), default=None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
-from typing import TypeVar
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar, cast
 
 from seamless_engine.errors import AudioError, EngineClosedError
 
@@ -13,38 +13,57 @@ T = TypeVar("T")
 _NAP = 0.2  # seconds
 
 
-def beside(work: Callable[[], T]) -> Future[T]:
-    """The future result of `work`, which a thread does that does not keep the process."""
-    future: Future[T] = Future()
-    threading.Thread(target=fulfil, args=(future, work), name="seamless-engine-reader", daemon=True).start()
-    return future
+class Outcome(Generic[T]):
+    """What work in another thread returns or raises: given there, and taken once with `result_of`.
+
+    The exception of a signal handler can leave the lock of a Future or an Event taken in the thread that waits, and the
+    thread that sets it then waits for that lock for ever. Here both sides make single calls of C.
+    """
+
+    def __init__(self) -> None:
+        self.box: SimpleQueue[tuple[T, BaseException | None]] = SimpleQueue()
+
+    def give(self, result: T, error: BaseException | None = None) -> None:
+        self.box.put((result, error))
 
 
-def fulfil(future: Future[T], work: Callable[[], T]) -> None:
-    """Give the future the result of `work`, or what it raised."""
+def beside(work: Callable[[], T]) -> Outcome[T]:
+    """The outcome of `work`, which a thread does that does not keep the process."""
+    outcome: Outcome[T] = Outcome()
+    threading.Thread(target=fulfil, args=(outcome, work), name="seamless-engine-reader", daemon=True).start()
+    return outcome
+
+
+def fulfil(outcome: Outcome[T], work: Callable[[], T]) -> None:
+    """Give the outcome what `work` returns or raises."""
     try:
-        result = work()
+        outcome.give(work())
     except BaseException as error:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
+        outcome.give(cast(T, None), error)
     finally:
-        del future, work  # else an exception, its traceback and this frame hold one another
+        del outcome, work  # else an exception, its traceback and this frame hold one another
 
 
-def result_of(future: Future[T], worker: threading.Thread | None = None) -> T:
-    """The future's result. Raises EngineClosedError if the worker ended without giving one.
+def result_of(outcome: Outcome[T], ended: threading.Event | None = None) -> T:
+    """The result that the outcome is given. Raises EngineClosedError if the worker has `ended` without giving one.
 
     A signal that comes just before a thread falls asleep does not wake it, so this one looks at times.
     """
+    error = None
     try:
-        while not future.done():
-            if worker is not None and not worker.is_alive() and not future.done():
-                raise EngineClosedError("this engine has ended with its process")
-            wait([future], timeout=_NAP)
-        return future.result()
+        while True:
+            over = ended is not None and ended.is_set()  # before the look into the box, which is filled before that
+            try:
+                result, error = outcome.box.get(timeout=0 if over else _NAP)
+                break
+            except Empty:
+                if over:
+                    raise EngineClosedError("this engine has ended with its process") from None
+        if error is not None:
+            raise error
+        return result
     finally:
-        del future  # as in `fulfil`
+        del outcome, error  # as in `fulfil`
 
 
 def attempt(work: Callable[[], T]) -> T | Exception:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -107,6 +110,33 @@ def test_stream_and_stream_audio_raise_what_a_signal_handler_raises(
             list(pieces)
     assert same(drain(engine.stream_audio(speech)), whole)
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
+
+
+def test_serve_can_be_interrupted_at_any_instruction(engine: Engine) -> None:
+    """Where a handler runs is up to the interpreter, so an exception is raised before each instruction in turn."""
+    before = sys.gettrace()
+    for at in itertools.count():
+        instructions = itertools.count()
+
+        def trace(frame: FrameType, event: str, _: Any, at: int = at, counted: Any = instructions) -> Any:
+            frame.f_trace_opcodes = True
+            if event == "opcode" and next(counted) == at:
+                raise KeyboardInterrupt
+            return trace
+
+        interrupted = False
+        intake = engine.thread.intake(readers=1)
+        sys.settrace(trace)
+        try:
+            engine.thread.serve(intake, lambda: True)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            sys.settrace(before)
+        beside(engine.thread.call, lambda: None).result(PATIENCE)
+        if not interrupted:
+            break
+    assert at > 50
 
 
 def test_stream_raises_what_a_signal_handler_raises_in_its_source(engine: Engine, limit: Limit) -> None:
