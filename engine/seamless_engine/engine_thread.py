@@ -219,10 +219,15 @@ class EngineThread:
                 one.intake.fail(_closed())
 
     def stop(self) -> None:
-        """End the thread after the step that is running."""
+        """End the thread after the step that is running, and an AsyncEngine with it."""
         if os.getpid() == self._process:
+            self.post(self._leave)
             self._queue.put(None)
             self._thread.join()
+
+    def _leave(self) -> None:
+        if self._claimed is not None:
+            self._claimed.fail(EngineClosedError("this engine has ended with its process"))
 
     def _check_unclaimed(self) -> None:
         if self.claimed:

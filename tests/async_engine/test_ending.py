@@ -185,6 +185,22 @@ print("done")
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
+def test_close_at_exit_waits_for_no_engine_that_has_ended(checkpoint: Checkpoint) -> None:
+    code = f"""
+import asyncio, atexit
+
+async def close():
+    await engine.close()
+
+atexit.register(lambda: asyncio.run(close()))  # runs last, because it comes before the import
+from seamless_engine import AsyncEngine
+engine = AsyncEngine.from_pretrained({str(checkpoint(0))!r}, device="cpu", tasks=["t2tt"])
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
 @pytest.mark.parametrize("error", [RuntimeError("an illegal memory access"), SystemExit(3)], ids=repr)
 def test_a_broken_step_fails_every_waiting_call(
     engine: Engine, steps: Steps, error: BaseException, caplog: pytest.LogCaptureFixture
