@@ -279,9 +279,12 @@ def _serve(queue: SimpleQueue[_Work | None], waits: list[_Wait]) -> None:
         try:
             work = queue.get(block=idle, timeout=patience)
             if work is None:
+                _wake(waits)
                 return
             work()
             del work  # and what it holds, while there is nothing to do
+            if not queue.empty():
+                continue  # the intakes are looked at once for all that has happened
         except Empty:
             if not idle:
                 _step(waits)

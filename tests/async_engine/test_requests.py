@@ -198,6 +198,25 @@ def test_readers_stay_one_encoder_pass_ahead_of_the_core(
     assert_free(engine)
 
 
+def test_the_engine_thread_looks_once_at_many_new_requests(
+    engine: Engine, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with AsyncEngine(engine, max_queue=100, readers=1) as shared:
+            looks, free = [], threading.Event()
+            expire = shared.intake.expire
+            monkeypatch.setattr(shared.intake, "expire", lambda now: looks.append(now) or expire(now))
+            engine.thread.post(lambda: free.wait(PATIENCE))
+            answers = [await shared.submit(sentence(i, timeout=PATIENCE)) for i in range(100)]
+            free.set()
+            await asyncio.to_thread(engine.thread.call, lambda: None)
+            assert len(looks) <= 2
+            reading.go()
+            assert all(result.error is None for result in await asyncio.gather(*answers))
+
+    run(main())
+
+
 def test_submit_waits_for_room_and_not_for_the_result(engine: Engine, reading: Reading) -> None:
     async def main() -> None:
         async with AsyncEngine(engine, max_queue=3) as shared:
