@@ -60,7 +60,7 @@ class Intake:
     wake: makes the engine's thread look again.
     readers: threads, started when there is something to read.
     max_in_flight: requests that are held past the backlog, up to the result; None is any number.
-    refusal: the exception that handles get when a step or a reader fails with its argument.
+    refusal: makes the exception that handles get out of the error that a step or a reader raised.
     """
 
     def __init__(
