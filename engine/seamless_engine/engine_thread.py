@@ -139,10 +139,15 @@ class EngineThread:
         Raises UsageError if the engine is in use, EngineClosedError.
         """
         self.check()
-        return self.call(partial(self._claim, options))
+        intake = self.intake(**options)
+        try:
+            return self.call(partial(self._claim, intake))
+        except BaseException:
+            self.post(partial(intake.close, True))  # if the caller was interrupted, the engine is claimed all the same
+            raise
 
-    def _claim(self, options: dict[str, Any]) -> tuple[Intake, Future[None]]:
-        core, intake = self.core, self.intake(**options)
+    def _claim(self, intake: Intake) -> tuple[Intake, Future[None]]:
+        core = self.core
         if self._claimed is None:
             self._claimed = intake  # before the look at the calls: `called` does it the other way round
             if self.calls or core.busy:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from seamless_engine import Engine, Request, calls, hf
+from seamless_engine import AsyncEngine, Engine, Request, calls, hf
+from seamless_engine.threads import Outcome
 from support.callers import PATIENCE, beside, drain, heard, mixture, sentence
 from support.hf import text
 from support.parity import TEXTS, same
@@ -110,6 +111,21 @@ def test_stream_and_stream_audio_raise_what_a_signal_handler_raises(
             list(pieces)
     assert same(drain(engine.stream_audio(speech)), whole)
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
+
+
+def test_an_interrupted_async_engine_leaves_the_engine_free(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = engine.thread.result_of
+
+    def interrupted(outcome: Outcome[Any]) -> None:
+        wait(outcome)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.thread, "result_of", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            AsyncEngine(engine)
+    engine.thread.call(lambda: None)  # the engine's thread has gone on
+    assert engine.generate(sentence(0)).error is None
 
 
 def test_serve_can_be_interrupted_at_any_instruction(engine: Engine) -> None:
