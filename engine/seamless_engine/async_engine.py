@@ -46,7 +46,9 @@ class AsyncEngine:
         self.max_queue = integer("max_queue", max_queue, low=1)
         self._count = itertools.count()
         readers = integer("readers", readers, low=1)
-        self.intake, self._ended = engine.thread.claim(readers=readers, max_in_flight=self.max_queue, refusal=_refusal)
+        self.intake, self._ended = engine.thread.claim(
+            readers=readers, max_in_flight=self.max_queue, wakes_early=True, refusal=_refusal
+        )
         # A finaliser may run where another thread waits for this one, so it takes no lock.
         weakref.finalize(self, engine.thread.post, partial(self.intake.close, True)).atexit = False
 

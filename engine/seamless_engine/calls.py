@@ -41,8 +41,10 @@ def run(
     exhausted = False
 
     def may_pull() -> bool:
-        allowed = not exhausted and start.allows(pulled, pulled - len(in_flight))
-        return allowed and intake.wants_more(thread.core, thread.reads_ahead)
+        return not exhausted and start.allows(pulled, pulled - len(in_flight))
+
+    def room() -> int:
+        return intake.room(thread.core, thread.reads_ahead) if may_pull() else 0
 
     def may_yield() -> bool:
         return len(finished) == len(in_flight) > 0 if batch else bool(finished)
@@ -50,21 +52,23 @@ def run(
     with _intake(thread) as intake:
         try:
             while in_flight or not exhausted:
-                thread.serve(intake, lambda: may_yield() or may_pull())
+                if in_flight or not room():  # else what `room` counts is up to date
+                    thread.serve(intake, lambda: may_yield() or room())
                 while may_yield():
                     handle = finished.popleft()
                     yield in_flight.pop(handle), handle.result()
-                if not may_pull():
-                    continue
-                request = next(requests, _END)
-                if request is _END:
-                    exhausted = True
-                    continue
-                index, pulled = pulled, pulled + 1
-                handle = Handle(request, params_of(request, params), draft(request, index))
-                in_flight[handle] = index
-                handle.add_done_callback(finished.append)
-                _submit(thread, intake, handle)
+                for _ in range(room()):
+                    if not may_pull():
+                        break
+                    request = next(requests, _END)
+                    if request is _END:
+                        exhausted = True
+                        break
+                    index, pulled = pulled, pulled + 1
+                    handle = Handle(request, params_of(request, params), draft(request, index))
+                    in_flight[handle] = index
+                    handle.add_done_callback(finished.append)
+                    _submit(thread, intake, handle)
         finally:
             in_flight.clear()  # an exception's traceback holds this frame, and these would hold the exception
             finished.clear()

@@ -28,7 +28,7 @@ from seamless_engine.request import DecodingParams, Request, Result
 from seamless_engine.threads import attempt
 
 _log = logging.getLogger(__name__)
-_UNREAD = 8  # requests that were pulled and are not read yet, at most
+_MAX_UNREAD = 8  # requests of a call
 
 
 class Handle(Future[Result]):
@@ -60,6 +60,7 @@ class Intake:
     wake: makes the engine's thread look again.
     readers: threads, started when there is something to read.
     max_in_flight: requests that are held past the backlog, up to the result; None is any number.
+    wakes_early: whether each request that is ready wakes the engine's thread, or the last one that is being read.
     refusal: makes the exception that handles get out of the error that a step or a reader raised.
     """
 
@@ -70,6 +71,7 @@ class Intake:
         *,
         readers: int,
         max_in_flight: int | None = None,
+        wakes_early: bool = False,
         refusal: Callable[[BaseException], BaseException] = lambda error: error,
     ) -> None:
         self.backlog: deque[Handle] = deque()
@@ -81,6 +83,7 @@ class Intake:
         self._wake = wake
         self._max_readers = readers
         self._max_in_flight = max_in_flight
+        self._wakes_early = wakes_early
         self._refusal = refusal
         # Reentrant, because a handle that is cancelled comes back here from wherever that happens.
         self._lock = threading.RLock()
@@ -106,13 +109,17 @@ class Intake:
         with self._lock:  # without it, a request on its way from the backlog into flight is in neither
             return self.closing and not self.in_flight and not self.backlog
 
-    def wants_more(self, core: Core, reads_ahead: bool) -> bool:
-        """Whether a call should pull another request: for the core, or to be read ahead, for one encoder pass."""
+    def room(self, core: Core, reads_ahead: bool) -> int:
+        """How many requests a call should pull now: for the core, or to be read ahead, for one encoder pass.
+
+        Some at a time, because to wake a thread takes longer than to read a text.
+        """
         with self._lock:
-            if not self.unread and not self.ready:
-                return core.wants_more
-            room = len(self.ready) + self.unread < core.scheduler.blocks.num_seqs and self.unread < _UNREAD
-            return reads_ahead and room and self._reads_more
+            unread, ready = self.unread, len(self.ready)
+            wanted = self._reads_more if reads_ahead and unread <= _MAX_UNREAD // 2 else not unread + ready
+            if not wanted or not (unread + ready or core.wants_more):
+                return 0
+            return max(min(_MAX_UNREAD - unread, core.scheduler.blocks.num_seqs - unread - ready), 0)
 
     def submit(self, handle: Handle) -> None:
         """Raises EngineClosedError."""
@@ -260,7 +267,8 @@ class Intake:
             found.outbox, found.streams = self._done, handle.streams
             handle.job = found
             self._stand(handle, self.ready)
-            self._wake()
+            if self._wakes_early or not (self._to_copy or self._to_read) or not self._reads_more:
+                self._wake()
 
     @property
     def _reads_more(self) -> bool:

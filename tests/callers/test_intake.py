@@ -43,7 +43,7 @@ def test_wants_more_reads_queues_that_no_other_thread_changes(engine: Engine) ->
         assert time.monotonic() < deadline
         time.sleep(0.001)
     first.place = intake.ready = Queue(intake.ready)
-    assert intake.wants_more(engine.core, True)
+    assert intake.room(engine.core, True)
     other[0].result(PATIENCE)
     assert first.result(0).finish_reason == "cancelled"
     engine.thread.call(partial(engine.thread.end, intake))
