@@ -25,7 +25,7 @@ def handle(number: int) -> Handle:
     return Handle(request, params_of(request, None), draft(request, number))
 
 
-def test_wants_more_reads_queues_that_no_other_thread_changes(engine: Engine) -> None:
+def test_room_reads_queues_that_no_other_thread_changes(engine: Engine) -> None:
     intake, other = engine.thread.intake(readers=1), []
 
     class Queue(deque[Handle]):
