@@ -218,7 +218,7 @@ def alive(*kinds: type) -> list[Any]:
 def test_generate_moves_no_tensor_and_leaves_none_behind(checkpoint: Checkpoint) -> None:
     engine = made(checkpoint)
     before = {name: (tensor.data_ptr(), tensor.shape) for name, tensor in held(engine).items()}
-    requests = texts(engine, 1)
+    requests, elsewhere = texts(engine, 1), len(alive(Job))  # those of engines of other tests
     engine.generate(requests)
     seen = []
     for _ in range(3):
@@ -226,7 +226,7 @@ def test_generate_moves_no_tensor_and_leaves_none_behind(checkpoint: Checkpoint)
         kinds = [type(one) for one in alive(torch.Tensor, Job)]
         seen.append((kinds.count(torch.Tensor), kinds.count(Job)))
     assert seen[0] == seen[1] == seen[2]
-    assert seen[0][1] <= engine.options.max_num_seqs  # the last batch is kept, with its requests
+    assert seen[0][1] - elsewhere <= engine.options.max_num_seqs  # the last batch is kept, with its requests
     assert {name: (tensor.data_ptr(), tensor.shape) for name, tensor in held(engine).items()} == before
 
 
