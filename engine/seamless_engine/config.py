@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from seamless_engine.errors import CheckpointError, UsageError
 from seamless_engine.loading.config_files import FEATURES, NULLABLE, check_features, generation_values, read_json, typed
-from seamless_engine.values import integer, number, switch
+from seamless_engine.values import check_fields, integer, number, switch
 
 
 @dataclass(frozen=True)
@@ -222,10 +222,7 @@ class EngineConfig:
     reference: Reference = "transformers"
 
     def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
-            value = getattr(self, name)
-            if value is not None or name not in _OPTIONAL:
-                object.__setattr__(self, name, check(name, value))
+        check_fields(self, _CHECKS, _OPTIONAL)
 
 
 def _int8_modules(name: str, value: Any) -> tuple[str, ...]:

@@ -80,10 +80,7 @@ class DecodingParams:
     speech_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
-            value = getattr(self, name)
-            if value is not None or name not in _OPTIONAL:
-                object.__setattr__(self, name, check(name, value))
+        values.check_fields(self, _CHECKS, _OPTIONAL)
         if self.num_return_sequences > self.num_beams and not (self.do_sample and self.num_beams == 1):
             raise UsageError(
                 f"num_return_sequences={self.num_return_sequences} needs at least as many beams (num_beams is "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from seamless_engine.errors import UsageError
@@ -14,6 +14,14 @@ LARGEST = 2**31 - 1  # the tables on the device are int32
 def plain(value: Any) -> Any:
     """The Python value of a NumPy scalar, or of a tensor or array without dimensions; any other value itself."""
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+def check_fields(options: object, checks: Mapping[str, Callable[[str, Any], Any]], optional: Collection[str]) -> None:
+    """Replace each field of a frozen dataclass by what its check returns. Those that are `optional` may be None."""
+    for name, check in checks.items():
+        value = getattr(options, name)
+        if value is not None or name not in optional:
+            object.__setattr__(options, name, check(name, value))
 
 
 def integer(name: str, value: Any, low: int = 0, high: int = LARGEST) -> int:
