@@ -110,9 +110,7 @@ class AsyncEngine:
 
         Raises UsageError before any work if a request is wrong in itself; EngineClosedError.
         """
-        listed = [requests] if isinstance(requests, Request) else list(check_requests(requests))
-        for request in listed:
-            self.engine.preprocessor.check(request, params_of(request, params))
+        listed = self.engine.preprocessor.checked(requests, params)
         async with contextlib.aclosing(self._run(listed, params, SlowStart(len(listed) + 1))) as found:
             results = {index: result async for index, result in found}
         return results[0] if isinstance(requests, Request) else [results[index] for index in range(len(listed))]

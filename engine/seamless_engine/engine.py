@@ -169,9 +169,7 @@ class Engine:
 
         Raises UsageError before any work if a request is wrong in itself (task, language, voice); EngineClosedError.
         """
-        listed = [requests] if isinstance(requests, Request) else list(check_requests(requests))
-        for request in listed:
-            self.preprocessor.check(request, params_of(request, params))
+        listed = self.preprocessor.checked(requests, params)
         found = dict(calls.run(self.thread, iter(listed), params, SlowStart(len(listed) + 1), batch=True))
         return found[0] if isinstance(requests, Request) else [found[index] for index in range(len(listed))]
 

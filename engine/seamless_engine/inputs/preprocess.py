@@ -71,6 +71,13 @@ class Preprocessor:
         """
         self._resolve(request, params)
 
+    def checked(self, requests: Request | Iterable[Request], params: DecodingParams | None) -> list[Request]:
+        """One request, or all of several, as a list. Raises UsageError as `check`, and for what holds no requests."""
+        listed = [requests] if isinstance(requests, Request) else list(check_requests(requests))
+        for request in listed:
+            self.check(request, params_of(request, params))
+        return listed
+
     def _resolve(self, request: Request, params: DecodingParams) -> _Resolved:
         if request.task not in self.tasks:
             raise UsageError(f"{request.task} was not loaded: this engine was made for tasks {', '.join(self.tasks)}")
