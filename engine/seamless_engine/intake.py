@@ -263,7 +263,7 @@ class Intake:
             if isinstance(found, Exception):
                 self._answer(handle, failed(handle.draft, found))
                 return
-            found.count_from(handle.started)
+            found.started, found.deadline = handle.started, handle.deadline
             found.outbox, found.streams = self._done, handle.streams
             handle.job = found
             self._stand(handle, self.ready)

@@ -72,11 +72,6 @@ class Job:
         self.max_length = PROMPT_LENGTH + self.max_new_tokens
         self.blocks_needed = blocks_needed(self.encoder_length, self.num_seqs, self.max_new_tokens)
 
-    def count_from(self, started: float) -> None:
-        """Count its time and its timeout from `started`, which is before its input was read."""
-        self.started = started
-        self.deadline = None if self.request.timeout is None else started + self.request.timeout
-
     def search_beams(self, search: int) -> list[int]:
         """The beams of one search. The first one identifies the search."""
         beams = self.params.num_beams

@@ -139,7 +139,6 @@ class Preprocessor:
             language_id=resolved.target.token_id,
             voice=_voice(request, params, resolved.target),
             started=started,
-            deadline=None if request.timeout is None else started + request.timeout,
             bad_words=resolved.bad_words,
         )
 
