@@ -154,10 +154,7 @@ class Intake:
             for future in [*(handle.taken for handle in (*self.backlog, *self.in_flight)), *self.in_flight]:
                 if not future.done() and future.set_running_or_notify_cancel():
                     future.set_exception(self._refused())
-            for handle in (*self.backlog, *self._to_copy, *self._to_read, *self.ready):
-                handle.place = None
-            for group in (self.backlog, self._to_copy, self._to_read, self.ready, self.in_flight, self._timed):
-                group.clear()
+            self._clear()
             self._wake()
 
     # The engine's thread
@@ -202,10 +199,7 @@ class Intake:
         with self._lock:
             self.closing = True
             running, self._running = list(self._running), {}
-            for handle in (*self.backlog, *self.in_flight):
-                handle.place = None
-            for group in (self.backlog, self._to_copy, self._to_read, self.ready, self.in_flight, self._timed):
-                group.clear()
+            self._clear()
             self._done.clear()
             self._over = True
             self._for_readers.notify_all()
@@ -304,6 +298,13 @@ class Intake:
                 if not self._readers:
                     self.fail(error)
         self._for_readers.notify()
+
+    def _clear(self) -> None:
+        """Take all handles out of the queues."""
+        for handle in (*self.backlog, *self.in_flight):
+            handle.place = None
+        for group in (self.backlog, self._to_copy, self._to_read, self.ready, self.in_flight, self._timed):
+            group.clear()
 
     def _answer(self, handle: Handle, result: Result) -> None:
         result.timings.setdefault("total", time.perf_counter() - handle.started)
