@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from seamless_engine import Engine
-from support.async_engine import Checkpoint, Reading, Steps, assert_free
+from support.async_engine import Checkpoint, Reading, Steps
+from support.callers import assert_free
 
 
 @pytest.fixture(scope="module")

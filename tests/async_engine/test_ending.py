@@ -17,8 +17,8 @@ import pytest
 
 from seamless_engine import AsyncEngine, Engine, EngineClosedError, Request, Result
 from seamless_engine.intake import Handle
-from support.async_engine import LONG, PATIENCE, Checkpoint, Reading, Steps, answered, assert_free, run, sentence, until
-from support.callers import beside
+from support.async_engine import LONG, PATIENCE, Checkpoint, Reading, Steps, answered, run, sentence, until
+from support.callers import assert_free, beside
 from support.parity import same
 
 

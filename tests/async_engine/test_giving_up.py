@@ -20,7 +20,8 @@ from seamless_engine import (
     Result,
 )
 from seamless_engine.job import Job, Stage
-from support.async_engine import LONG, PATIENCE, Checkpoint, Reading, Steps, answered, assert_free, run, sentence, until
+from support.async_engine import LONG, PATIENCE, Checkpoint, Reading, Steps, answered, run, sentence, until
+from support.callers import assert_free
 from support.parity import TEXTS, same
 
 

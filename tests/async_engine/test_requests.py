@@ -21,7 +21,8 @@ from seamless_engine import (
     UsageError,
 )
 from seamless_engine.job import Job
-from support.async_engine import LONG, PATIENCE, Checkpoint, Reading, Steps, answered, assert_free, run, sentence, until
+from support.async_engine import LONG, PATIENCE, Checkpoint, Reading, Steps, answered, run, sentence, until
+from support.callers import assert_free
 from support.parity import random_request, same
 
 

@@ -12,21 +12,14 @@ import pytest
 
 from seamless_engine import AsyncEngine, DecodingParams, Engine, Request, Result
 from seamless_engine.job import Job
+from support.callers import PATIENCE
 from support.parity import TEXTS
 
 Checkpoint = Callable[[int], Path]
 T = TypeVar("T")
-PATIENCE = 120  # seconds until a test that hangs fails
 
 SHORT = DecodingParams(max_new_tokens=3)
-LONG = DecodingParams(max_new_tokens=24, min_new_tokens=24, num_beams=2)  # 24 steps on two rows
-
-
-def assert_free(engine: Engine) -> None:
-    blocks = engine.core.runner.blocks
-    blocks.check_integrity()
-    assert (blocks.free_blocks, blocks.free_seqs) == (blocks.num_blocks, blocks.num_seqs)
-    assert not engine.core.busy and not engine.thread.claimed
+LONG = DecodingParams(max_new_tokens=24, min_new_tokens=24, num_beams=2)  # 24 steps of two beams
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

@@ -22,7 +22,7 @@ def assert_free(engine: Engine) -> None:
     blocks = engine.core.runner.blocks
     blocks.check_integrity()
     assert (blocks.free_blocks, blocks.free_seqs) == (blocks.num_blocks, blocks.num_seqs)
-    assert not engine.core.busy and not engine.thread.calls
+    assert not engine.core.busy and not engine.thread.calls and not engine.thread.claimed
 
 
 def sentence(number: int, task: str = "t2tt", length: int = 6, beams: int = 1) -> Request:
