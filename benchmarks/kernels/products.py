@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.device.candidates import available
 from benchmarks.kernels.case import DIM, MODEL, Case, Setup
 from seamless_kernels import linear_top_candidates
 from seamless_kernels.linear import Activation, linear, pack_weight, pack_weight_int8
@@ -32,7 +33,7 @@ class Product(NamedTuple):
 
 _STEP, _PASS = (5, 40, 320, 1280), (500, 16_000)  # beams of a decode step, tokens of an encoder pass
 _FFN, _SPEECH_FFN = MODEL.decoder_ffn_dim, MODEL.speech_encoder_intermediate_size
-_PRODUCTS = (
+PRODUCTS = (
     Product("decoder q·k·v", 3 * DIM, DIM, _STEP),
     Product("decoder out", DIM, DIM, _STEP, residual=True),
     Product("decoder fc1", _FFN, DIM, _STEP, activation="relu"),
@@ -43,7 +44,7 @@ _PRODUCTS = (
     Product("Conformer fc2", DIM, _SPEECH_FFN, _PASS, residual=True, scale=0.5),
     Product("Conformer GLU", 2 * DIM, DIM, _PASS, activation="glu"),
 )
-_QUICK = (Product("decoder out", DIM, DIM, (5, 40), residual=True), Product("GLU", 2 * DIM, DIM, (40,), "glu"))
+QUICK = (Product("decoder out", DIM, DIM, (5, 40), residual=True), Product("GLU", 2 * DIM, DIM, (40,), "glu"))
 _ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     None: lambda y: y,
     "relu": F.relu,
@@ -57,7 +58,7 @@ def linear_cases(setup: Setup) -> Iterator[Case]:
 
     The product in 8 bits is measured by the bytes and operations of 16: its share can exceed 100 %.
     """
-    for product in setup.pick(_QUICK, _PRODUCTS):
+    for product in setup.pick(QUICK, PRODUCTS):
         for tokens in product.tokens:
             yield _linear(setup, product, tokens)
 
@@ -73,9 +74,9 @@ def _linear(setup: Setup, product: Product, tokens: int) -> Case:
         bias = None if logits else setup.randn(outer)
         return setup.randn(tokens, inner), weights, bias, setup.randn(tokens, width) if with_residual else None
 
-    def ours(kind: int) -> Callable[..., Tensor]:
+    def product_by(run: Callable[..., Tensor], kind: int) -> Callable[..., Tensor]:
         options: dict[str, Any] = {"activation": activation, "scale": scale, "out_dtype": out_dtype}
-        return lambda x, weights, bias, residual: linear(x, weights[kind], bias, residual=residual, **options)
+        return lambda x, weights, bias, residual: run(x, weights[kind], bias, residual=residual, **options)
 
     def library(x: Tensor, weights: Any, bias: Any, residual: Any) -> Tensor:
         if out_dtype != setup.dtype and gpu:
@@ -86,7 +87,9 @@ def _linear(setup: Setup, product: Product, tokens: int) -> Case:
 
     read = tokens * (inner + width * with_residual) + outer * inner
     least_bytes = float(read * setup.dtype.itemsize + tokens * width * out_dtype.itemsize)
-    found = {"ours": ours(1), "ours int8": ours(2), "cuBLAS" if gpu else "torch": library}
+    found = {"ours": product_by(linear, 1), "ours int8": product_by(linear, 2), "cuBLAS" if gpu else "torch": library}
+    for candidate in available("linear", setup.device):
+        found[candidate.name] = product_by(candidate.run, 0)
     return Case(f"{name} {outer}×{inner}, {tokens} tokens", inputs, found, 2.0 * tokens * outer * inner, least_bytes)
 
 
