@@ -5,8 +5,13 @@
 #include "cuda_check.h"
 #include "search/bindings.h"
 
+namespace seamless {
+void bind_cublaslt(py::module_& m);  // cublaslt_cuda.cpp
+}
+
 PYBIND11_MODULE(_csrc_cuda, m) {
     m.doc() = "CUDA kernels. Pointers and streams are integers.";
     m.attr("targets") = TARGETS;
     seamless::bind_search(m);
+    seamless::bind_cublaslt(m);
 }
