@@ -3,7 +3,6 @@ any number of them gives equal bits, and the results are those of the torch sear
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import random
@@ -143,9 +142,7 @@ def one_step(world: Searches, logits: torch.Tensor) -> Step:
     search.update_state(batch, expected)
     log_prob, tokens, banned = vars(expected)["asked"]
     # The builder of batches writes the next one to the same memory.
-    fields = {name: value.clone() for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
-    kept = dataclasses.replace(batch, **fields)
-    return Step(before, kept, logits, log_prob, tokens, banned, after=clone(world.state))
+    return Step(before, clone(batch), logits, log_prob, tokens, banned, after=clone(world.state))
 
 
 def translated(step_threads: int, query_threads: int) -> str:
@@ -230,6 +227,7 @@ def test_the_kernels_give_what_the_torch_search_gives(programs: Programs, seed: 
             assert torch.equal(banned[step.choosing()], step.banned[step.choosing()])
     assert not rest
     assert sum(len(live(step.before, step.batch)) for step in steps(seed)) > 300
+    assert {step.batch.graph_key.beams for step in steps(seed)} >= {1, 8, 64}
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -6,6 +6,7 @@ import copy
 import itertools
 import random
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from tolerance import SCORE_RTOL
 
 EOS, UNK, LANGUAGE = 3, 1, 7
 MAX_NEW_TOKENS = 14
+Holder = TypeVar("Holder", SearchState, StepBatch)
 
 
 def known(logits: torch.Tensor) -> NextTokens:
@@ -30,15 +32,19 @@ def known(logits: torch.Tensor) -> NextTokens:
     return expected
 
 
-def clone(state: SearchState) -> SearchState:
-    return copy.deepcopy(state)
+def tensors(holder: SearchState | StepBatch) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in vars(holder).items() if isinstance(value, torch.Tensor)}
 
 
-def tensors(state: SearchState) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in vars(state).items() if isinstance(value, torch.Tensor)}
+def clone(holder: Holder, device: torch.device | None = None) -> Holder:
+    """With tensors of its own, on the device if one is given."""
+    copied = copy.copy(holder)
+    vars(copied).update({name: value.to(device, copy=True) for name, value in tensors(holder).items()})
+    return copied
 
 
 def overwrite(state: SearchState, source: SearchState) -> None:
+    """The tensors of `source`, which may be on another device, into those of `state`."""
     for mine, other in zip(tensors(state).values(), tensors(source).values(), strict=True):
         mine.copy_(other)
 
@@ -143,7 +149,8 @@ def live(state: SearchState, batch: StepBatch) -> list[int]:
 
 
 def assert_same(mine: SearchState, other: SearchState, before: SearchState, batch: StepBatch, atol: float) -> None:
-    """Two results of one step from `before`: equal where they count for a live search, and nothing else has changed.
+    """Two results of one step from `before`, all on the CPU: equal where they count for a live search, and nothing else
+    has changed.
 
     atol: of scores; 0 for equal bits.
     """
