@@ -217,8 +217,8 @@ def test_update_state_gives_equal_bits_on_any_threads_and_in_any_batch(threads: 
                 assert torch.equal(got[job.beam_ids], expected[job.beam_ids]), name
 
 
-def test_update_state_with_a_nan_breaks_its_own_search_alone() -> None:
-    for poison in (torch.nan, torch.inf):
+def test_update_state_without_a_distribution_breaks_its_own_search_alone() -> None:
+    for poison, places in ((torch.nan, 123), (torch.inf, 123), (-torch.inf, slice(None))):
         world, generator = mixed_world(7)
         batch = world.batch()
         logits = world.logits(batch, generator)
@@ -229,10 +229,14 @@ def test_update_state_with_a_nan_breaks_its_own_search_alone() -> None:
         assert any(world.state.int_params[i, IntParam.DO_SAMPLE] for i in broken)
         poisoned = logits.clone()
         for i in broken:
-            poisoned[queries[i], 123] = poison
+            poisoned[queries[i], places] = poison
         for search, values in ((sound, logits), (ill, poisoned)):
             search.prepare_inputs(batch, EOS)
             search.update_state(batch, known(values))
+        twin = TorchSearch(clone(world.state))
+        twin.prepare_inputs(batch, EOS)
+        twin.update_state(batch, known(poisoned))
+        assert torch.equal(twin.state.status, ill.state.status)
         for i in running:
             beams = world.state.beam_ids[i, : int(world.state.int_params[i, IntParam.NUM_BEAMS])].long()
             if i in broken:

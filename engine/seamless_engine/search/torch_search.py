@@ -154,7 +154,9 @@ def _processed_candidates(
     # A single hypothesis is scored by the model's own probabilities, a beam by those it was searched with.
     single = state.int_params[search, IntParam.NUM_BEAMS] == 1
     value = torch.where(single[:, None], log_probs, scores).gather(1, tokens)
-    return tokens, key, value.masked_fill(key == -torch.inf, -torch.inf), log_probs.gather(1, tokens)
+    log_prob = log_probs.gather(1, tokens)
+    # Without a distribution all are NaN, which the beam step finds.
+    return tokens, key, value.masked_fill((key == -torch.inf) & ~log_prob.isnan(), -torch.inf), log_prob
 
 
 def _rules(state: SearchState, ids: torch.Tensor, read: torch.Tensor) -> Rules:
