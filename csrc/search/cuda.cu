@@ -10,7 +10,7 @@ namespace seamless {
 
 namespace {
 
-constexpr int STEP_THREADS = 128, QUERY_THREADS = 512;
+constexpr int STEP_THREADS = 128, QUERY_THREADS = 1024;
 
 // The threads of a block.
 struct BlockGroup {
@@ -21,12 +21,13 @@ struct BlockGroup {
     static __device__ T add(T* to, T by) {
         return atomicAdd(to, by);
     }
-    // Threads of a warp that add to the same bin add once: most scores have the same first digit.
+    // Threads of a warp that add to the same bin add once: most scores have the same first digit. `by` is below 2^52:
+    // the sums of its two halves of 26 bits, over 32 threads, fit 32 bits.
     static __device__ void histogram_add(Weight* weights, uint32_t bin, Weight by) {
         const unsigned peers = __match_any_sync(__activemask(), bin);
-        Weight sum = 0;
-        for (unsigned rest = peers; rest; rest &= rest - 1) sum += __shfl_sync(peers, by, __ffs(rest) - 1);
-        if ((threadIdx.x & 31) == __ffs(peers) - 1) atomicAdd(&weights[bin], sum);
+        const Weight low = __reduce_add_sync(peers, static_cast<unsigned>(by & 0x3ffffff));
+        const Weight high = __reduce_add_sync(peers, static_cast<unsigned>(by >> 26));
+        if (threadIdx.x % 32 == __ffs(peers) - 1u) atomicAdd(&weights[bin], (high << 26) + low);
     }
     static __device__ void max(uint32_t* to, uint32_t by) { atomicMax(to, by); }
     static __device__ void bit_or(uint32_t* to, uint32_t bits) { atomicOr(to, bits); }
@@ -79,6 +80,9 @@ __device__ void normalise(const float* logits, int64_t vocab, float& largest, fl
     }
     log_sum = static_cast<float>(log(sums[0]));
 }
+
+// What sm_86 and sm_89 have for a block.
+static_assert(sizeof(QueryScratch) + QUERY_THREADS * (sizeof(float) + sizeof(double)) + MAX_VOCAB / 4 <= 99 * 1024);
 
 __global__ void __launch_bounds__(QUERY_THREADS)
     processed_candidates_kernel(SearchState s, StepBatch batch, const float* logits, int64_t vocab,

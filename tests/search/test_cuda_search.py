@@ -159,65 +159,67 @@ def translated(step_threads: int, query_threads: int) -> str:
     return source
 
 
-class Programs:
-    """The kernels compiled for blocks of any number of threads, and run on steps."""
+def call(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "search_schema.h").write_text(schema.cpp_header(), encoding="utf-8")
-        (folder / "suppressions").write_text("race:prepare_query\n")  # queries of the dummy beam write equal values
 
-    @functools.cache  # noqa: B019
-    def compile(self, source: Path, sanitizers: str) -> Path:
-        compiled = self.folder / f"{source.stem}-{sanitizers}.o"
-        include = [f"-I{folder}" for folder in (CUDA_ON_THREADS, CSRC / "search", CSRC, self.folder)]
-        flags = ["-std=c++17", "-O1", "-g1", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", *include]
-        self._call([*COMPILER, *flags, "-c", source, "-o", compiled])
-        return compiled
+@functools.cache
+def compiled(source: Path, folder: Path, sanitizers: str) -> Path:
+    result = folder / f"{source.stem}-{sanitizers}.o"
+    include = [f"-I{each}" for each in (CUDA_ON_THREADS, CSRC / "search", CSRC, folder)]
+    flags = ["-std=c++17", "-O1", "-g1", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", *include]
+    call(*COMPILER, *flags, "-c", source, "-o", result)
+    return result
 
-    @functools.cache  # noqa: B019
-    def build(self, threads: tuple[int, int], sanitizers: str) -> Path:
-        source = self.folder / "kernels-{}-{}.cpp".format(*threads)
-        source.write_text(translated(*threads), encoding="utf-8")
-        program = self.folder / f"{source.stem}-{sanitizers}"
-        objects = [self.compile(each, sanitizers) for each in (CUDA_ON_THREADS / "search_steps.cpp", source)]
-        self._call([*COMPILER, "-pthread", f"-fsanitize={sanitizers}", *objects, "-o", program])
-        return program
 
-    def _call(self, command: list[str | Path]) -> None:
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+@functools.cache
+def program(threads: tuple[int, int], folder: Path, sanitizers: str) -> Path:
+    (folder / "search_schema.h").write_text(schema.cpp_header(), encoding="utf-8")
+    source = folder / "kernels-{}-{}.cpp".format(*threads)
+    source.write_text(translated(*threads), encoding="utf-8")
+    result = folder / f"{source.stem}-{sanitizers}"
+    objects = [compiled(each, folder, sanitizers) for each in (CUDA_ON_THREADS / "search_steps.cpp", source)]
+    call(*COMPILER, "-pthread", f"-fsanitize={sanitizers}", *objects, "-o", result)
+    return result
 
-    def run(
-        self, threads: tuple[int, int], steps: list[Step], sanitizers: str = "thread", **environment: str
-    ) -> tuple[str, bytes]:
-        """What the program says, and its output."""
-        program = self.build(threads, sanitizers)
-        given, output = self.folder / "steps", self.folder / "output"
-        given.write_bytes(b"".join(step.write() for step in steps))
-        options = f"halt_on_error=1 suppressions={self.folder / 'suppressions'}"
-        done = subprocess.run(
-            [*NOT_RANDOM, program, given, output],
-            env=os.environ | {"TSAN_OPTIONS": options} | environment,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=600,
-        )
-        assert (done.returncode == 0) == (done.stderr == ""), done
-        return done.stderr, output.read_bytes()
+
+@functools.cache
+def run(
+    threads: tuple[int, int],
+    seed: int,
+    folder: Path,
+    *,
+    share: int = 1,
+    sanitizers: str = "thread",
+    planted_race: str = "",
+) -> tuple[str, bytes]:
+    """What the program says, and its output for the first of `share` parts of the steps."""
+    given, output, suppressions = (folder / name for name in ("steps", "output", "suppressions"))
+    given.write_bytes(b"".join(step.write() for step in steps(seed)[: len(steps(seed)) // share]))
+    suppressions.write_text("race:prepare_query\n")  # queries of the dummy beam write equal values
+    done = subprocess.run(
+        [*NOT_RANDOM, program(threads, folder, sanitizers), given, output],
+        env=os.environ | {"TSAN_OPTIONS": f"halt_on_error=1 suppressions={suppressions}", "PLANTED_RACE": planted_race},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=600,
+    )
+    assert (done.returncode == 0) == (done.stderr == ""), done
+    return done.stderr, output.read_bytes()
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
-    return Programs(tmp_path_factory.mktemp("cuda_on_threads"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cuda_on_threads")
 
 
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_kernels_give_what_the_torch_search_gives(programs: Programs, seed: int) -> None:
-    said, output = programs.run(ONE_THREAD, steps(seed))
+def test_the_kernels_give_what_the_torch_search_gives(folder: Path, seed: int) -> None:
+    said, output = run(ONE_THREAD, seed, folder)
     assert not said
     rest = memoryview(output)
     for step in steps(seed):
@@ -233,26 +235,27 @@ def test_the_kernels_give_what_the_torch_search_gives(programs: Programs, seed: 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     "threads,share",
-    [((2, 2), 1), ((6, 8), 1), ((32, 32), 4), pytest.param((128, 512), 64, marks=pytest.mark.slow)],
+    [((2, 2), 1), ((6, 8), 1), ((32, 32), 4), pytest.param((128, 1024), 64, marks=pytest.mark.slow)],
     ids=str,
 )
 def test_threads_of_a_block_do_not_race_and_give_the_bits_of_one_thread(
-    programs: Programs, threads: tuple[int, int], share: int, seed: int
+    folder: Path, threads: tuple[int, int], share: int, seed: int
 ) -> None:
-    some = steps(seed)[: len(steps(seed)) // share]
-    assert programs.run(threads, some) == programs.run(ONE_THREAD, some)
+    said, output = run(threads, seed, folder, share=share)
+    assert not said
+    assert output and run(ONE_THREAD, seed, folder)[1].startswith(output)
 
 
 @pytest.mark.parametrize(
     "kernel,barriers",
     [("update_state_kernel", (1, 2, 3, 4, 5, 6)), ("processed_candidates_kernel", (1, 2, 3, 4, 5, 7, 8, 9, 10))],
 )
-def test_a_missing_barrier_is_found(programs: Programs, kernel: str, barriers: tuple[int, ...]) -> None:
+def test_a_missing_barrier_is_found(folder: Path, kernel: str, barriers: tuple[int, ...]) -> None:
     for barrier in barriers:
-        said, _ = programs.run((2, 2), steps(0), PLANTED_RACE=f"{kernel}:{barrier}")
+        said, _ = run((2, 2), 0, folder, planted_race=f"{kernel}:{barrier}")
         assert said, barrier  # ThreadSanitizer's report, unless what was read too early ended the program first
 
 
-def test_the_kernels_stay_within_their_memory(programs: Programs) -> None:
-    said, _ = programs.run((6, 8), steps(0), sanitizers="address,undefined")
+def test_the_kernels_stay_within_their_memory(folder: Path) -> None:
+    said, _ = run((6, 8), 0, folder, sanitizers="address,undefined")
     assert not said

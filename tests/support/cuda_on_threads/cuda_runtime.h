@@ -1,7 +1,7 @@
-// As much of CUDA's runtime as csrc/search needs, on threads of a CPU. The blocks of a launch run one after another; the
-// threads of a block are threads of the process. They are never in lockstep: each is a warp's only active thread.
-// Shared memory is filled with other bytes before each block. What CUDA leaves undefined ends the program: threads of a
-// block that do not meet at the same barriers.
+// As much of CUDA's runtime as csrc/search needs, on threads of a CPU. The blocks of a launch run one after another. The
+// threads of a block are threads of the process and never in lockstep: each is the only active thread of its warp.
+// Shared memory is filled with other bytes before each block. The program ends where the threads of a block do not meet
+// at the same barriers, which CUDA leaves undefined.
 #pragma once
 
 #include <pthread.h>
@@ -121,10 +121,7 @@ template <typename T>
 unsigned __match_any_sync(unsigned mask, T) {
     return mask;
 }
-template <typename T>
-T __shfl_sync(unsigned, T value, int) {
-    return value;
-}
+inline unsigned __reduce_add_sync(unsigned, unsigned value) { return value; }
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration };
@@ -142,21 +139,26 @@ cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int) {
     return cudaSuccess;
 }
 
-// Array of the launch, `extern __shared__` in CUDA.
+// The array whose size a launch names: `extern __shared__` in CUDA.
 template <typename T>
 T* dynamic_shared() {
     return reinterpret_cast<T*>(cuda_on_threads::dynamic_memory.data());
 }
 
-// kernel<<<blocks, threads, shared, stream>>>(…) of CUDA. PLANTED_RACE is "kernel:barrier".
+// The barrier of this kernel that PLANTED_RACE names, as "kernel:number".
+inline int planted_race(const std::string& kernel) {
+    const char* value = std::getenv("PLANTED_RACE");
+    const std::string named = value ? value : "", prefix = kernel + ":";
+    return named.rfind(prefix, 0) == 0 ? std::stoi(named.substr(prefix.size())) : 0;
+}
+
+// kernel<<<blocks, threads, shared, stream>>>(…) of CUDA.
 template <class... Parameters>
 auto launch(const char* name, void (*kernel)(Parameters...), dim3 blocks, int threads, size_t shared, cudaStream_t) {
     return [=](Parameters... arguments) {
         using namespace cuda_on_threads;
         if (blocks.x * blocks.y == 0) last_error = cudaErrorInvalidConfiguration;
-        const char* planted = std::getenv("PLANTED_RACE");
-        const std::string prefix = std::string(name) + ":";
-        skipped = planted && prefix.compare(0, prefix.size(), planted, prefix.size()) == 0 ? std::atoi(planted + prefix.size()) : 0;
+        skipped = planted_race(name);
         block = &block_of(threads);
         blockDim = dim3(threads);
         static unsigned char poison = 0;
