@@ -18,8 +18,8 @@ from seamless_engine.models.lengths import encoder_length
 from seamless_engine.request import TASKS
 from support.audio import clip_of_frames
 from support.driven import all_same
+from support.on_cpu import bounds
 from support.oracle import load
-from support.packed import bounds
 from support.parity import CLIPS, TEXTS, agreement, clip_of_samples, random_request, same
 from tolerance import assert_model_close
 

@@ -19,7 +19,7 @@ from seamless_kernels.conv1d import PackedFilter, conv1d, pack_conv_weight
 from seamless_kernels.int8 import IMPLS, quantize_rows
 from seamless_kernels.paged_attention import cross_attention, self_attention
 from seamless_kernels.top_candidates import top_candidates
-from support.packed import bounds, normal
+from support.on_cpu import bounds, normal
 from tolerance import assert_close_to_fp64
 
 assert native.csrc is not None, "csrc/ is not built: it needs g++ and `pip install -e .`"

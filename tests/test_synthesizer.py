@@ -18,8 +18,8 @@ from seamless_engine import DecodingParams, Engine, EngineConfig, Request, Resul
 from seamless_engine.config import ModelConfig
 from seamless_engine.inputs.characters import CharacterTable
 from support.models import parts
+from support.on_cpu import bounds, normal
 from support.oracle import load
-from support.packed import bounds, normal
 from support.parity import TEXTS, agreement, same
 from tolerance import MARGIN
 

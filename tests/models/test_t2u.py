@@ -11,8 +11,8 @@ import torch
 from seamless_engine import NumericalError
 from seamless_engine.models.layers import MAX_FRAMES, VariancePredictor
 from support.models import parts
+from support.on_cpu import bounds, normal
 from support.oracle import load
-from support.packed import bounds, normal
 from tolerance import MARGIN, assert_model_close
 
 LENGTHS = [3, 4, 11, 29, 5, 1]

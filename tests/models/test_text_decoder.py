@@ -11,8 +11,8 @@ import torch
 
 from seamless_engine.models.text_decoder import KVPool, NextTokens, StepInputs
 from support.models import parts
+from support.on_cpu import bounds, normal
 from support.oracle import load
-from support.packed import bounds, normal
 from tolerance import assert_model_close
 
 

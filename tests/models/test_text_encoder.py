@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from support.models import parts
+from support.on_cpu import bounds
 from support.oracle import load
-from support.packed import bounds
 from tolerance import assert_model_close
 
 

@@ -19,8 +19,8 @@ from seamless_engine.models.hifi_gan import margins
 from seamless_engine.models.layers import MAX_FRAMES
 from seamless_engine.models.vocoder import Clips, Vocoder, Window
 from support.models import parts
+from support.on_cpu import bounds
 from support.oracle import load
-from support.packed import bounds
 from tolerance import assert_spectrum_close, assert_waveform_close
 
 LENGTHS = [1, 2, 7, 40, 3]

@@ -174,7 +174,8 @@ def test_linear_is_batch_invariant_however_threads_share_its_activations(
     threads: int, activation: Any, outer: int, name: str
 ) -> None:
     """torch splits elements over threads in a way that depends on their number."""
-    x, weight = normal(70, 16), normal(outer, 16, seed=1) / 4
+    cpu = torch.device("cpu")
+    x, weight = normal(70, 16, device=cpu), normal(outer, 16, seed=1, device=cpu) / 4
 
     def run(rows: torch.Tensor) -> torch.Tensor:
         if name == "torch":

@@ -28,8 +28,8 @@ from seamless_engine.search.state import bad_word_entries
 from seamless_engine.synthesizer import choose_units
 from seamless_kernels.top_candidates import mask_banned
 from support.audio import clip_of_samples
+from support.on_cpu import normal
 from support.oracle import load
-from support.packed import normal
 from support.parity import CLIPS, TEXTS, random_request, same
 from tolerance import assert_waveform_close
 

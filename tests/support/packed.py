@@ -19,13 +19,15 @@ LENGTHS = ([1], [5], [16], [1, 1, 1], [3, 17, 64, 1, 31], [127, 2, 66, 73], [200
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def bounds(lengths: Sequence[int]) -> torch.Tensor:
+def bounds(lengths: Sequence[int], device: torch.device = DEVICE) -> torch.Tensor:
     """cu_seqlens int32 [n + 1]."""
-    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=DEVICE)
+    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
 
 
-def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+def normal(
+    *shape: int, dtype: torch.dtype = torch.float32, seed: int = 0, device: torch.device = DEVICE
+) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
 
 
 def per_segment(x: torch.Tensor, lengths: list[int], run: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
