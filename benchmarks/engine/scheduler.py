@@ -56,6 +56,7 @@ class FakeRunner(ModelRunner):
         eos = self.config.eos_token_id
         self.state = SearchState(num_seqs, blocks * BLOCK_SIZE, eos=eos, like=torch.zeros(1, 8), **sizes)
         self.batches, self.completions = BatchBuilder(num_seqs, MAX_LENGTH, self.device), CompletionQueue(0)
+        self.finished = []
         self.step = self.count_step
 
     def encode(self, admitted: list[tuple[Job, list[int]]]) -> None:

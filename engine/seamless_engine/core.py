@@ -28,7 +28,7 @@ class Core:
     """
 
     def __init__(self, runner: ModelRunner, preprocessor: Preprocessor, options: EngineConfig) -> None:
-        max_synthesis_tokens = options.max_synthesis_tokens or (512 if runner.device.type == "cuda" else 64)
+        max_synthesis_tokens = options.max_synthesis_tokens or (1200 if runner.device.type == "cuda" else 64)
         self.runner = runner
         self.preprocessor = preprocessor
         self.scheduler = Scheduler(runner.blocks, Limits(options.max_encoder_tokens, max_synthesis_tokens))
@@ -106,7 +106,6 @@ class Core:
             if isinstance(status, Exception):
                 self._deliver(job, status)
                 continue
-            self.runner.finish(job)
             synthesizes = job.request.task in SPEECH_OUT and not job.streams
             self.scheduler.retire(job, synthesizes)
             if not synthesizes:

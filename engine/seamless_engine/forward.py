@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from seamless_engine.block_manager import PROMPT_LENGTH, blocks_needed, slots_of
@@ -11,6 +12,7 @@ from seamless_engine.errors import CapacityError
 from seamless_engine.model_inputs import Features, Tokens
 from seamless_engine.model_runner import ModelRunner
 from seamless_engine.models.text_decoder import StepInputs
+from seamless_kernels.transfer import upload
 
 _OWNER = -1  # of the reserved blocks; serial numbers of requests start at 0
 
@@ -33,11 +35,15 @@ def forced_logits(runner: ModelRunner, source: Features | Tokens, tokens: Sequen
         raise CapacityError(f"{count} blocks of 16 slots are needed, {runner.blocks.free_blocks} are free")
     blocks, _ = runner.blocks.reserve(_OWNER, count, 0)
     try:
-        slots = torch.tensor(slots_of(blocks), dtype=torch.int64, device=device)
+        slots, ids, queries, first, cross_lengths, cu_queries = upload(
+            device,
+            slots_of(blocks).astype(np.int64),
+            np.array(tokens),
+            np.arange(len(tokens), dtype=np.int32),
+            *(np.array(values, dtype=np.int32) for values in ([0], [len(encoder_states)], [0, len(tokens)])),
+        )
         own, cross = slots[: len(tokens)], slots[-len(encoder_states) :]
         runner.decoder.store_encoder_states(encoder_states, cross, runner.pool)
-        ids = torch.tensor(tokens, device=device)
-        queries = torch.arange(len(tokens), dtype=torch.int32, device=device)
         inputs = StepInputs(
             tokens=ids,
             positions=(ids != pad).cumsum(0) - 1,  # a pad token has no position
@@ -46,9 +52,9 @@ def forced_logits(runner: ModelRunner, source: Features | Tokens, tokens: Sequen
             beams=torch.zeros_like(queries),
             lengths=queries + 1,
             cross_table=cross.int()[None],
-            requests=torch.zeros(1, dtype=torch.int32, device=device),
-            cross_lengths=torch.tensor([len(encoder_states)], dtype=torch.int32, device=device),
-            cu_queries=torch.tensor([0, len(tokens)], dtype=torch.int32, device=device),
+            requests=first,
+            cross_lengths=cross_lengths,
+            cu_queries=cu_queries,
         )
         return runner.decoder.next_tokens(runner.decoder.step(inputs, runner.pool)).logits
     finally:

@@ -6,13 +6,12 @@ import enum
 import itertools
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from seamless_engine.block_manager import PROMPT_LENGTH, blocks_needed
 from seamless_engine.request import DecodingParams, Request, Result
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Stage(enum.Enum):
@@ -80,10 +79,10 @@ class Job:
 
 @dataclass(frozen=True)
 class FinishedHypothesis:
-    """What a search found. tokens: generated ids, the last one included. slots: of the decoder states of all tokens but
-    the last. log_probs: of each token."""
+    """What a search found. tokens: generated ids, the last one included. slots: int64, of the decoder states of all
+    tokens but the last. log_probs: of each token."""
 
     tokens: list[int]
-    slots: torch.Tensor
+    slots: np.ndarray
     score: float
     log_probs: list[float]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from seamless_engine.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager
+from seamless_engine.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager, slots_of
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.cuda_graphs import BEAMS, PASS_SIZES, PassGraphs, StepGraphs, bucket, graph_capture
-from seamless_engine.job import Job
+from seamless_engine.job import FinishedHypothesis, Job, Stage
 from seamless_engine.loading.loader import Checkpoint, modules_for
 from seamless_engine.memory import pool_slots, profile_run
 from seamless_engine.model_inputs import Features
 from seamless_engine.models.layers import Network, cumulative
-from seamless_engine.models.lengths import encoder_length, packed_frames
+from seamless_engine.models.lengths import bounds_of, encoder_length, packed_frames
 from seamless_engine.models.speech_encoder import SpeechEncoder
 from seamless_engine.models.t2u import TextToUnit
 from seamless_engine.models.text_decoder import KVPool, TextDecoder
@@ -25,6 +26,7 @@ from seamless_engine.models.vocoder import Vocoder
 from seamless_engine.recovery import UnrepeatableError, bisect_batch
 from seamless_engine.request import SPEECH_OUT, Hypothesis, Task
 from seamless_engine.search.completion_queue import CompletionQueue
+from seamless_engine.search.finished import FinishedSearches
 from seamless_engine.search.native_search import native_search
 from seamless_engine.search.schema import Status
 from seamless_engine.search.state import SearchState
@@ -32,6 +34,7 @@ from seamless_engine.search.step_batch import BatchBuilder, StepBatch
 from seamless_engine.search.torch_search import TorchSearch
 from seamless_engine.synthesizer import SpeechSynthesizer, SynthesisInput
 from seamless_kernels.fbank import fbank
+from seamless_kernels.transfer import upload, upload_packed
 
 
 class ModelRunner:
@@ -61,6 +64,7 @@ class ModelRunner:
         self.batches = BatchBuilder(options.max_num_seqs, self.max_length, device)
         # On a GPU, the host reads the statuses of a step after it has launched the next one.
         self.completions = CompletionQueue(delay=1 if device.type == "cuda" else 0)
+        self.finished: list[FinishedSearches] = []
         if self.capture is not None:
             self.step = StepGraphs(self.run_step, self.capture)
             # One width of the tables: attention reads as many entries as a beam has, however wide they are.
@@ -165,14 +169,16 @@ class ModelRunner:
     def encode(self, admitted: list[tuple[Job, list[int]]]) -> None:
         """Run the encoder of each request, and store the cross-attention keys and values."""
         self.state.admit(admitted)
-        jobs = [job for job, _ in admitted if job.source is not None]  # None: encoded before another part failed
+        blocks_of = dict(admitted)
+        jobs = [job for job in blocks_of if job.source is not None]  # None: encoded before another part failed
         encoders = {torch.Tensor: self.encode_audio, Features: self.encode_features, list: self.encode_text}
         for kind, encoder in encoders.items():
             alike = [job for job in jobs if isinstance(job.source, kind)]
             if not alike:
                 continue
             encoder_states = encoder([job.source for job in alike])
-            slots = torch.cat([self.state.cross_slots(job) for job in alike])
+            slots = np.concatenate([slots_of(blocks_of[job])[: job.encoder_length] for job in alike])
+            (slots,) = upload(self.device, slots.astype(np.int64))
             self.decoder.store_encoder_states(encoder_states, slots, self.pool)
             for job in alike:
                 job.source = None
@@ -180,36 +186,41 @@ class ModelRunner:
     def encode_audio(self, clips: list[torch.Tensor]) -> torch.Tensor:
         """Waveforms float32 [samples] → encoder states [total, dim]."""
         assert self.encode_frames is not None
-        frames = fbank(torch.cat(clips).to(self.device), [0, *itertools.accumulate(map(len, clips))])
+        frames = fbank(upload_packed(self.device, clips), [0, *itertools.accumulate(map(len, clips))])
         return self.encode_frames(*frames, self._num_states(packed_frames(len(clip))[1] for clip in clips))
 
     def encode_features(self, clips: list[Features]) -> torch.Tensor:
         """Features → encoder states [total, dim]."""
         assert self.encode_frames is not None
-        frames = torch.cat([clip.frames for clip in clips]).to(self.device)
-        cu_seqlens = cumulative(torch.tensor([len(clip.frames) for clip in clips], device=self.device))
-        valid = torch.tensor([clip.valid for clip in clips], dtype=torch.int32, device=self.device)
-        return self.encode_frames(frames, cu_seqlens, valid, self._num_states(clip.valid for clip in clips))
+        frames = upload_packed(self.device, [clip.frames for clip in clips])
+        bounds = bounds_of([len(clip.frames) for clip in clips])
+        bounds, valid = upload(self.device, bounds, np.array([clip.valid for clip in clips], dtype=np.int32))
+        return self.encode_frames(frames, bounds, valid, self._num_states(clip.valid for clip in clips))
 
     def encode_text(self, sentences: list[list[int]]) -> torch.Tensor:
         """Token ids → encoder states [total, dim]."""
         assert self.encode_tokens is not None
-        tokens = torch.tensor([token for sentence in sentences for token in sentence], device=self.device)
-        lengths = torch.tensor([len(sentence) for sentence in sentences], device=self.device)
-        return self.encode_tokens(tokens, cumulative(lengths))
+        tokens = np.array([token for sentence in sentences for token in sentence])
+        return self.encode_tokens(*upload(self.device, tokens, bounds_of([len(sentence) for sentence in sentences])))
 
     def _num_states(self, num_whole: Iterable[int]) -> int:
         return sum(encoder_length(count, self.config.adaptor_stride) for count in num_whole)
 
     @torch.inference_mode()
     def decode(self, jobs: list[Job]) -> list[tuple[Job, Status | Exception]]:
-        """Run one step of every request. Returns those that are known to have ended: over, broken, or failed."""
-        running = [job for job in jobs if job.position < job.max_length]  # the others wait for their last status
+        """Run one step of every request. Returns those that have ended: over and complete, broken, or failed."""
+        searching = [job for job in jobs if job.searching]  # the others wait for their hypotheses
+        running = [job for job in searching if job.position < job.max_length]  # the others wait for their last status
         failed = dict(bisect_batch(self._decode, running) if running else [])
         ended = self.completions.pop(drain=not running or bool(failed))
         for job, _ in ended:
             failed.pop(job, None)  # it had ended before the step that failed
-        return [*ended, *failed.items()]
+        over = [job for job, status in ended if status is Status.OVER]
+        # While other requests go on, the host launches their next step before it waits for hypotheses.
+        at_once = not self.completions.delay or not any(job.searching for job in running)
+        complete = self.finish(over, at_once)
+        broken = [(job, status) for job, status in ended if status is not Status.OVER]
+        return [*((job, Status.OVER) for job in complete), *broken, *failed.items()]
 
     def _decode(self, jobs: list[Job]) -> None:
         batch = self.batches.batch(jobs)
@@ -233,17 +244,46 @@ class ModelRunner:
         self.search.update_state(batch, self.decoder.next_tokens(hidden))
         return self.state.status[batch.search_id]
 
-    def finish(self, job: Job) -> None:
-        """Take the hypotheses of a finished search out of the pools."""
+    @torch.inference_mode()
+    def finish(self, over: list[Job], at_once: bool) -> list[Job]:
+        """Have the hypotheses of finished searches read, and wait for those of the last call.
+
+        at_once: for both. Returns the requests that have their hypotheses now.
+        """
+        due = self.finished
+        self.finished = [FinishedSearches(self.state, over)] if over else []
+        if at_once:
+            due, self.finished = [*due, *self.finished], []
+        return [job for finished in due for job in self._enter_hypotheses(finished)]
+
+    def _enter_hypotheses(self, finished: FinishedSearches) -> list[Job]:
+        """Returns the requests that are still there."""
         eos = self.config.eos_token_id
-        finished = self.state.finished(job)
-        for hypothesis in finished:
-            log_probs = hypothesis.log_probs if job.params.return_token_logprobs else None
-            reason = "eos" if hypothesis.tokens[-1] == eos else "length"
-            job.result.n_best.append(Hypothesis("", hypothesis.tokens, hypothesis.score, reason, log_probs))
-        if job.request.task in SPEECH_OUT:
-            pools = self.state.state_pool, self.state.token_pool
-            job.speech = [SynthesisInput(*(pool[hypothesis.slots] for pool in pools)) for hypothesis in finished]
+        found = [
+            (job, hypotheses)
+            for job, hypotheses in zip(finished.jobs, finished.wait(), strict=True)
+            if job.stage is Stage.DECODING
+        ]
+        for job, hypotheses in found:
+            for hypothesis in hypotheses:
+                log_probs = hypothesis.log_probs if job.params.return_token_logprobs else None
+                reason = "eos" if hypothesis.tokens[-1] == eos else "length"
+                job.result.n_best.append(Hypothesis("", hypothesis.tokens, hypothesis.score, reason, log_probs))
+        speaking = [(job, hypotheses) for job, hypotheses in found if job.request.task in SPEECH_OUT]
+        inputs = self._synthesis_inputs([hypothesis for _, hypotheses in speaking for hypothesis in hypotheses])
+        for job, hypotheses in speaking:
+            job.speech = [next(inputs) for _ in hypotheses]
+        return [job for job, _ in found]
+
+    def _synthesis_inputs(self, hypotheses: list[FinishedHypothesis]) -> Iterator[SynthesisInput]:
+        """Copies, which the device makes before a later step has their slots."""
+        if not hypotheses:
+            return iter(())
+        (slots,) = upload(self.device, np.concatenate([hypothesis.slots for hypothesis in hypotheses]))
+        lengths = [len(hypothesis.slots) for hypothesis in hypotheses]
+        return map(
+            SynthesisInput, self.state.state_pool[slots].split(lengths), self.state.token_pool[slots].split(lengths)
+        )
 
     def synthesize(self, jobs: list[Job]) -> None:
         """The units and the waveform of every hypothesis of the requests."""

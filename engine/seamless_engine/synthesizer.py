@@ -1,7 +1,7 @@
 """The synthesis pass: decoder states → characters → units → waveform, for all hypotheses of a pass at once.
 
-The host waits for the device three times (for the numbers of units, the numbers of frames, and the units), then for the
-samples.
+The host waits for the device twice, for the numbers of units and the numbers of frames, and then for the samples of
+each pass of the vocoder, after it has launched the next one.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from seamless_engine.device import on
 from seamless_engine.errors import NumericalError
 from seamless_engine.inputs.characters import CharacterTable
 from seamless_engine.job import Job
-from seamless_engine.models.layers import cumulative, segment_sums
+from seamless_engine.models.layers import segment_sums
+from seamless_engine.models.lengths import bounds_of
 from seamless_engine.models.t2u import TextToUnit, Units
-from seamless_engine.models.vocoder import Clips, Vocoder
+from seamless_engine.models.vocoder import Clips, Vocoder, Window
 from seamless_engine.request import DecodingParams, Hypothesis
 from seamless_engine.search.processors import gumbel
+from seamless_kernels.transfer import Download, upload
 
 LOGIT_ROWS = 512  # units whose logits are computed at a time
 
@@ -67,8 +69,8 @@ class SpeechSynthesizer:
         clips = self._clips(sentences)
         rate = self.vocoder.samples_per_frame
         audio = [np.empty((last - first) * rate, dtype=np.float32) for first, last in pairwise(clips.bounds)]
-        for windows in self.vocoder.passes(clips):
-            samples, done = self.vocoder(clips, windows).cpu().numpy(), 0
+        for windows, waveform in self._waveforms(clips):
+            samples, done = waveform.wait(), 0
             for clip, start, end in windows:
                 count = (end - start) * rate
                 audio[clip][start * rate : end * rate] = samples[done : done + count]
@@ -88,10 +90,21 @@ class SpeechSynthesizer:
         for windows in self.vocoder.passes(clips):
             for window in windows:
                 with on(self.device):  # not around `yield`: the caller runs there
-                    samples = self.vocoder(clips, [window]).cpu().numpy()
+                    samples = Download(self.vocoder(clips, [window])).wait().copy()
                 if not np.isfinite(samples).all():
                     raise NumericalError("the speech of this request is not finite; check the weights")
                 yield samples
+
+    def _waveforms(self, clips: Clips) -> Iterator[tuple[list[Window], Download]]:
+        """The windows and the samples of each pass of the vocoder, when the next pass is launched."""
+        before = None
+        for windows in self.vocoder.passes(clips):
+            launched = windows, Download(self.vocoder(clips, windows))
+            if before:
+                yield before
+            before = launched
+        if before:
+            yield before
 
     def _sentence(self, job: Job, hypothesis: Hypothesis, inputs: SynthesisInput) -> list[_Sentence]:
         """One sentence, or none for a hypothesis without characters."""
@@ -102,20 +115,20 @@ class SpeechSynthesizer:
     def _clips(self, sentences: Sequence[_Sentence]) -> Clips:
         """The input of the vocoder. The units of the hypotheses are set."""
         units = self.run_t2u(sentences)
-        bounds = cumulative(torch.tensor(units.lengths, device=self.device))
         params = [sentence.job.params for sentence in sentences]
         chosen, finite = self.unit_ids(units, params)
         ids, unknown = self._vocoder_ids(chosen)
         voices = [sentence.job.voice for sentence in sentences]
-        clips = self.vocoder.clips(
-            ids,
-            bounds,
-            torch.tensor([voice.language for voice in voices if voice], device=self.device),
-            torch.tensor([voice.speaker for voice in voices if voice], device=self.device),
-            [p.vocoder_durations for p in params],
+        bounds, languages, speakers = upload(
+            self.device,
+            bounds_of(units.lengths),
+            np.array([voice.language for voice in voices if voice]),
+            np.array([voice.speaker for voice in voices if voice]),
         )
         silent = segment_sums(unknown.long(), bounds)
-        numbers = torch.cat((ids, silent, finite.all().long()[None])).cpu().numpy()
+        copied = Download(torch.cat((ids, silent, finite.all().long()[None])))
+        clips = self.vocoder.clips(ids, bounds, languages, speakers, [p.vocoder_durations for p in params])
+        numbers = copied.wait()  # it has come with the numbers of frames
         if not numbers[-1]:
             raise NumericalError("the unit scores of this request are not finite; check the weights")
         unit_ids = np.split(numbers[: len(ids)], np.cumsum(units.lengths)[:-1])
@@ -132,14 +145,14 @@ class SpeechSynthesizer:
             length - sentence.hypothesis.tokens[:-1].count(pad)
             for sentence, length in zip(sentences, lengths, strict=True)
         ]
-        bounds = cumulative(torch.tensor(lengths, device=self.device))
+        bounds, valid = upload(self.device, bounds_of(lengths), np.array(valid, dtype=np.int32))
         tokens = torch.cat([sentence.inputs.tokens for sentence in sentences])
         total = sum(sentence.num_characters for sentence in sentences)
         char_ids, counts = self.characters.expand(tokens, bounds, prompt=PROMPT_LENGTH, total=total)
         return self.t2u(
             torch.cat([sentence.inputs.states for sentence in sentences]),
             bounds,
-            torch.tensor(valid, dtype=torch.int32, device=self.device),
+            valid,
             char_ids,
             # The characters of a token belong to the state before it, which predicts it. The prompt has none.
             counts.roll(-1),

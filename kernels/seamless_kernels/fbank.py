@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from seamless_kernels.config import config_for
 from seamless_kernels.dispatch import backend_for
 from seamless_kernels.jit import jit, tl, triton
+from seamless_kernels.transfer import upload
 
 SAMPLING_RATE = 16000
 NUM_MEL = 80
@@ -64,8 +65,9 @@ class FbankOutput(NamedTuple):
 def reference(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *, stride: int = 2) -> FbankOutput:
     bounds: list[int] = torch.as_tensor(cu_samples).tolist()
     frames = _frame_counts(bounds, waveform.shape[0])
-    log_mel = log_mel_energies(waveform, _frame_starts(bounds, frames, waveform.device))  # [frames, 80]
-    cu_tokens, cu_seqlens, valid = _output_bounds(frames, stride, waveform.device)
+    cu_tokens, tables = _tables_of(bounds, frames, stride)
+    starts, _, cu_seqlens, valid = upload(waveform.device, *tables)
+    log_mel = log_mel_energies(waveform, starts)  # [frames, 80]
     features = torch.zeros(cu_tokens[-1] * stride, NUM_MEL, dtype=torch.float32, device=waveform.device)
     for first, clip in zip(cu_tokens, log_mel.split(frames), strict=False):
         mean, deviation = clip_statistics(clip)
@@ -169,7 +171,8 @@ def _triton(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *,
     bounds: list[int] = torch.as_tensor(cu_samples).tolist()
     frames = _frame_counts(bounds, waveform.shape[0])
     device, count = waveform.device, sum(frames)
-    starts = _frame_starts(bounds, frames, device)
+    cu_tokens, tables = _tables_of(bounds, frames, stride)
+    starts, cu_frames, cu_seqlens, valid = upload(device, *tables)
     window, _ = _tables(device)
     first, taps = _sparse_filters(device)
     config = config_for("fbank", (NUM_MEL,), torch.float32, device)
@@ -197,9 +200,7 @@ def _triton(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *,
             BLOCK_MEL=triton.next_power_of_2(NUM_MEL),
             **options,
         )
-    cu_tokens, cu_seqlens, valid = _output_bounds(frames, stride, device)
     features = torch.empty(cu_tokens[-1], stride * NUM_MEL, dtype=torch.float32, device=device)
-    cu_frames = torch.tensor([0, *itertools.accumulate(frames)], dtype=torch.int32, device=device)
     _normalize_kernel[(len(frames), NUM_MEL // _MEL_BLOCK)](
         log_mel,
         cu_frames,
@@ -237,21 +238,15 @@ def _frame_counts(bounds: list[int], samples: int) -> list[int]:
     return [frame_count(length) for length in lengths]
 
 
-def _frame_starts(bounds: list[int], frames: list[int], device: torch.device) -> torch.Tensor:
-    """First sample of every frame of every clip, int64 [frames]."""
-    counts = torch.tensor(frames)
-    first_frame = counts.cumsum(0) - counts
-    offset = torch.tensor(bounds[:-1]) - _HOP * first_frame
-    return (torch.arange(int(counts.sum())) * _HOP + offset.repeat_interleave(counts)).to(device)
-
-
-def _output_bounds(
-    frames: list[int], stride: int, device: torch.device
-) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-    """Where the tokens of each clip begin, on the host and on the device, and how many have no padded frame."""
+def _tables_of(bounds: list[int], frames: list[int], stride: int) -> tuple[list[int], list[np.ndarray]]:
+    """Where the tokens of each clip begin, and what the device reads: the first sample of every frame, int64; where the
+    frames and the tokens of each clip begin, and how many of its tokens have no padded frame, all int32."""
+    cu_frames = np.cumsum([0, *frames])
+    offset = np.array(bounds[:-1]) - _HOP * cu_frames[:-1]
+    starts = np.arange(cu_frames[-1]) * _HOP + np.repeat(offset, frames)
     cu_tokens = [0, *itertools.accumulate(-(-count // stride) for count in frames)]
-    valid = torch.tensor([count // stride for count in frames], dtype=torch.int32, device=device)
-    return cu_tokens, torch.tensor(cu_tokens, dtype=torch.int32, device=device), valid
+    valid = [count // stride for count in frames]
+    return cu_tokens, [starts, *(np.array(values, dtype=np.int32) for values in (cu_frames, cu_tokens, valid))]
 
 
 def log_mel_energies(waveform: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:

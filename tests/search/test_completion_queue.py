@@ -105,8 +105,9 @@ def test_generate_isolates_a_nan_that_is_found_late(checkpoint: Checkpoint) -> N
         def poison(turn: int, jobs: dict[int, Job], victim: int = victim, poisoned: list[int] = poisoned) -> None:
             ill = jobs[victim]
             if ill.stage is Stage.DECODING and ill.position >= 3 and not poisoned:
+                slots = runner.state.cross_table[ill.beam_ids[0], : ill.encoder_length]
                 for pool in (runner.pool.k, runner.pool.v):
-                    pool[:, runner.state.cross_slots(ill)] = torch.nan
+                    pool[:, slots] = torch.nan
                 poisoned.append(turn)
 
         results = answer(engine, requests, meanwhile=poison)

@@ -15,8 +15,10 @@ import torch
 
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request
 from seamless_engine.block_manager import BLOCK_SIZE, PROMPT_LENGTH, slots_of
-from seamless_engine.job import Job
+from seamless_engine.job import FinishedHypothesis, Job
+from seamless_engine.search.finished import FinishedSearches
 from seamless_engine.search.schema import IntParam, Status
+from seamless_engine.search.state import SearchState
 from seamless_engine.search.torch_search import TorchSearch
 from support.driven import all_same, answer
 from support.parity import TEXTS, random_request
@@ -48,7 +50,7 @@ def test_admit_gives_a_request_the_slots_of_its_own_blocks() -> None:
         seen: set[int] = set()
         for one in jobs:
             mine = set(slots_of(world.blocks.blocks_of[one.serial]).tolist())
-            cross = state.cross_slots(one).tolist()
+            cross = state.cross_table[one.beam_ids[0], : one.encoder_length].tolist()
             own = state.slot_mapping[one.beam_ids, : one.max_length].flatten().tolist()
             assert len(cross) == one.encoder_length == state.cross_length[one.beam_ids[0]]
             assert len(set(cross + own)) == len(cross + own), "a slot twice"
@@ -119,14 +121,19 @@ def finished(params: DecodingParams, seed: int, tokens: int, vocab: int = 60) ->
     return world, one
 
 
+def hypotheses(state: SearchState, one: Job) -> list[FinishedHypothesis]:
+    [found] = FinishedSearches(state, [one]).wait()
+    return found
+
+
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("beams,wanted", [(1, 1), (4, 1), (4, 4), (5, 3)])
-def test_finished_returns_the_best_hypotheses_with_their_slots(beams: int, wanted: int, penalty: float) -> None:
+def test_finished_searches_have_the_best_hypotheses_with_their_slots(beams: int, wanted: int, penalty: float) -> None:
     lengths = set()
     for seed in range(4):
         params = DecodingParams(num_beams=beams, num_return_sequences=wanted, length_penalty=penalty)
         world, one = finished(params, seed, tokens=10)
-        state, found = world.state, world.state.finished(one)
+        state, found = world.state, hypotheses(world.state, one)
         assert len(found) == wanted
         assert [f.score for f in found] == sorted((f.score for f in found), reverse=True)
         assert len({tuple(f.tokens) for f in found}) == wanted
@@ -143,20 +150,20 @@ def test_finished_returns_the_best_hypotheses_with_their_slots(beams: int, wante
     assert len(lengths) > 1
 
 
-def test_finished_returns_one_hypothesis_of_each_search() -> None:
+def test_finished_searches_have_one_hypothesis_of_each_search() -> None:
     params = DecodingParams(do_sample=True, num_return_sequences=4, seed=5)
     world, one = finished(params, 0, tokens=9)
-    found = world.state.finished(one)
+    found = hypotheses(world.state, one)
     assert len({tuple(f.tokens) for f in found}) == 4
     assert [int(f.slots[0]) for f in found] == world.state.slot_mapping[one.beam_ids, 0].tolist()
 
 
-def test_finished_returns_no_more_hypotheses_than_could_be_chosen() -> None:
+def test_finished_searches_have_no_more_hypotheses_than_could_be_chosen() -> None:
     for kept, expected in (((), []), ((EOS,), [[EOS]])):
         banned = tuple(token for token in range(30) if token not in kept)
         params = DecodingParams(num_beams=3, num_return_sequences=3, suppress_tokens=banned)
         world, one = finished(params, 0, tokens=5, vocab=30)
-        assert [hypothesis.tokens for hypothesis in world.state.finished(one)] == expected
+        assert [hypothesis.tokens for hypothesis in hypotheses(world.state, one)] == expected
 
 
 def made(checkpoint: Checkpoint) -> Engine:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 
 from seamless_engine.config import ModelConfig
 from seamless_engine.models.layers import Weights
 from seamless_kernels.conv_transpose1d import conv_transpose1d, pack_conv_transpose_weight
 from seamless_kernels.residual_block import pack_residual_block, residual_block
+from seamless_kernels.transfer import upload
 
 _TAPS = 7  # of the first and of the last convolution
 _LAST_SLOPE = 0.01  # torch's default, not the config's slope: the reference and the training have it
@@ -60,7 +62,7 @@ class PackedWindows:
 
     @classmethod
     def of(cls, x: torch.Tensor, bounds: list[int], context: list[tuple[int, int]]) -> PackedWindows:
-        return cls(x, bounds, context, torch.tensor(bounds, dtype=torch.int32, device=x.device))
+        return cls(x, bounds, context, *upload(x.device, np.array(bounds, dtype=np.int32)))
 
     def trimmed(self, margin: int) -> PackedWindows:
         """With at most `margin` frames of context on either side."""

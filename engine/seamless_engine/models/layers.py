@@ -15,6 +15,7 @@ from seamless_kernels.attention import attention
 from seamless_kernels.conv1d import ConvWeight, conv1d, pack_conv_weight
 from seamless_kernels.layer_norm import layer_norm
 from seamless_kernels.linear import Activation, LinearWeight, linear, pack_weight
+from seamless_kernels.transfer import Download
 
 # A part of a model on packed tensors: x [total, …], cu_seqlens int32 [n + 1]; some take valid int32 [n], and some the
 # number of outputs → outputs packed by segment. It waits for no result of the device, so that a graph can capture it.
@@ -274,7 +275,7 @@ def frame_counts(durations: torch.Tensor, cu_seqlens: torch.Tensor) -> list[int]
     Raises NumericalError if a duration was NaN, or if a segment has more than MAX_FRAMES.
     """
     nan_counts = segment_sums((durations == 0).long(), cu_seqlens)
-    frames, nan_counts = torch.stack((segment_sums(durations, cu_seqlens), nan_counts)).tolist()
+    frames, nan_counts = Download(torch.stack((segment_sums(durations, cu_seqlens), nan_counts))).wait().tolist()
     if any(nan_counts):
         raise NumericalError("the durations of this request are NaN; check the weights")
     if max(frames) > MAX_FRAMES:

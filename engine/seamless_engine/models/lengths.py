@@ -1,13 +1,21 @@
-"""Lengths of the speech encoder's input and output. Imports no torch."""
+"""Lengths of packed segments, and of the speech encoder's input and output. Imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
 
 Count = TypeVar("Count", "int", "torch.Tensor")
+
+
+def bounds_of(lengths: Sequence[int]) -> np.ndarray:
+    """cu_seqlens int32 [n + 1] of the lengths of n segments."""
+    return np.cumsum([0, *lengths], dtype=np.int32)
 
 
 def packed_frames(num_samples: int) -> tuple[int, int]:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from seamless_engine.config import ModelConfig
 from seamless_engine.models.hifi_gan import Generator, PackedWindows
 from seamless_engine.models.layers import Launch, VariancePredictor, Weights, by_host, frame_counts
+from seamless_kernels.transfer import upload
 
 # Frames of a window, and of a pass of windows. With the published dims, the context is 21 frames on either side, and a
 # tensor has 20 KB for each frame.
@@ -72,7 +74,7 @@ class Vocoder:
         """
         durations = torch.ones_like(units)
         if any(predicted):
-            chosen = torch.tensor(predicted, device=units.device)
+            (chosen,) = upload(units.device, np.array(predicted))
             chosen = chosen.repeat_interleave(cu_seqlens.diff().long(), output_size=len(units))
             durations = torch.where(chosen, self.durations(self.unit_embedding[units], cu_seqlens), durations)
         bounds = [0, *accumulate(frame_counts(durations, cu_seqlens))]
@@ -104,8 +106,7 @@ class Vocoder:
             spans.append(clips.units[first + start - before : first + end + after])
         units = torch.cat(spans)
         bounds = [0, *accumulate(map(len, spans))]
-        window_clips = torch.tensor([window.clip for window in windows])
-        clip_of = window_clips.repeat_interleave(torch.tensor(bounds).diff(), output_size=bounds[-1]).to(device)
+        (clip_of,) = upload(device, np.repeat([window.clip for window in windows], np.diff(bounds)))
         language = self.language_embedding[clips.languages[clip_of]]
         speaker = self.speaker_embedding[clips.speakers[clip_of]]
         x = torch.cat([language, self.unit_embedding[units], speaker], dim=1)

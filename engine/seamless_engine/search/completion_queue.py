@@ -8,6 +8,7 @@ import torch
 
 from seamless_engine.job import Job, Stage
 from seamless_engine.search.schema import Status
+from seamless_kernels.transfer import Download
 
 
 class CompletionQueue:
@@ -15,26 +16,18 @@ class CompletionQueue:
 
     def __init__(self, delay: int) -> None:
         self.delay = delay
-        self._steps: deque[tuple[list[tuple[Job, int]], torch.Tensor, torch.cuda.Event | None]] = deque()
+        self._steps: deque[tuple[list[tuple[Job, int]], Download]] = deque()
 
     def push(self, searches: list[tuple[Job, int]], status: torch.Tensor) -> None:
         """status int32 [at least len(searches)] as the step that was just launched leaves it; a tensor of its own."""
-        ready = None
-        if status.device.type == "cuda":
-            host = torch.empty(status.shape, dtype=status.dtype, pin_memory=True)
-            status = host.copy_(status, non_blocking=True)
-            ready = torch.cuda.Event()
-            ready.record()
-        self._steps.append((searches, status, ready))
+        self._steps.append((searches, Download(status)))
 
     def pop(self, drain: bool) -> list[tuple[Job, Status]]:
         """Requests whose last search is now known to have ended, and those that broke. `drain` waits for every step."""
         ended = []
         while len(self._steps) > (0 if drain else self.delay):
-            searches, status, ready = self._steps.popleft()
-            if ready is not None:
-                ready.synchronize()
-            for (job, search), value in zip(searches, status.tolist(), strict=False):
+            searches, status = self._steps.popleft()
+            for (job, search), value in zip(searches, status.wait().tolist(), strict=False):
                 # The request may have left since, and its beams may be another's: it is not reported again.
                 if value == Status.SEARCHING or job.stage is not Stage.DECODING or search not in job.searching:
                     continue

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from seamless_engine.block_manager import BLOCK_SIZE, PROMPT_LENGTH, slots_of
-from seamless_engine.job import FinishedHypothesis, Job
+from seamless_engine.job import Job
 from seamless_engine.request import MAX_BEAMS, DecodingParams
 from seamless_engine.search.beam_step import NEVER
 from seamless_engine.search.schema import ARRAYS, FloatParam, IntParam, Status
+from seamless_kernels.transfer import upload
 
 
 class SearchState:
@@ -78,7 +79,17 @@ class SearchState:
         jobs = [job for job, _ in admitted]
         slots = [slots_of(blocks) for _, blocks in admitted]
         length = max(job.max_length for job in jobs)
-        beam_ids, mappings, prompts = [], [], []
+        self._admit_beams(jobs, slots, length)
+        self._admit_searches([(job, search) for job in jobs for search in range(job.params.num_searches)], length)
+        sources = [job.encoder_length for job in jobs]
+        table = np.zeros((len(jobs), max(sources)), dtype=np.int32)
+        for i, own in enumerate(slots):
+            table[i, : sources[i]] = own[: sources[i]]
+        requests = [job.beam_ids[0] for job in jobs]
+        self._enter(requests, cross_table=table, cross_length=np.array(sources, dtype=np.int32))
+
+    def _admit_beams(self, jobs: list[Job], slots: list[np.ndarray], length: int) -> None:
+        mappings, prompts = [], []
         for job, own in zip(jobs, slots, strict=True):
             source_blocks = -(-job.encoder_length // BLOCK_SIZE)
             mapping = own[source_blocks * BLOCK_SIZE :].reshape(job.num_seqs, -1)
@@ -86,83 +97,51 @@ class SearchState:
             mappings.append(mapping)
             # The first beam of a search reads the prompt, for all its beams.
             prompts.append(np.repeat(mapping[:: job.params.num_beams, :PROMPT_LENGTH], job.params.num_beams, axis=0))
-            beam_ids += job.beam_ids
-        index = self._index(beam_ids)
-        self.slot_mapping[index, :length] = self._put(np.concatenate(mappings))
-        self.slot_table[index, :PROMPT_LENGTH] = self._put(np.concatenate(prompts))
-        self.token[index] = self._put(np.repeat([job.language_id for job in jobs], [job.num_seqs for job in jobs]))
-        self.log_prob[index] = 0.0
-        self.score[index] = 0.0
-        self.finished_score[index] = NEVER
-        self.finished_occupied[index] = False
+        beam_ids = [beam for job in jobs for beam in job.beam_ids]
+        firsts = [np.repeat(job.beam_ids[:: job.params.num_beams], job.params.num_beams) for job in jobs]
+        self._enter(
+            beam_ids,
+            search_of=np.concatenate(firsts).astype(np.int32),
+            slot_mapping=np.concatenate(mappings),
+            slot_table=np.concatenate(prompts),
+            token=np.repeat([job.language_id for job in jobs], [job.num_seqs for job in jobs]),
+            log_prob=np.zeros(len(beam_ids), dtype=np.float32),
+            score=np.zeros(len(beam_ids), dtype=np.float32),
+            finished_score=np.full(len(beam_ids), NEVER, dtype=np.float32),
+            finished_occupied=np.zeros(len(beam_ids), dtype=np.bool_),
+        )
 
-        self._admit_searches(jobs, length)
-        sources = [job.encoder_length for job in jobs]
-        table = np.zeros((len(jobs), max(sources)), dtype=np.int32)
-        for i, own in enumerate(slots):
-            table[i, : sources[i]] = own[: sources[i]]
-        requests = self._index([job.beam_ids[0] for job in jobs])
-        self.cross_table[requests, : table.shape[1]] = self._put(table)
-        self.cross_length[requests] = self._put(np.array(sources, dtype=np.int32))
-
-    def _admit_searches(self, jobs: list[Job], length: int) -> None:
-        searches = [(job, search) for job in jobs for search in range(job.params.num_searches)]
-        ids = self._index([job.search_beams(search)[0] for job, search in searches])
+    def _admit_searches(self, searches: list[tuple[Job, int]], length: int) -> None:
+        ids = [job.search_beams(search)[0] for job, search in searches]
         table = np.full((len(searches), MAX_BEAMS), self.dummy_beam, dtype=np.int32)
         int_params = np.zeros((len(searches), len(IntParam)), dtype=np.int64)
         float_params = np.zeros((len(searches), len(FloatParam)), dtype=np.float32)
         norm = np.ones((len(searches), length), dtype=np.float32)
+        words = np.zeros((2, len(searches), max(job.num_bad_word_tokens for job, _ in searches)), dtype=np.int32)
         for i, (job, search) in enumerate(searches):
             params = job.params
             table[i, : params.num_beams] = job.search_beams(search)
             int_params[i], float_params[i] = _int_params(job, search), _float_params(params)
             norm[i, : job.max_new_tokens + 1] = _powers(params.length_penalty, job.max_new_tokens + 1)
-            if job.bad_words:
-                token, offset = self._put(bad_word_entries(job.bad_words))
-                self.bad_word_token[ids[i], : len(token)] = token
-                self.bad_word_offset[ids[i], : len(token)] = offset
-        beam_ids = self._put(table)
-        self.search_of[beam_ids.long()] = ids[:, None].to(self.search_of.dtype)
-        self.search_of[self.dummy_beam] = self.dummy_beam
-        self.beam_ids[ids] = beam_ids
-        self.int_params[ids] = self._put(int_params)
-        self.float_params[ids] = self._put(float_params)
-        self.length_norm[ids, :length] = self._put(norm)
-        self.position[ids] = 0
-        self.status[ids] = int(Status.SEARCHING)
-
-    def cross_slots(self, job: Job) -> torch.Tensor:
-        """int64 [encoder_length]: where the keys and values of a request's encoder states go."""
-        return self.cross_table[job.beam_ids[0], : job.encoder_length].long()
-
-    def finished(self, job: Job) -> list[FinishedHypothesis]:
-        """The hypotheses of a request whose searches are over: its best beams, or the best of each search."""
-        beams = job.params.num_beams
-        chosen = (
-            range(0, job.num_seqs, beams) if job.params.num_searches > 1 else range(job.params.num_return_sequences)
+            words[:, i, : job.num_bad_word_tokens] = bad_word_entries(job.bad_words)
+        self._enter(
+            ids,
+            beam_ids=table,
+            int_params=int_params,
+            float_params=float_params,
+            length_norm=norm,
+            position=np.zeros(len(ids), dtype=np.int32),
+            status=np.full(len(ids), Status.SEARCHING, dtype=np.int32),
+            bad_word_token=words[0],
+            bad_word_offset=words[1],
         )
-        index = self._index([job.beam_ids[i] for i in chosen])
-        lengths = self.finished_length[index].tolist()
-        table = self.finished_table[index, : max(lengths)].long()
-        tokens, log_probs = self.token_pool[table].tolist(), self.log_prob_pool[table].tolist()
-        occupied, score = self.finished_occupied[index].tolist(), self.finished_score[index].tolist()
-        last, last_log_prob = self.finished_token[index].tolist(), self.finished_log_prob[index].tolist()
-        return [
-            FinishedHypothesis(
-                tokens=[*tokens[i][PROMPT_LENGTH:length], last[i]],
-                slots=table[i, :length],
-                score=score[i],
-                log_probs=[*log_probs[i][PROMPT_LENGTH:length], last_log_prob[i]],
-            )
-            for i, length in enumerate(lengths)
-            if occupied[i]
-        ]
 
-    def _index(self, values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, device=self.token.device)
-
-    def _put(self, values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values).to(self.token.device)
+    def _enter(self, ids: list[int], **columns: np.ndarray) -> None:
+        """Write the first columns of the rows `ids` of some arrays."""
+        rows, *values = upload(self.token.device, np.array(ids), *columns.values())
+        for name, value in zip(columns, values, strict=True):
+            array = getattr(self, name)
+            array[(rows, slice(value.shape[1])) if value.dim() == 2 else rows] = value
 
 
 def bad_word_entries(words: tuple[tuple[int, ...], ...]) -> np.ndarray:

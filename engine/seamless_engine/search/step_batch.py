@@ -10,6 +10,7 @@ import torch
 
 from seamless_engine.block_manager import PROMPT_LENGTH
 from seamless_engine.job import Job
+from seamless_kernels.transfer import upload
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class BatchBuilder:
         """A step of padding alone, in the shape of one with so many queries of searches of so many beams."""
         self._key = ()
         self.fields.zero_()
-        self.fields[[0, 2, 5]] = self.dummy_beam
+        for field in (0, 2, 5):
+            self.fields[field] = self.dummy_beam
         graph_key = GraphKey(
             self.max_length, beams, num_bad_word_tokens=0, ngram_size=0, min_new_tokens=False, needs_logits=()
         )
@@ -154,5 +156,6 @@ class BatchBuilder:
         ):
             fields[field] = padding
             fields[field, : len(values)] = values
-        self.fields[:, : fields.shape[1]] = torch.from_numpy(fields).to(self.fields.device)
+        (uploaded,) = upload(self.fields.device, fields)
+        self.fields[:, : fields.shape[1]] = uploaded
         return self._views(searches, graph_key, m, n, q)

@@ -1,0 +1,71 @@
+"""What finished searches found, gathered on the device and read by one copy for all requests that ended together."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from seamless_engine.block_manager import PROMPT_LENGTH
+from seamless_engine.job import FinishedHypothesis, Job
+from seamless_engine.search.state import SearchState
+from seamless_kernels.transfer import Download, upload
+
+
+class FinishedSearches:
+    """The hypotheses of requests whose searches are over, on their way to the host."""
+
+    def __init__(self, state: SearchState, jobs: list[Job]) -> None:
+        """Later steps may have the beams and slots of the requests: what they hold is read in stream order."""
+        self.jobs = jobs
+        self._beams = [_reported_beams(job) for job in jobs]
+        (beams,) = upload(state.token.device, np.concatenate(self._beams))
+        # A hypothesis has no more positions than its request has read.
+        slots = state.finished_table[beams, : max(job.position for job in jobs)]
+        by_position = slots, *(pool[slots.long()] for pool in (state.token_pool, state.log_prob_pool))
+        by_beam = (
+            state.finished_length,
+            state.finished_occupied,
+            state.finished_score,
+            state.finished_token,
+            state.finished_log_prob,
+        )
+        columns = *by_position, *(values[beams, None] for values in by_beam)
+        self._table = Download(torch.cat([_as_int32(column) for column in columns], dim=1))
+
+    def wait(self) -> list[list[FinishedHypothesis]]:
+        """The hypotheses of each request: its best beams, or the best of each search."""
+        table = self._table.wait()
+        rows = iter(table)
+        return [_hypotheses([next(rows) for _ in beams]) for beams in self._beams]
+
+
+def _hypotheses(rows: list[np.ndarray]) -> list[FinishedHypothesis]:
+    """Of rows of the table of FinishedSearches; a row that no hypothesis occupies is left out."""
+    found = []
+    for row in rows:
+        length, occupied, _, token, _ = row[-5:].tolist()
+        _, _, score, _, log_prob = row[-5:].view(np.float32).tolist()
+        if not occupied:
+            continue
+        slots, tokens, log_probs = row[:-5].reshape(3, -1)[:, :length]
+        found.append(
+            FinishedHypothesis(
+                tokens=[*tokens[PROMPT_LENGTH:].tolist(), token],
+                slots=slots.astype(np.int64),
+                score=score,
+                log_probs=[*log_probs.view(np.float32)[PROMPT_LENGTH:].tolist(), log_prob],
+            )
+        )
+    return found
+
+
+def _reported_beams(job: Job) -> np.ndarray:
+    """int64: the beams whose hypotheses a request returns."""
+    if job.params.num_searches > 1:
+        return np.array(job.beam_ids[:: job.params.num_beams])
+    return np.array(job.beam_ids[: job.params.num_return_sequences])
+
+
+def _as_int32(tensor: torch.Tensor) -> torch.Tensor:
+    """Token ids, lengths and flags as int32; of floats, their bits."""
+    return tensor.view(torch.int32) if tensor.is_floating_point() else tensor.int()
