@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request, Result, synthesizer
 from seamless_engine.config import ModelConfig
@@ -111,57 +108,6 @@ def test_sampled_units_depend_on_the_seed_alone(checkpoint: Checkpoint) -> None:
     assert (first != second).any()
     greedy = engine.generate([Request("t2st", "fra", text=TEXTS[0], src_lang="eng")])[0].units
     assert greedy is not None and (first != greedy).any()
-
-
-class Waits(TorchDispatchMode):
-    """Counts what makes the host wait for a device: operations whose result has a size or a value that it must know."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, kwargs = func._schema.name.removeprefix("aten::"), kwargs or {}
-        sized = name == "repeat_interleave" and kwargs.get("output_size") is None
-        masks = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
-        if sized or masks or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
-            self.found[name] += 1
-        return func(*args, **kwargs)
-
-
-def test_synthesize_waits_for_the_device_three_times_and_for_the_samples(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = Engine.from_pretrained(
-        checkpoint(0), device="cpu", tasks=["t2st"], options=EngineConfig(max_synthesis_tokens=10_000)
-    )
-    waits = Waits()
-    for name in ("tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__"):
-        monkeypatch.setattr(torch.Tensor, name, counted(name, getattr(torch.Tensor, name), waits.found))
-    runner, inside = engine.core.runner, engine.core.runner.synthesize
-
-    def synthesize(jobs: Any) -> None:
-        waits.found.clear()
-        with waits:
-            inside(jobs)
-
-    monkeypatch.setattr(runner, "synthesize", synthesize)
-    assert runner.vocoder is not None
-    monkeypatch.setattr(runner.vocoder, "pass_frames", 100_000)
-    results = engine.generate([Request("t2st", "fra", text=text, src_lang="eng") for text in TEXTS])
-    assert sum(bool(len(result.audio)) for result in results if result.audio is not None) > 3
-    assert waits.found == {"tolist": 2, "cpu": 2, "numpy": 2}
-
-
-def counted(name: str, call: Callable[..., Any], found: Counter[str]) -> Callable[..., Any]:
-    """`call`, counted when code of the engine calls it. On a CPU, operations call such methods themselves."""
-
-    def wrapper(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if sys._getframe(1).f_globals.get("__name__", "").startswith("seamless_engine"):
-            found[name] += 1
-        return call(tensor, *args, **kwargs)
-
-    return wrapper
 
 
 def test_expand_of_packed_tokens_with_prompts_has_the_characters_of_the_texts(checkpoint: Checkpoint) -> None:

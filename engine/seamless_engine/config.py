@@ -198,8 +198,8 @@ class EngineConfig:
     max_bad_word_tokens: upper limit for the suppressed tokens and bad words of a request, counted in tokens.
     max_audio_seconds: upper limit for the length of a clip.
     max_encoder_tokens: packed frames (20 ms of audio) or tokens in an encoder pass.
-    max_synthesis_tokens: text tokens in a synthesis pass (a token is about 14 units, 0.3 s of speech); None is 512 on a
-        GPU, and 64 on a CPU, which more tokens do not make faster.
+    max_synthesis_tokens: text tokens in a synthesis pass (a token is about 14 units, 0.3 s of speech); None is 1,200 on
+        a GPU, and 64 on a CPU, which more tokens do not make faster.
     cuda_graphs: on a GPU, replay a decode step, and a small encoder or synthesis pass, as a captured CUDA graph; False
         launches every kernel from the host.
     int8: modules whose matrix products are in 8 bits, of speech_encoder, text_encoder, text_decoder and t2u_model.

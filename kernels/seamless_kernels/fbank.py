@@ -281,21 +281,20 @@ def clip_statistics(clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @functools.cache
-def _tables(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _tables(device: torch.device) -> list[torch.Tensor]:
     """Povey window [400] and mel filters [257, 80], float64."""
-    window = np.hanning(_FRAME) ** 0.85
-    return torch.from_numpy(window).to(device), torch.from_numpy(mel_filters()).to(device)
+    return upload(device, np.hanning(_FRAME) ** 0.85, mel_filters())
 
 
 @functools.cache
-def _sparse_filters(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _sparse_filters(device: torch.device) -> list[torch.Tensor]:
     """First bin int32 [80] of each mel filter, and its values from there on, float64 [widest, 80]."""
     filters = mel_filters()
     first = (filters > 0).argmax(axis=0)
     widest = int((filters > 0).sum(axis=0).max())
     bins = np.minimum(first + np.arange(widest)[:, None], len(filters) - 1)
     taps = np.take_along_axis(filters, bins, axis=0)
-    return torch.from_numpy(first.astype(np.int32)).to(device), torch.from_numpy(taps).to(device)
+    return upload(device, first.astype(np.int32), taps)
 
 
 def mel_filters() -> np.ndarray:

@@ -104,13 +104,15 @@ def test_admit_can_be_repeated() -> None:
 
 
 def finished(params: DecodingParams, seed: int, tokens: int, vocab: int = 60) -> tuple[Searches, Job]:
-    """One request, searched to its end among others."""
+    """A request of these parameters, and others beside it, all searched to their ends."""
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     world = Searches(vocab, num_seqs=30)
     one, *_ = world.admit([params, *(random_params(rng, b, vocab, ties=False) for b in (2, 1, 4))], lambda: tokens)
     search = TorchSearch(world.state)
-    while any(world.state.status[one.search_beams(i)[0]] == Status.SEARCHING for i in range(params.num_searches)):
+    while any(
+        world.state.status[job.search_beams(i)[0]] == Status.SEARCHING for job in world.jobs for i in job.searching
+    ):
         batch = world.batch()
         search.prepare_inputs(batch, EOS)
         logits = world.logits(batch, generator)
@@ -148,6 +150,16 @@ def test_finished_searches_have_the_best_hypotheses_with_their_slots(beams: int,
             expected = sum(hypothesis.log_probs) / len(hypothesis.tokens) ** penalty
             assert hypothesis.score == pytest.approx(expected, rel=SCORE_ATOL, abs=SCORE_ATOL)
     assert len(lengths) > 1
+
+
+def test_finished_searches_of_several_requests_have_what_each_has_alone() -> None:
+    params = DecodingParams(do_sample=True, num_return_sequences=4, seed=5)
+    world, _ = finished(params, 1, tokens=9)
+    assert len({one.params.num_beams for one in world.jobs}) > 2
+    together = FinishedSearches(world.state, world.jobs).wait()
+    for one, found in zip(world.jobs, together, strict=True):
+        alone = hypotheses(world.state, one)
+        assert list(map(str, found)) == list(map(str, alone)) and len(found) == one.params.num_return_sequences
 
 
 def test_finished_searches_have_one_hypothesis_of_each_search() -> None:

@@ -15,7 +15,7 @@ from seamless_kernels.attention import attention
 from seamless_kernels.conv1d import ConvWeight, conv1d, pack_conv_weight
 from seamless_kernels.layer_norm import layer_norm
 from seamless_kernels.linear import Activation, LinearWeight, linear, pack_weight
-from seamless_kernels.transfer import Download
+from seamless_kernels.transfer import Download, upload
 
 # A part of a model on packed tensors: x [total, …], cu_seqlens int32 [n + 1]; some take valid int32 [n], and some the
 # number of outputs → outputs packed by segment. It waits for no result of the device, so that a graph can capture it.
@@ -218,7 +218,8 @@ class SinusoidalPositions:
         table = torch.zeros(length, self.dim, dtype=torch.float32)  # the last column of an odd dim stays zero
         table[:, : 2 * half] = torch.cat([angle.sin(), angle.cos()], dim=1)
         table[self.padding_idx] = 0.0
-        return table.to(like)
+        (uploaded,) = upload(like.device, table.numpy())
+        return uploaded.to(like.dtype)
 
     def reserve(self, length: int) -> None:
         """Have at least `length` positions."""

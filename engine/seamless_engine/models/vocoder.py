@@ -22,8 +22,8 @@ from seamless_kernels.transfer import upload
 
 # Frames of a window, and of a pass of windows. With the published dims, the context is 21 frames on either side, and a
 # tensor has 20 KB for each frame.
-_WINDOW = {"cpu": 512, "cuda": 1024}
-_PASS = {"cpu": 1, "cuda": 16_384}
+_CPU_WINDOW, _CPU_PASS = 512, 1
+_GPU_WINDOW, _GPU_PASS = 1024, 20_480
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Vocoder:
         self.generator = Generator(weights.at("hifi_gan"), config)
         self.samples_per_frame = config.samples_per_frame
         self.generate_clips = launch(self.generator, lambda frames, _: frames * config.samples_per_frame)
-        device = self.unit_embedding.device.type
-        self.window, self.pass_frames = _WINDOW[device], _PASS[device]
+        on_cpu = self.unit_embedding.device.type == "cpu"
+        self.window, self.pass_frames = (_CPU_WINDOW, _CPU_PASS) if on_cpu else (_GPU_WINDOW, _GPU_PASS)
 
     def clips(
         self,

@@ -6,6 +6,7 @@ replaced by the dummy ones, so the host may learn some steps late that it has en
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch.nn.functional import pad
 
@@ -17,6 +18,7 @@ from seamless_engine.search.schema import IntParam, Status
 from seamless_engine.search.state import SearchState
 from seamless_engine.search.step_batch import StepBatch
 from seamless_kernels.top_candidates import top_candidates
+from seamless_kernels.transfer import upload
 
 
 class TorchSearch:
@@ -77,7 +79,7 @@ def choose_candidates(state: SearchState, batch: StepBatch, inputs: StepInputs, 
     beams, device = batch.graph_key.beams, expected.hidden.device
     count = min(2 * beams, len(expected.head))
     banned = _banned_tokens(state, batch, inputs)
-    needs_logits = torch.tensor(batch.graph_key.needs_logits, device=device)
+    (needs_logits,) = upload(device, np.array(batch.graph_key.needs_logits, dtype=np.int64))
     logits = expected.logits if len(needs_logits) else None
     log_prob, tokens = expected.best(count, banned)
     key = value = log_prob
