@@ -5,6 +5,7 @@ Without a GPU the engine runs on a pretended one.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def engine(checkpoint: Callable[[int], Path], device: torch.device) -> Iterator[
 
 @dataclass
 class Call:
-    """Of `encode`, `decode` or `synthesize` of the model runner.
+    """Of `encode`, `decode` or `synthesize` of the model runner, or of what the last one returns: "samples".
 
     waits: for events; each with the number of steps and vocoder passes that were launched after the event was recorded.
     ended: requests that a step has ended. searching: whether others go on. passes: of the vocoder.
@@ -84,21 +85,22 @@ def calls_of(engine: Engine, requests: list[Request], arrivals: list[int], patch
             events.launches, launched_passes = events.launches + 1, launched_passes + 1
             yield windows
 
-    def watch(name: str, inside: Callable[[Any], Any]) -> None:
-        def call(given: Any) -> Any:
+    def watched(name: str, inside: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
             stops, waited, launched = Stops(), len(events.found), launched_passes
             with stops.watched():
-                result = inside(given)
-            ended, searching = len(result or ()), any(job.searching for job in engine.core.scheduler.decoding)
+                result = inside(*given)
+            ended = len(result) if name == "decode" else 0
+            searching = any(job.searching for job in engine.core.scheduler.decoding)
             calls.append(Call(name, stops.found, events.found[waited:], ended, searching, launched_passes - launched))
-            return result
+            return watched("samples", result) if name == "synthesize" else result
 
-        patch.setattr(runner, name, call)
+        return call
 
     patch.setattr(runner, "step", launched_step)
     patch.setattr(runner.vocoder, "passes", launched)
     for name in ("encode", "decode", "synthesize"):
-        watch(name, getattr(runner, name))
+        patch.setattr(runner, name, watched(name, getattr(runner, name)))
     results = answer(engine, requests, arrivals=arrivals)
     assert not any(result.error for result in results)
     return calls
@@ -149,15 +151,19 @@ def test_encode_waits_for_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatc
 
 def test_synthesize_waits_for_two_numbers_and_the_samples(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for the numbers of units and of frames; for the units, which come with the latter; and for the samples
-    of each pass of the vocoder when the next one is launched."""
+    of each pass of the vocoder when more is launched: the next one, or a decode step while other requests go on."""
     assert engine.core.runner.vocoder is not None
     monkeypatch.setattr(engine.core.runner.vocoder, "window", 60)
     monkeypatch.setattr(engine.core.runner.vocoder, "pass_frames", 100)
+    limits = dataclasses.replace(engine.core.scheduler.limits, max_synthesis_tokens=1)
+    monkeypatch.setattr(engine.core.scheduler, "limits", limits)
     calls = calls_of(engine, [text("t2st", i) for i in range(4)], [0] * 4, monkeypatch)
-    synthesized = [call for call in calls if call.name == "synthesize"]
-    assert [stop for call in synthesized for stop in call.stops] == []
-    assert all(call.waits == [0, 0, 0, *[1] * (call.passes - 1), 0] for call in synthesized)
-    assert max(call.passes for call in synthesized) > 2
+    passes = [call for call in calls if call.name == "synthesize"]
+    samples = [call for call in calls if call.name == "samples"]
+    assert [stop for call in passes + samples for stop in call.stops] == []
+    assert all(call.waits == [0, 0, 0, *[1] * (call.passes - 1)] for call in passes)
+    assert max(call.passes for call in passes) > 1 and len(samples) == len(passes) > 1
+    assert all(len(call.waits) == 1 and call.waits != [0] for call in samples[:-1]) and samples[-1].waits == [0]
 
 
 PLANTED: dict[str, Callable[[torch.Tensor], Any]] = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +23,15 @@ from seamless_engine.search.schema import Status
 _ADVICE = "check its input, and the weights with Engine.from_pretrained(..., check_weights=True)"
 
 
+@dataclass(frozen=True)
+class _SynthesisPass:
+    """A pass of which everything is launched. finish: waits for the waveforms."""
+
+    jobs: list[Job]
+    begun: float
+    finish: Callable[[], None]
+
+
 class Core:
     """All requests of an engine, whichever call they belong to: each finished job is put into its own outbox.
 
@@ -34,15 +45,16 @@ class Core:
         self.scheduler = Scheduler(runner.blocks, Limits(options.max_encoder_tokens, max_synthesis_tokens))
         self._decode_clock = 0.0
         self._jobs: set[Job] = set()  # all that were submitted and not delivered yet
+        self._passes: list[_SynthesisPass] = []  # launched, and not waited for yet
 
     @property
     def busy(self) -> bool:
-        return self.scheduler.busy
+        return self.scheduler.busy or bool(self._passes)
 
     @property
     def running(self) -> bool:
         """Whether anything but waiting requests would keep the next turn busy."""
-        return bool(self.scheduler.decoding or self.scheduler.synthesizing)
+        return bool(self.scheduler.decoding or self.scheduler.synthesizing or self._passes)
 
     @property
     def wants_more(self) -> bool:
@@ -69,6 +81,7 @@ class Core:
             job.failure = error
             job.outbox.append(job)
         self._jobs.clear()
+        self._passes.clear()
 
     def drop(self, job: Job) -> None:
         """Forget a request between two steps; nothing is delivered."""
@@ -112,15 +125,29 @@ class Core:
                 self._deliver(job)
 
     def _synthesize(self) -> None:
+        """Launch the next synthesis pass, and deliver what the last one has made."""
         jobs = self.scheduler.next_synthesis()
-        if not jobs:
-            return
+        due, self._passes = self._passes, []
         begun = time.perf_counter()
-        failures = dict(bisect_batch(self.runner.synthesize, jobs))
-        spent = time.perf_counter() - begun
-        for job in jobs:
-            job.result.timings["synthesize"] = spent
-            self._deliver(job, failures.get(job))
+
+        def launch(part: list[Job]) -> None:
+            self._passes.append(_SynthesisPass(part, begun, self.runner.synthesize(part)))
+
+        failures = bisect_batch(launch, jobs) if jobs else []
+        if not (self.runner.completions.delay and self.scheduler.busy):
+            due, self._passes = [*due, *self._passes], []
+        # Otherwise the device has the next turn's step to do while the host waits for waveforms and copies them.
+        for one in due:
+            one.finish()
+            for job in one.jobs:
+                self._deliver_speech(job, one.begun)
+        for job, error in failures:
+            self._deliver_speech(job, begun, error)
+
+    def _deliver_speech(self, job: Job, begun: float, error: Exception | None = None) -> None:
+        if job in self._jobs:  # it was not dropped meanwhile
+            job.result.timings["synthesize"] = time.perf_counter() - begun
+            self._deliver(job, error)
 
     def _deliver(self, job: Job, error: Exception | None = None) -> None:
         """The result as its caller sees it: texts decoded, the best hypothesis in front. Its job holds nothing more.

@@ -285,10 +285,10 @@ class ModelRunner:
             SynthesisInput, self.state.state_pool[slots].split(lengths), self.state.token_pool[slots].split(lengths)
         )
 
-    def synthesize(self, jobs: list[Job]) -> None:
-        """The units and the waveform of every hypothesis of the requests."""
+    def synthesize(self, jobs: list[Job]) -> Callable[[], None]:
+        """The units of every hypothesis of the requests. What is returned waits for the waveforms."""
         assert self.synthesizer is not None
-        self.synthesizer.synthesize(jobs)
+        return self.synthesizer.synthesize(jobs)
 
     def memory(self) -> dict[str, int]:
         """Bytes by holder, as `Engine.memory` says."""

@@ -1,12 +1,12 @@
 """The synthesis pass: decoder states → characters → units → waveform, for all hypotheses of a pass at once.
 
-The host waits for the device twice, for the numbers of units and the numbers of frames, and then for the samples of
-each pass of the vocoder, after it has launched the next one.
+The host waits for the device twice, for the numbers of units and the numbers of frames. It waits for the samples of a
+pass of the vocoder after it has launched the next one, and for the last ones when the caller asks for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -57,26 +57,35 @@ class SpeechSynthesizer:
         self.device = device
 
     @torch.inference_mode()
-    def synthesize(self, jobs: Sequence[Job]) -> None:
-        """The units and the waveform of every hypothesis of the requests; both are empty for one without characters."""
+    def synthesize(self, jobs: Sequence[Job]) -> Callable[[], None]:
+        """The units of every hypothesis of the requests. Call what is returned for the waveforms: it waits for them.
+
+        Both are empty for a hypothesis without characters.
+        """
         sentences = []
         for job in jobs:
             for hypothesis, inputs in zip(job.result.n_best, job.speech, strict=True):
                 hypothesis.audio = np.zeros(0, dtype=np.float32)
                 sentences += self._sentence(job, hypothesis, inputs)
         if not sentences:
-            return
+            return lambda: None
         clips = self._clips(sentences)
         rate = self.vocoder.samples_per_frame
         audio = [np.empty((last - first) * rate, dtype=np.float32) for first, last in pairwise(clips.bounds)]
-        for windows, waveform in self._waveforms(clips):
-            samples, done = waveform.wait(), 0
-            for clip, start, end in windows:
-                count = (end - start) * rate
-                audio[clip][start * rate : end * rate] = samples[done : done + count]
-                done += count
-        for sentence, waveform in zip(sentences, audio, strict=True):
-            sentence.hypothesis.audio = waveform
+        before = None
+        for windows in self.vocoder.passes(clips):
+            launched = windows, Download(self.vocoder(clips, windows))
+            if before:
+                _enter_samples(audio, *before, rate)
+            before = launched
+
+        def finish() -> None:
+            if before:
+                _enter_samples(audio, *before, rate)
+            for sentence, waveform in zip(sentences, audio, strict=True):
+                sentence.hypothesis.audio = waveform
+
+        return finish
 
     @torch.inference_mode()
     def stream(self, job: Job) -> Iterator[np.ndarray]:
@@ -94,17 +103,6 @@ class SpeechSynthesizer:
                 if not np.isfinite(samples).all():
                     raise NumericalError("the speech of this request is not finite; check the weights")
                 yield samples
-
-    def _waveforms(self, clips: Clips) -> Iterator[tuple[list[Window], Download]]:
-        """The windows and the samples of each pass of the vocoder, when the next pass is launched."""
-        before = None
-        for windows in self.vocoder.passes(clips):
-            launched = windows, Download(self.vocoder(clips, windows))
-            if before:
-                yield before
-            before = launched
-        if before:
-            yield before
 
     def _sentence(self, job: Job, hypothesis: Hypothesis, inputs: SynthesisInput) -> list[_Sentence]:
         """One sentence, or none for a hypothesis without characters."""
@@ -181,6 +179,15 @@ class SpeechSynthesizer:
         special = (ids == pad) | (ids == self.config.t2u_eos_token_id)
         unknown = ((shifted < 0) | (shifted >= self.config.unit_hifi_gan_vocab_size)) & ~special
         return torch.where(special | unknown, pad, shifted), unknown
+
+
+def _enter_samples(audio: list[np.ndarray], windows: list[Window], samples: Download, rate: int) -> None:
+    """Wait for the samples of a pass of the vocoder, and enter them into the clips, `rate` for each frame."""
+    found, done = samples.wait(), 0
+    for clip, start, end in windows:
+        count = (end - start) * rate
+        audio[clip][start * rate : end * rate] = found[done : done + count]
+        done += count
 
 
 def choose_units(logits: torch.Tensor, params: DecodingParams, first: int = 0) -> torch.Tensor:
