@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,7 +102,7 @@ def test_generate_has_the_same_results_when_a_pass_runs_out_of_memory(
     expected = engine.generate(requests)
     run = getattr(engine.core.runner, stage)
 
-    def small(batch: list) -> torch.Tensor | None:
+    def small(batch: list) -> Any:
         if len(batch) > room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return run(batch)
@@ -195,10 +196,10 @@ def test_generate_fails_only_the_request_that_does_not_fit(
     expected = engine.generate(requests)
     run = getattr(engine.core.runner, stage)
 
-    def small(jobs: list) -> None:
+    def small(jobs: list) -> Any:
         if any((job[0] if stage == "encode" else job).request == requests[2] for job in jobs):
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        run(jobs)
+        return run(jobs)
 
     monkeypatch.setattr(engine.core.runner, stage, small)
     results = engine.generate(requests)

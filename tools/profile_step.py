@@ -86,11 +86,13 @@ def profiles(engine: Engine, requests: int, beams: int) -> list[dict[str, Any]]:
         profile_once("encoder pass", f"{len(admitted)} × {admitted[0][0].num_tokens} frames", call)
         call()
 
-    def synthesize_profiled(jobs: list[Any]) -> None:
-        synthesize(jobs)
+    def synthesize_profiled(jobs: list[Any]) -> Callable[[], None]:
+        finish = synthesize(jobs)
+        finish()
         seconds = sum(len(job.result.n_best[0].audio) for job in jobs) / engine.config.sampling_rate
         what = f"{len(jobs)} × {TOKENS} tokens, {seconds:.0f} s of speech"
-        profile_once("synthesis pass", what, lambda: synthesize(jobs))
+        profile_once("synthesis pass", what, lambda: synthesize(jobs)())
+        return finish
 
     longer = [replace(item, new_tokens=TOKENS + 3 * _CALLS) for item in work]
     with patch.object(core, "step", step_profiled):

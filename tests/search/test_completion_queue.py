@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from seamless_engine import DecodingParams, Engine, EngineConfig, Request
+from seamless_engine import DecodingParams, Engine, EngineConfig, Request, Result
 from seamless_engine.block_manager import PROMPT_LENGTH
 from seamless_engine.job import Job, Stage
 from seamless_engine.search.completion_queue import CompletionQueue
@@ -129,6 +131,51 @@ def test_generate_ignores_completions_of_the_request_that_had_the_beams_before(c
     for turn in range(1, 10):
         results = answer(engine, requests, cancelled={i: turn + 3 * i for i in (0, 2, 4)})
         assert all_same([results[i] for i in kept], [expected[i] for i in kept])
+
+
+def synthesizing(checkpoint: Checkpoint) -> tuple[Engine, list[Job], deque[Job]]:
+    """Two requests and their outbox: the synthesis pass of the first is launched, the second is still decoded."""
+    options = EngineConfig(max_synthesis_tokens=1)
+    engine = Engine.from_pretrained(checkpoint(0), device="cpu", tasks=["t2tt", "t2st"], options=options)
+    engine.core.runner.completions = CompletionQueue(1)
+    outbox: deque[Job] = deque()
+    jobs = []
+    for task, tokens in (("t2st", 4), ("t2tt", 40)):
+        params = DecodingParams(min_new_tokens=tokens, max_new_tokens=tokens)
+        request = Request(task, "fra", text=TEXTS[0], src_lang="eng", params=params)
+        jobs.append(engine.preprocessor.prepare(request, params, Result(0, request.task, "fra")))
+        jobs[-1].outbox = outbox
+        engine.core.submit(jobs[-1])
+    while jobs[0].stage is not Stage.FINISHED:
+        engine.core.step()
+    assert not outbox and jobs[1].stage is Stage.DECODING
+    return engine, jobs, outbox
+
+
+def test_step_delivers_the_speech_of_a_pass_in_the_next_turn(checkpoint: Checkpoint) -> None:
+    engine, jobs, outbox = synthesizing(checkpoint)
+    engine.core.step()
+    assert list(outbox) == jobs[:1]
+    audio = jobs[0].result.audio
+    assert audio is not None and np.isfinite(audio).all() and audio.any()
+
+
+def test_step_delivers_nothing_of_a_request_that_was_dropped_after_its_pass_was_launched(
+    checkpoint: Checkpoint,
+) -> None:
+    engine, jobs, outbox = synthesizing(checkpoint)
+    engine.core.drop(jobs[0])
+    while engine.core.busy:
+        engine.core.step()
+    assert list(outbox) == jobs[1:]
+
+
+def test_fail_ends_a_request_whose_pass_was_launched(checkpoint: Checkpoint) -> None:
+    engine, jobs, outbox = synthesizing(checkpoint)
+    engine.core.fail(RuntimeError("broken"))
+    assert not engine.core.busy and set(outbox) == set(jobs)
+    engine.core.step()
+    assert len(outbox) == 2 and all(str(job.failure) == "broken" for job in jobs)
 
 
 @pytest.mark.usefixtures("backend")

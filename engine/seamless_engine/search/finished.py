@@ -34,8 +34,7 @@ class FinishedSearches:
 
     def wait(self) -> list[list[FinishedHypothesis]]:
         """The hypotheses of each request: its best beams, or the best of each search."""
-        table = self._table.wait()
-        rows = iter(table)
+        rows = iter(self._table.wait())
         return [_hypotheses([next(rows) for _ in beams]) for beams in self._beams]
 
 
