@@ -30,23 +30,23 @@ class FinishedSearches:
             state.finished_log_prob,
         )
         columns = *by_position, *(values[beams, None] for values in by_beam)
-        self._table = Download(torch.cat([_as_int32(column) for column in columns], dim=1))
+        self._numbers = Download(torch.cat([_as_int32(column) for column in columns], dim=1))
 
     def wait(self) -> list[list[FinishedHypothesis]]:
         """The hypotheses of each request: its best beams, or the best of each search."""
-        rows = iter(self._table.wait())
-        return [_hypotheses([next(rows) for _ in beams]) for beams in self._beams]
+        numbers = iter(self._numbers.wait())
+        return [_hypotheses([next(numbers) for _ in beams]) for beams in self._beams]
 
 
-def _hypotheses(rows: list[np.ndarray]) -> list[FinishedHypothesis]:
-    """Of rows of the table of FinishedSearches; a row that no hypothesis occupies is left out."""
+def _hypotheses(numbers_of_beams: list[np.ndarray]) -> list[FinishedHypothesis]:
+    """Of the numbers of each beam: what FinishedSearches gathers by position, then five. An empty beam is left out."""
     found = []
-    for row in rows:
-        length, occupied, _, token, _ = row[-5:].tolist()
-        _, _, score, _, log_prob = row[-5:].view(np.float32).tolist()
+    for numbers in numbers_of_beams:
+        length, occupied, _, token, _ = numbers[-5:].tolist()
+        _, _, score, _, log_prob = numbers[-5:].view(np.float32).tolist()
         if not occupied:
             continue
-        slots, tokens, log_probs = row[:-5].reshape(3, -1)[:, :length]
+        slots, tokens, log_probs = numbers[:-5].reshape(3, -1)[:, :length]
         found.append(
             FinishedHypothesis(
                 tokens=[*tokens[PROMPT_LENGTH:].tolist(), token],

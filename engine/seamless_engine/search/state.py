@@ -137,11 +137,11 @@ class SearchState:
         )
 
     def _enter(self, ids: list[int], **columns: np.ndarray) -> None:
-        """Write the first columns of the rows `ids` of some arrays."""
-        rows, *values = upload(self.token.device, np.array(ids), *columns.values())
+        """Write to some arrays, at `ids` of the beams, searches or requests: the first columns of tables."""
+        index, *values = upload(self.token.device, np.array(ids), *columns.values())
         for name, value in zip(columns, values, strict=True):
             array = getattr(self, name)
-            array[(rows, slice(value.shape[1])) if value.dim() == 2 else rows] = value
+            array[(index, slice(value.shape[1])) if value.dim() == 2 else index] = value
 
 
 def bad_word_entries(words: tuple[tuple[int, ...], ...]) -> np.ndarray:
