@@ -19,12 +19,11 @@ from seamless_engine import DecodingParams, Engine, EngineConfig, Request
 from seamless_engine.model_inputs import Features
 from seamless_engine.models.vocoder import Clips, Window
 from seamless_engine.search.step_batch import StepBatch
-from seamless_kernels import dispatch
 from seamless_kernels.transfer import Download, upload, upload_packed
 from support.audio import clip
 from support.driven import answer
 from support.parity import TEXTS
-from support.pretend_gpu import DEVICE, PretendGpu, load
+from support.pretend_gpu import DEVICE, PretendGpu, install, load
 from support.synchronisation import EventWaits, Stops
 
 OPTIONS = EngineConfig(max_num_seqs=24, num_slots=2400, max_encoder_tokens=300, max_synthesis_tokens=60)
@@ -36,19 +35,16 @@ def device() -> Iterator[torch.device]:
         if torch.cuda.is_available():
             yield torch.device("cuda", 0)
         else:
-            with PretendGpu():
+            with pytest.MonkeyPatch.context() as patch, PretendGpu():
+                install(patch)
                 yield DEVICE
 
 
 @pytest.fixture(scope="module")
-def engine(checkpoint: Callable[[int], Path], device: torch.device) -> Iterator[Engine]:
-    with pytest.MonkeyPatch.context() as patch:
-        if device == DEVICE:
-            patch.setenv("SEAMLESS_BACKEND", "torch")
-            dispatch.reset()
-            yield load(checkpoint(0), OPTIONS, patch)
-        else:
-            yield Engine.from_pretrained(checkpoint(0), device=device, dtype="float32", options=OPTIONS)
+def engine(checkpoint: Callable[[int], Path], device: torch.device) -> Engine:
+    if device == DEVICE:
+        return load(checkpoint(0), OPTIONS)
+    return Engine.from_pretrained(checkpoint(0), device=device, dtype="float32", options=OPTIONS)
 
 
 @dataclass

@@ -14,11 +14,15 @@ import torch
 _ALIGNMENT = 16  # bytes; a view of another dtype begins at a multiple of its size
 
 
+def is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
 def upload(device: torch.device, *arrays: np.ndarray) -> list[torch.Tensor]:
     """The arrays as tensors on the device, by one copy. On a CPU they share the memory of the arrays."""
     tensors = [torch.from_numpy(array) for array in arrays]
-    if device.type == "cpu":
-        return tensors
+    if not is_gpu(device):
+        return [tensor.to(device) for tensor in tensors]
     starts, size = [], 0
     for array in arrays:
         starts.append(size)
@@ -36,8 +40,8 @@ def _part(packed: torch.Tensor, start: int, like: torch.Tensor) -> torch.Tensor:
 
 def upload_packed(device: torch.device, parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Tensors of the host one after another, on the device: they are packed in pinned memory."""
-    if device.type == "cpu":
-        return torch.cat(list(parts))
+    if not is_gpu(device):
+        return torch.cat(list(parts)).to(device)
     shape = sum(map(len, parts)), *parts[0].shape[1:]
     host = torch.empty(shape, dtype=parts[0].dtype, device="cpu", pin_memory=True)
     return torch.cat(list(parts), out=host).to(device, non_blocking=True)
@@ -49,7 +53,7 @@ class Download:
     def __init__(self, tensor: torch.Tensor) -> None:
         """tensor: on a CPU it is not copied, and the caller does not write to it any more."""
         self._host, self._copied = tensor, None
-        if tensor.device.type != "cpu":
+        if is_gpu(tensor.device):
             self._host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
             self._host.copy_(tensor, non_blocking=True)
             self._copied = torch.cuda.Event()

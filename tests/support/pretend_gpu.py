@@ -8,7 +8,7 @@ host memory is pinned or not. The operations of seamless_kernels run as one laun
 from __future__ import annotations
 
 import functools
-import sys
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from seamless_engine.inputs.tokenizer import Tokenizer
 from seamless_engine.model_runner import ModelRunner
 from seamless_engine.request import TASKS
 from seamless_engine.search.completion_queue import CompletionQueue
+from seamless_kernels import dispatch, transfer
 
 DEVICE = torch.device("meta")  # the only other device that torch knows in every build
 # Their references read lengths back, which the kernels in their place do not.
@@ -167,15 +168,21 @@ def _launched(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return launch
 
 
-def load(folder: Path, options: EngineConfig, patch: pytest.MonkeyPatch) -> Engine:
-    """An engine on the pretended GPU; to be called, and its core to be stepped, within a PretendGpu."""
+def install(patch: pytest.MonkeyPatch) -> None:
+    """What engines of this process need for a PretendGpu."""
     patch.setenv("SEAMLESS_BACKEND", "torch")
+    dispatch.reset()
     for name in KERNELS:
-        impls = sys.modules[f"seamless_kernels.{name}"].IMPLS
+        impls = importlib.import_module(f"seamless_kernels.{name}").IMPLS
         patch.setitem(impls, "torch", _launched(impls["torch"]))
     patch.setattr(torch.cuda, "Event", Event)
     for name in ("tensor", "as_tensor"):  # their copy to the device would pass by a mode
         patch.setattr(torch, name, _by_way_of_the_host(getattr(torch, name)))
+    patch.setattr(transfer, "is_gpu", lambda device: device == DEVICE)
+
+
+def load(folder: Path, options: EngineConfig) -> Engine:
+    """An engine on the pretended GPU; to be called, and its core to be stepped, within a PretendGpu."""
     config = ModelConfig.from_folder(folder)
     runner = ModelRunner(folder, config, options, TASKS, DEVICE, torch.float32)
     runner.completions = CompletionQueue(delay=1)
