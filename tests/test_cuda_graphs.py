@@ -10,22 +10,13 @@ import pytest
 import torch
 
 from seamless_engine import DecodingParams, Engine, EngineConfig, Request
-from seamless_engine.cuda_graphs import GraphCapture, StepGraphs, bucket
-from seamless_engine.search.step_batch import BatchBuilder, GraphKey, StepBatch
+from seamless_engine.cuda_graphs import StepGraphs, bucket, table_width
+from seamless_engine.search.step_batch import GraphKey, StepBatch
+from seamless_kernels.config import table
 from support.graphs import FailingCapture, ReplayedCapture
 from support.parity import TEXTS, random_request, same
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def with_graphs(engine: Engine, capture: GraphCapture) -> StepGraphs:
-    """Has the engine launch its decode steps as on a GPU."""
-    runner = engine.core.runner
-    runner.batches = BatchBuilder(
-        engine.options.max_num_seqs, runner.max_length, runner.device, bucket, width=runner.max_length
-    )
-    runner.step = graphs = StepGraphs(runner.run_step, capture)
-    return graphs
 
 
 def test_bucket_rounds_up_by_an_eighth_at_most() -> None:
@@ -33,6 +24,12 @@ def test_bucket_rounds_up_by_an_eighth_at_most() -> None:
     assert all(count <= size <= max(count * 9 / 8, count) for count, size in enumerate(sizes, 1))
     assert sizes == sorted(sizes) and all(bucket(size) == size for size in sizes)
     assert len(set(sizes)) < 80
+
+
+def test_tables_of_the_least_width_are_one_chunk_of_decode_attention() -> None:
+    for arch, by_dims in table()["paged_attention"].items():
+        chunks = {entry["CHUNK"] for by_dtype in by_dims.values() for entry in by_dtype.values()}
+        assert chunks == {table_width(1)} or arch == "interpreter"
 
 
 OTHERS = (
@@ -61,7 +58,7 @@ def test_step_graphs_give_the_results_of_the_host(checkpoint: Callable[[int], Pa
     expected = engine.generate(requests)
     assert not any(result.error for result in expected)
     capture = ReplayedCapture()
-    graphs = with_graphs(engine, capture)
+    graphs = engine.core.runner.launch_by_graphs(capture)
     for beside in ([], [], by_host):
         for tensor in (engine.core.runner.pool.k, engine.core.runner.pool.v, engine.core.runner.state.state_pool):
             tensor.fill_(torch.nan)
@@ -78,7 +75,7 @@ def test_warmup_captures_the_usual_steps_before_the_first_request(checkpoint: Ca
     requests = [Request("t2tt", "fra", text=text, src_lang="eng", params=p) for text in TEXTS for p in usual]
     expected = engine.generate(requests)
     capture = ReplayedCapture()
-    with_graphs(engine, capture)
+    engine.core.runner.launch_by_graphs(capture)
     engine.core.runner.warmup_steps()
     before = capture.captured
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
@@ -88,7 +85,7 @@ def test_warmup_captures_the_usual_steps_before_the_first_request(checkpoint: Ca
 def test_step_graphs_capture_a_shape_once_and_no_more_than_the_limit() -> None:
     def batch(num_queries: int, needs_logits: tuple[int, ...] = ()) -> StepBatch:
         graph_key = GraphKey(
-            width=64, beams=1, num_bad_word_tokens=0, ngram_size=0, min_new_tokens=False, needs_logits=needs_logits
+            64, 64, beams=1, num_bad_word_tokens=0, ngram_size=0, min_new_tokens=False, needs_logits=needs_logits
         )
         return StepBatch([], graph_key, *[torch.zeros(num_queries, dtype=torch.int32)] * 7)
 
@@ -109,6 +106,6 @@ def test_a_capture_that_fails_costs_no_result(checkpoint: Callable[[int], Path])
     )
     requests = [Request("t2tt", "fra", text=text, src_lang="eng") for text in TEXTS]
     expected = engine.generate(requests)
-    graphs = with_graphs(engine, FailingCapture())
+    graphs = engine.core.runner.launch_by_graphs(FailingCapture())
     assert all(same(a, b) for a, b in zip(expected, engine.generate(requests), strict=True))
     assert graphs.num_graphs == 0

@@ -38,6 +38,14 @@ def bucket(count: int) -> int:
     return -(-count // step) * step
 
 
+def table_width(length: int) -> int:
+    """`length` rounded up to 512 · 8ⁿ. Up to 512, decode attention is one chunk: no other kernel combines chunks."""
+    width = 512
+    while width < length:
+        width *= 8
+    return width
+
+
 def graph_capture(device: torch.device, options: EngineConfig) -> GraphCapture | None:
     """What captures the graphs of an engine; None if every kernel is launched by the host."""
     if device.type != "cuda" or not options.cuda_graphs:
@@ -116,7 +124,10 @@ class CudaGraphs:
 
 
 class StepGraphs(CudaGraphs):
-    """Decode steps. A graph has some hundred nodes, about a megabyte; 320 beams have 116 shapes at start.
+    """Decode steps. A graph has some hundred nodes, about a megabyte.
+
+    Up to 320 beams there are 58 numbers of queries. At start they are captured for the usual numbers of beams and short
+    tables, which makes 116 graphs; other numbers of beams, long texts and long sources are captured when they occur.
 
     The host launches the steps whose shapes depend on the parameters of a request: bad words, n-grams that may not
     recur, and what changes or samples the scores of single queries.

@@ -11,7 +11,16 @@ import torch
 
 from seamless_engine.block_manager import BLOCK_SIZE, PROMPT_LENGTH, BlockManager, slots_of
 from seamless_engine.config import EngineConfig, ModelConfig
-from seamless_engine.cuda_graphs import BEAMS, PASS_SIZES, PassGraphs, StepGraphs, bucket, graph_capture
+from seamless_engine.cuda_graphs import (
+    BEAMS,
+    PASS_SIZES,
+    GraphCapture,
+    PassGraphs,
+    StepGraphs,
+    bucket,
+    graph_capture,
+    table_width,
+)
 from seamless_engine.job import FinishedHypothesis, Job, Stage
 from seamless_engine.loading.loader import Checkpoint, modules_for
 from seamless_engine.memory import pool_slots, profile_run
@@ -66,9 +75,7 @@ class ModelRunner:
         self.completions = CompletionQueue(delay=1 if device.type == "cuda" else 0)
         self.finished: list[FinishedSearches] = []
         if self.capture is not None:
-            self.step = StepGraphs(self.run_step, self.capture)
-            # One width of the tables: attention reads as many entries as a beam has, however wide they are.
-            self.batches = BatchBuilder(options.max_num_seqs, self.max_length, device, bucket, width=self.max_length)
+            self.launch_by_graphs(self.capture)
             self.warmup()
 
     def _load_networks(self, folder: Path, modules: Sequence[str], check_weights: bool) -> None:
@@ -127,6 +134,12 @@ class ModelRunner:
             like=like,
         )
         self.search = native_search(self.state) or TorchSearch(self.state)
+
+    def launch_by_graphs(self, capture: GraphCapture) -> StepGraphs:
+        """From now on a decode step is a graph."""
+        self.step = graphs = StepGraphs(self.run_step, capture)
+        self.batches = BatchBuilder(self.options.max_num_seqs, self.max_length, self.device, bucket, table_width)
+        return graphs
 
     def warmup(self) -> None:
         """Capture the graphs of small passes and of the usual decode steps before the first request.

@@ -6,11 +6,13 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 
-from seamless_kernels import paged_attention
+from seamless_kernels import jit, paged_attention
+from seamless_kernels.config import config_for
 from seamless_kernels.kv_cache import store_kv
 from seamless_kernels.native import csrc
 from seamless_kernels.paged_attention import cross_attention, self_attention
@@ -41,6 +43,23 @@ def place(lengths: Sequence[int], dtype: torch.dtype, heads: int, dim: int, seed
         store_kv(k, v, k_pool, v_pool, slots)
         table[i, :length] = slots
     return k_pool, v_pool, table
+
+
+def kernels_launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of Triton's kernels that are launched from now on."""
+    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    launched: list[str] = []
+    kernels: Any = InterpretedFunction if jit.interpreted() else JITFunction
+    run = kernels.run
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        launched.append(self.fn.__name__)
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(kernels, "run", counted)
+    return launched
 
 
 def int32(values: Sequence[int]) -> torch.Tensor:
@@ -184,6 +203,34 @@ def test_paged_attention_is_invariant_to_batch_order_and_slots(heads: int, dim: 
         assert all(torch.equal(out, alone[i]) for i, out in zip(order, together, strict=True))
         together = cross_attention(q[order], k_pool, v_pool, table[order], full[order], bounds([1] * len(order)))
         assert all(torch.equal(out, crossed[i]) for i, out in zip(order, together, strict=True))
+
+
+@pytest.mark.parametrize("lengths", [[1, 511, 512], [513, 512, 1]], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_paged_attention_of_one_chunk_has_the_bits_of_wide_tables_and_no_second_kernel(
+    backend: str, dtype: torch.dtype, lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the chunks of a GPU, of 512 keys, and few programs, so that wide tables are split."""
+
+    def chunks_of_512(*which: Any) -> dict[str, Any]:
+        return config_for(*which) | {"CHUNK": 512}
+
+    launched = kernels_launched(monkeypatch) if backend == "triton" else []
+    monkeypatch.setattr(paged_attention, "config_for", chunks_of_512)
+    monkeypatch.setattr(paged_attention, "num_sms", lambda *_: 8)
+    rows = [2, 0, 3]
+    q, full = queries(5, 2, 64, dtype), int32(lengths)
+    k_pool, v_pool, table = place(lengths, dtype, 2, 64, seed=11, slack=0)
+    results = []
+    for width in (table.shape[1], 1026):
+        wide = torch.full((3, width), NOWHERE, dtype=torch.int32, device=DEVICE)
+        wide[:, : table.shape[1]] = table
+        launched.clear()
+        pools = k_pool, v_pool, wide
+        results.append((self_attention(q[:3], *pools, full), cross_attention(q, *pools, full, bounds(rows))))
+        if backend == "triton":
+            assert launched == (["_kernel"] if width <= 512 else ["_kernel", "_combine_kernel"]) * 2
+    assert all(torch.equal(narrow, wide) for narrow, wide in zip(*results, strict=True))
 
 
 def test_paged_attention_is_invariant_to_table_width_and_splits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from seamless_engine import Engine, EngineConfig
 from seamless_engine.block_manager import BLOCK_SIZE
+from seamless_engine.cuda_graphs import table_width
 from seamless_engine.job import Job
 from seamless_engine.search.schema import Status
 from seamless_engine.search.step_batch import BatchBuilder, StepBatch
@@ -58,6 +59,16 @@ def test_batch_keeps_the_queries_of_a_request_together_and_reads_the_prompt_by_i
     assert batch.graph_key.beams == 3 and batch.graph_key.needs_logits == (5, 6)
 
 
+def test_batch_rounds_up_the_widths_of_its_tables() -> None:
+    builder = BatchBuilder(10, 202, torch.device("cpu"), width=table_width)
+    jobs = [running([0], 9), running([1], 100)]
+    for length, width in ((512, 512), (513, 4096)):
+        jobs[0].encoder_length = length
+        key = builder.batch(jobs).graph_key
+        assert (key.width, key.source_width) == (202, width)
+    assert [table_width(length) for length in (1, 512, 513, 4096, 4097)] == [512, 512, 4096, 4096, 32768]
+
+
 def test_batch_pads_with_the_dummy_beam_which_chooses_nothing() -> None:
     jobs = mixed_jobs()
     plain = fields(BatchBuilder(10, 202, torch.device("cpu")).batch(jobs))
@@ -72,7 +83,7 @@ def test_batch_pads_with_the_dummy_beam_which_chooses_nothing() -> None:
 
 
 def test_batch_is_kept_while_the_same_searches_go_on() -> None:
-    builder = BatchBuilder(10, 202, torch.device("cpu"), width=16)
+    builder = BatchBuilder(10, 202, torch.device("cpu"), width=eights)
     one, other = running([0, 1], 0, num_beams=2), running([2, 3, 4], 5, searches=3)
     seen: list[StepBatch] = []
 
@@ -93,7 +104,7 @@ def test_batch_is_kept_while_the_same_searches_go_on() -> None:
     other.searching.remove(1)
     assert is_new(one, other)  # a search has ended
     one.position = 15
-    assert is_new(one, other) and seen[-1].graph_key.width == 32  # the tables are wider
+    assert is_new(one, other) and seen[-1].graph_key.width == 24  # the tables are wider
     assert is_new(one)  # a request left
     successor = running([0, 1], 15, num_beams=2)
     assert is_new(successor)  # the same beams, another request

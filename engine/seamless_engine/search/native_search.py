@@ -84,7 +84,7 @@ class _Search:
         self._prepare_inputs(start_token, tuple(self._view(part) for part in inputs.values()))
         return StepInputs(
             slot_table=self.state.slot_table[:, : batch.graph_key.width],
-            cross_table=self.state.cross_table,
+            cross_table=self.state.cross_table[:, : batch.graph_key.source_width],
             requests=batch.request_id,
             cross_lengths=self.state.cross_length[batch.request_id],
             cu_queries=batch.cu_queries,

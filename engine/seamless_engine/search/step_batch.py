@@ -17,12 +17,13 @@ from seamless_kernels.transfer import upload
 class GraphKey:
     """What the host knows of a step and its shapes depend on.
 
-    width: no beam has read more positions. beams: most of any search. num_bad_word_tokens, ngram_size: the largest of
-    any request. min_new_tokens: whether a request has a least length. needs_logits: queries whose candidates are chosen
-    from processed logits.
+    width: no beam has read more positions. source_width: no request has more encoder states. beams: most of any search.
+    num_bad_word_tokens, ngram_size: the largest of any request. min_new_tokens: whether a
+    request has a least length. needs_logits: queries whose candidates are chosen from processed logits.
     """
 
     width: int
+    source_width: int
     beams: int
     num_bad_word_tokens: int
     ngram_size: int
@@ -49,11 +50,15 @@ class StepBatch:
     cu_queries: torch.Tensor  # [q + 1], the queries of a request stand together
 
 
+def multiple_of_64(length: int) -> int:
+    return -(-length // 64) * 64
+
+
 class BatchBuilder:
     """Keeps the batch as long as the same searches go on.
 
     bucket: rounds up the number of queries, so that few shapes occur; searches and requests are then padded to the same
-    number. width: of the tables, rounded up to a multiple of it.
+    number. width: rounds up the widths of the tables.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class BatchBuilder:
         max_length: int,
         device: torch.device,
         bucket: Callable[[int], int] | None = None,
-        width: int = 64,
+        width: Callable[[int], int] = multiple_of_64,
     ) -> None:
         self.dummy_beam = num_seqs
         self.max_length = max_length
@@ -75,21 +80,20 @@ class BatchBuilder:
 
     def batch(self, jobs: list[Job]) -> StepBatch:
         read = max(job.position for job in jobs) + PROMPT_LENGTH
-        width = min(-(-read // self.width) * self.width, self.max_length)
-        key = width, *((job.serial, job.position == 0, len(job.searching)) for job in jobs)
+        widths = min(self.width(read), self.max_length), self.width(max(job.encoder_length for job in jobs))
+        key = widths, *((job.serial, job.position == 0, len(job.searching)) for job in jobs)
         if self._batch is None or self._key != key:
-            self._batch, self._key = self._build(jobs, width), key
+            self._batch, self._key = self._build(jobs, *widths), key
         return self._batch
 
     def dummy(self, queries: int, beams: int) -> StepBatch:
-        """A step of padding alone, in the shape of one with so many queries of searches of so many beams."""
+        """A step of padding alone, in the shape of a short one with so many queries of searches of so many beams."""
         self._key = ()
         self.fields.zero_()
         for field in (0, 2, 5):
             self.fields[field] = self.dummy_beam
-        graph_key = GraphKey(
-            self.max_length, beams, num_bad_word_tokens=0, ngram_size=0, min_new_tokens=False, needs_logits=()
-        )
+        widths = min(self.width(PROMPT_LENGTH), self.max_length), self.width(1)
+        graph_key = GraphKey(*widths, beams, num_bad_word_tokens=0, ngram_size=0, min_new_tokens=False, needs_logits=())
         return self._views([], graph_key, queries, queries, queries)
 
     def _views(self, searches: list[tuple[Job, int]], graph_key: GraphKey, m: int, n: int, q: int) -> StepBatch:
@@ -106,7 +110,7 @@ class BatchBuilder:
             cu_queries[: q + 1],
         )
 
-    def _build(self, jobs: list[Job], width: int) -> StepBatch:
+    def _build(self, jobs: list[Job], width: int, source_width: int) -> StepBatch:
         searches = [(job, search) for job in jobs for search in job.searching]
         ids: list[int] = []
         beams: list[int] = []
@@ -135,6 +139,7 @@ class BatchBuilder:
         params = [job.params for job in jobs]
         graph_key = GraphKey(
             width=width,
+            source_width=source_width,
             beams=max([p.num_beams for p in params]),
             num_bad_word_tokens=max([job.num_bad_word_tokens for job in jobs]),
             ngram_size=min(max([p.no_repeat_ngram_size for p in params]), width),

@@ -48,7 +48,7 @@ class TorchSearch:
             slot_table=state.slot_table[:, : batch.graph_key.width],
             beams=beams,
             lengths=positions + 1,
-            cross_table=state.cross_table,
+            cross_table=state.cross_table[:, : batch.graph_key.source_width],
             requests=batch.request_id,
             cross_lengths=state.cross_length[batch.request_id],
             cu_queries=batch.cu_queries,
