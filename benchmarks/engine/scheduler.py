@@ -36,6 +36,7 @@ from seamless_engine.search.completion_queue import CompletionQueue
 from seamless_engine.search.schema import Status
 from seamless_engine.search.state import SearchState
 from seamless_engine.search.step_batch import BatchBuilder, StepBatch
+from seamless_engine.search.torch_search import TorchSearch
 
 BEAMS = 5
 WARM_UP = 100  # steps
@@ -55,6 +56,7 @@ class FakeRunner(ModelRunner):
         sizes = {"max_length": MAX_LENGTH, "max_source": 256, "max_bad_word_tokens": 16}
         eos = self.config.eos_token_id
         self.state = SearchState(num_seqs, blocks * BLOCK_SIZE, eos=eos, like=torch.zeros(1, 8), **sizes)
+        self.search = TorchSearch(self.state)
         self.batches, self.completions = BatchBuilder(num_seqs, MAX_LENGTH, self.device), CompletionQueue(0)
         self.finished = []
         self.step = self.count_step

@@ -128,9 +128,6 @@ class StepGraphs(CudaGraphs):
 
     Up to 320 beams there are 58 numbers of queries. At start they are captured for the usual numbers of beams and short
     tables, which makes 116 graphs; other numbers of beams, long texts and long sources are captured when they occur.
-
-    The host launches the steps whose shapes depend on the parameters of a request: bad words, n-grams that may not
-    recur, and what changes or samples the scores of single queries.
     """
 
     def __init__(self, step: Step, capture: GraphCapture, limit: int = 512) -> None:
@@ -138,10 +135,7 @@ class StepGraphs(CudaGraphs):
         self._step = step
 
     def __call__(self, batch: StepBatch) -> torch.Tensor:
-        graph_key = batch.graph_key
-        if graph_key.needs_logits or graph_key.num_bad_word_tokens or graph_key.ngram_size:
-            return self._step(batch)
-        shape = len(batch.query_beam), len(batch.search_id), len(batch.request_id), graph_key
+        shape = len(batch.query_beam), len(batch.search_id), len(batch.request_id), batch.graph_key
         return self._run(shape, lambda: self._step(batch))
 
 

@@ -67,9 +67,16 @@ class Job:
     def __post_init__(self) -> None:
         self.searching = list(range(self.params.num_searches))
         self.num_bad_word_tokens = sum(len(word) for word in self.bad_words)
+        # A captured step has no logits and no lists of banned tokens to choose by.
+        self.chooses_apart = self.params.needs_logits or bool(self.bad_words) or self.params.no_repeat_ngram_size > 0
         self.num_seqs = self.params.num_searches * self.params.num_beams
         self.max_length = PROMPT_LENGTH + self.max_new_tokens
         self.blocks_needed = blocks_needed(self.encoder_length, self.num_seqs, self.max_new_tokens)
+
+    @property
+    def num_queries(self) -> int:
+        """Of its next step."""
+        return len(self.searching) * (PROMPT_LENGTH if self.position == 0 else self.params.num_beams)
 
     def search_beams(self, search: int) -> list[int]:
         """The beams of one search. The first one identifies the search."""

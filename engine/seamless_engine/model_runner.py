@@ -43,6 +43,7 @@ from seamless_engine.search.step_batch import BatchBuilder, StepBatch
 from seamless_engine.search.torch_search import TorchSearch
 from seamless_engine.synthesizer import SpeechSynthesizer, SynthesisInput
 from seamless_kernels.fbank import fbank
+from seamless_kernels.linear_top_candidates import LOGITS_BYTES
 from seamless_kernels.transfer import upload, upload_packed
 
 
@@ -70,7 +71,8 @@ class ModelRunner:
             self.pass_bytes = profile_run(self.speech_encoder, self.text_encoder, self.vocoder, options, device)
         self._allocate_pools()
         self.step: Callable[[StepBatch], torch.Tensor] = self.run_step
-        self.batches = BatchBuilder(options.max_num_seqs, self.max_length, device)
+        self.batches = BatchBuilder(options.max_num_seqs, self.max_length, device, all_choose=device.type == "cpu")
+        self.apart_batches = BatchBuilder(options.max_num_seqs, self.max_length, device)
         # On a GPU, the host reads the statuses of a step after it has launched the next one.
         self.completions = CompletionQueue(delay=1 if device.type == "cuda" else 0)
         self.finished: list[FinishedSearches] = []
@@ -136,9 +138,11 @@ class ModelRunner:
         self.search = native_search(self.state) or TorchSearch(self.state)
 
     def launch_by_graphs(self, capture: GraphCapture) -> StepGraphs:
-        """From now on a decode step is a graph."""
+        """From now on a decode step is a graph, beside what requests that choose apart need."""
         self.step = graphs = StepGraphs(self.run_step, capture)
-        self.batches = BatchBuilder(self.options.max_num_seqs, self.max_length, self.device, bucket, table_width)
+        self.batches = BatchBuilder(
+            self.options.max_num_seqs, self.max_length, self.device, bucket, table_width, all_choose=False
+        )
         return graphs
 
     def warmup(self) -> None:
@@ -225,6 +229,9 @@ class ModelRunner:
         searching = [job for job in jobs if job.searching]  # the others wait for their hypotheses
         running = [job for job in searching if job.position < job.max_length]  # the others wait for their last status
         failed = dict(bisect_batch(self._decode, running) if running else [])
+        apart = [job for job in running if job not in failed and not self.batches.chooses(job)]
+        for part in self._parts(apart):
+            failed |= bisect_batch(self._choose_apart, part)
         ended = self.completions.pop(drain=not running or bool(failed))
         for job, _ in ended:
             failed.pop(job, None)  # it had ended before the step that failed
@@ -235,26 +242,56 @@ class ModelRunner:
         broken = [(job, status) for job, status in ended if status is not Status.OVER]
         return [*((job, Status.OVER) for job in complete), *broken, *failed.items()]
 
+    def _parts(self, jobs: list[Job]) -> list[list[Job]]:
+        """The requests in parts of which the logits take LOGITS_BYTES at most; a request is in one part."""
+        parts: list[list[Job]] = []
+        room = 0
+        for job in jobs:
+            if not parts or job.num_queries > room:
+                parts.append([])
+                room = LOGITS_BYTES // (4 * len(self.decoder.head))
+            parts[-1].append(job)
+            room -= job.num_queries
+        return parts
+
     def _decode(self, jobs: list[Job]) -> None:
-        batch = self.batches.batch(jobs)
+        self._launch_step(self.step, self.batches.batch(jobs), [job for job in jobs if self.batches.chooses(job)])
+
+    def _choose_apart(self, jobs: list[Job]) -> None:
+        self._launch_step(self.run_choice, self.apart_batches.batch(jobs), jobs)
+
+    def _launch_step(self, step: Callable[[StepBatch], torch.Tensor], batch: StepBatch, choosing: list[Job]) -> None:
+        self.search.updating = False
         try:
-            status = self.step(batch)
+            status = step(batch)
         except torch.AcceleratorError:
             raise
         except Exception as error:
             if self.search.updating:
                 raise UnrepeatableError(f"a decode step failed while it changed this search ({error})") from error
             raise
-        for job in jobs:
+        for job in choosing:
             job.position += PROMPT_LENGTH if job.position == 0 else 1
         self.completions.push(batch.searches, status)
 
     def run_step(self, batch: StepBatch) -> torch.Tensor:
-        """One decode step, without waiting for the device. Returns the status of each search: int32 [searches]."""
+        """One decode step, without waiting for the device. Returns the status of each search: int32 [searches].
+
+        Requests that choose apart have their hidden states in the pool afterwards, for `run_choice`.
+        """
         inputs = self.search.prepare_inputs(batch, self.config.decoder_start_token_id)
         hidden = self.decoder.step(inputs, self.pool)
         self.state.state_pool.index_copy_(0, inputs.slots, hidden)
-        self.search.update_state(batch, self.decoder.next_tokens(hidden))
+        return self._choose(batch, hidden)
+
+    def run_choice(self, batch: StepBatch) -> torch.Tensor:
+        """The end of a decode step for requests that choose apart. Returns as `run_step`."""
+        inputs = self.search.prepare_inputs(batch, self.config.decoder_start_token_id)  # as in the step
+        return self._choose(batch, self.state.state_pool[inputs.slots])
+
+    def _choose(self, batch: StepBatch, hidden: torch.Tensor) -> torch.Tensor:
+        if batch.graph_key.beams:
+            self.search.update_state(batch, self.decoder.next_tokens(hidden))
         return self.state.status[batch.search_id]
 
     @torch.inference_mode()

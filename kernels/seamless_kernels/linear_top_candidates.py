@@ -33,14 +33,14 @@ from seamless_kernels.top_candidates import (
 
 _TILE = ("BLOCK_M", "BLOCK_K", "num_warps", "num_stages")  # the numbers of a tile in the table
 _MAX_COUNT = 16  # candidates of a list that fits in registers
-_LOGITS_BYTES = 2**28  # of logits, at a time
+LOGITS_BYTES = 2**28  # of logits, at a time
 
 
 def reference(
     hidden: torch.Tensor, weight: LinearWeight, count: int, banned: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The two operations one by one, each by its own implementation, for a bounded number of queries at a time."""
-    size = max(1, _LOGITS_BYTES // (4 * len(weight)))
+    size = max(1, LOGITS_BYTES // (4 * len(weight)))
     parts = [
         top_candidates(
             logits(hidden[first : first + size], weight),

@@ -248,6 +248,15 @@ def test_pop_reports_a_request_when_its_last_search_has_ended() -> None:
     assert queue.pop(drain=True) == []
 
 
+def test_pop_waits_for_all_parts_of_a_step_at_once() -> None:
+    one, other = decoding(), decoding()
+    queue = CompletionQueue(1)
+    for ends, expected in ((0, []), (1, [(one, Status.OVER), (other, Status.OVER)])):
+        for part in (one, other):
+            queue.push([(part, 0)], torch.tensor([ends], dtype=torch.int32))
+        assert queue.pop(drain=False) == expected
+
+
 def test_pop_reports_a_broken_search_once_for_its_request() -> None:
     one = decoding(searches=3)
     searches = [(one, index) for index in range(3)]

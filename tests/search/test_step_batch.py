@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from seamless_engine import Engine, EngineConfig
+from seamless_engine import DecodingParams, Engine, EngineConfig
 from seamless_engine.block_manager import BLOCK_SIZE
 from seamless_engine.cuda_graphs import table_width
 from seamless_engine.job import Job
@@ -57,6 +58,36 @@ def test_batch_keeps_the_queries_of_a_request_together_and_reads_the_prompt_by_i
     }
     assert [(one.beam_ids[0], index) for one, index in batch.searches] == [(7, 0), (0, 0), (1, 0), (1, 2), (4, 0)]
     assert batch.graph_key.beams == 3 and batch.graph_key.needs_logits == (5, 6)
+
+
+def test_batch_leaves_out_the_choice_of_requests_that_choose_apart() -> None:
+    jobs, device = mixed_jobs(), torch.device("cpu")
+    every, batch = (BatchBuilder(10, 202, device, all_choose=choose).batch(jobs) for choose in (True, False))
+    chosen = {"search_id": [7, 0, 4], "search_query": [0, 4, 8], "search_active": [3, 1, 1]}
+    assert fields(batch) == fields(every) | chosen
+    assert [one for one, _ in batch.searches] == [jobs[0], jobs[1], jobs[3]]
+    assert batch.graph_key == replace(every.graph_key, needs_logits=())
+    alone = BatchBuilder(10, 202, device, all_choose=False).batch(jobs[2:3])
+    assert alone.searches == [] and alone.graph_key.beams == 0 and alone.query_beam.tolist() == [1, 8]
+
+
+def test_chooses_apart_is_true_for_what_changes_the_shape_of_a_step() -> None:
+    plain = DecodingParams(num_beams=4, min_new_tokens=3, length_penalty=2.0, early_stopping=True)
+    apart = {
+        "do_sample": True,
+        "repetition_penalty": 1.1,
+        "no_repeat_ngram_size": 2,
+        "bad_words_ids": ((5, 6),),
+        "suppress_tokens": (5,),
+        "block_unk": True,
+    }
+
+    def job_of(params: DecodingParams) -> Job:
+        return replace(job(), params=params, bad_words=params.bad_words(3, 1))
+
+    assert not job_of(plain).chooses_apart
+    for name, value in apart.items():
+        assert job_of(replace(plain, **{name: value})).chooses_apart, name
 
 
 def test_batch_rounds_up_the_widths_of_its_tables() -> None:

@@ -17,6 +17,7 @@ class ReplayedCapture(GraphCapture):
         super().__init__()
         self.captured = 0
         self.replayed = 0
+        self.replaying = False
 
     def capture(self, work: Work) -> Work:
         replay = super().capture(work) if torch.cuda.is_available() else _replayed(work)
@@ -24,7 +25,11 @@ class ReplayedCapture(GraphCapture):
 
         def counted() -> torch.Tensor:
             self.replayed += 1
-            return replay()
+            self.replaying = True
+            try:
+                return replay()
+            finally:
+                self.replaying = False
 
         return counted
 

@@ -12,21 +12,27 @@ from seamless_kernels.transfer import Download
 
 
 class CompletionQueue:
-    """delay: how many steps may be launched after the one whose status is read, before the host waits for it."""
+    """delay: how many steps may be launched after the one whose status is read, before the host waits for it.
+
+    The parts of a step are pushed one by one; `pop` ends the step.
+    """
 
     def __init__(self, delay: int) -> None:
         self.delay = delay
-        self._steps: deque[tuple[list[tuple[Job, int]], Download]] = deque()
+        self._step = 0
+        self._parts: deque[tuple[int, list[tuple[Job, int]], Download]] = deque()
 
     def push(self, searches: list[tuple[Job, int]], status: torch.Tensor) -> None:
-        """status int32 [at least len(searches)] as the step that was just launched leaves it; a tensor of its own."""
-        self._steps.append((searches, Download(status)))
+        """status int32 [at least len(searches)] as the part that was just launched leaves it; a tensor of its own."""
+        self._parts.append((self._step, searches, Download(status)))
 
     def pop(self, drain: bool) -> list[tuple[Job, Status]]:
         """Requests whose last search is now known to have ended, and those that broke. `drain` waits for every step."""
         ended = []
-        while len(self._steps) > (0 if drain else self.delay):
-            searches, status = self._steps.popleft()
+        last = self._step - (0 if drain else self.delay)
+        self._step += 1
+        while self._parts and self._parts[0][0] <= last:
+            _, searches, status = self._parts.popleft()
             for (job, search), value in zip(searches, status.wait().tolist(), strict=False):
                 # The request may have left since, and its beams may be another's: it is not reported again.
                 if value == Status.SEARCHING or job.stage is not Stage.DECODING or search not in job.searching:

@@ -77,7 +77,6 @@ class _Search:
 
     def prepare_inputs(self, batch: StepBatch, start_token: int) -> StepInputs:
         """What the model reads at this step; its slots and tokens are entered into the state."""
-        self.updating = False
         self._use(batch)
         queries = len(batch.query_beam)
         inputs = {name: batch.query_beam.new_empty(queries, dtype=dtype) for name, dtype in _INPUTS.items()}

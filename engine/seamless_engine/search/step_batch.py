@@ -17,9 +17,10 @@ from seamless_kernels.transfer import upload
 class GraphKey:
     """What the host knows of a step and its shapes depend on.
 
-    width: no beam has read more positions. source_width: no request has more encoder states. beams: most of any search.
-    num_bad_word_tokens, ngram_size: the largest of any request. min_new_tokens: whether a
-    request has a least length. needs_logits: queries whose candidates are chosen from processed logits.
+    width: no beam has read more positions. source_width: no request has more encoder states. The other fields are of
+    the searches that choose. beams: most of any, 0 where none chooses. num_bad_word_tokens, ngram_size: the largest of
+    any request. min_new_tokens: whether a request has a least length. needs_logits: queries whose candidates are chosen
+    from processed logits.
     """
 
     width: int
@@ -39,7 +40,7 @@ class StepBatch:
     second. Padding has the dummy beam as its beam, search and request, and chooses nothing.
     """
 
-    searches: list[tuple[Job, int]]  # with the number of the search within its request
+    searches: list[tuple[Job, int]]  # those that choose, with the number of the search within its request
     graph_key: GraphKey
     query_beam: torch.Tensor  # [m]
     query_offset: torch.Tensor  # [m], position relative to the search's
@@ -58,7 +59,8 @@ class BatchBuilder:
     """Keeps the batch as long as the same searches go on.
 
     bucket: rounds up the number of queries, so that few shapes occur; searches and requests are then padded to the same
-    number. width: rounds up the widths of the tables.
+    number. width: rounds up the widths of the tables. all_choose: False leaves out the choice of the requests that
+    choose apart (`Job.chooses_apart`); their queries stay in the batch.
     """
 
     def __init__(
@@ -68,11 +70,13 @@ class BatchBuilder:
         device: torch.device,
         bucket: Callable[[int], int] | None = None,
         width: Callable[[int], int] = multiple_of_64,
+        all_choose: bool = True,
     ) -> None:
         self.dummy_beam = num_seqs
         self.max_length = max_length
         self.bucket = bucket
         self.width = width
+        self.all_choose = all_choose
         self._key: tuple[object, ...] = ()
         self._batch: StepBatch | None = None
         most = PROMPT_LENGTH * num_seqs
@@ -85,6 +89,10 @@ class BatchBuilder:
         if self._batch is None or self._key != key:
             self._batch, self._key = self._build(jobs, *widths), key
         return self._batch
+
+    def chooses(self, job: Job) -> bool:
+        """Whether the searches of a request choose in the batches that have its queries."""
+        return self.all_choose or not job.chooses_apart
 
     def dummy(self, queries: int, beams: int) -> StepBatch:
         """A step of padding alone, in the shape of a short one with so many queries of searches of so many beams."""
@@ -111,7 +119,8 @@ class BatchBuilder:
         )
 
     def _build(self, jobs: list[Job], width: int, source_width: int) -> StepBatch:
-        searches = [(job, search) for job in jobs for search in job.searching]
+        choosing = [job for job in jobs if self.chooses(job)]
+        searches = [(job, search) for job in choosing for search in job.searching]
         ids: list[int] = []
         beams: list[int] = []
         offsets: list[int] = []
@@ -120,29 +129,30 @@ class BatchBuilder:
         cu_queries = [0]
         needs_logits: list[int] = []
         for job in jobs:
-            starts, needs = job.position == 0, job.params.needs_logits
+            starts, chooses, needs = job.position == 0, self.chooses(job), job.params.needs_logits
             for search in job.searching:
                 own = job.search_beams(search)
-                ids.append(own[0])
+                num_active = 1 if starts else len(own)
                 if starts:
                     beams += own[:1] * PROMPT_LENGTH
                     offsets += range(PROMPT_LENGTH)
-                    active.append(1)
                 else:
                     beams += own
                     offsets += [0] * len(own)
-                    active.append(len(own))
-                queries.append(len(beams) - active[-1])
-                if needs:
-                    needs_logits += range(queries[-1], len(beams))
+                if chooses:
+                    ids.append(own[0])
+                    active.append(num_active)
+                    queries.append(len(beams) - num_active)
+                    if needs:
+                        needs_logits += range(queries[-1], len(beams))
             cu_queries.append(len(beams))
-        params = [job.params for job in jobs]
+        params = [job.params for job in choosing]
         graph_key = GraphKey(
             width=width,
             source_width=source_width,
-            beams=max([p.num_beams for p in params]),
-            num_bad_word_tokens=max([job.num_bad_word_tokens for job in jobs]),
-            ngram_size=min(max([p.no_repeat_ngram_size for p in params]), width),
+            beams=max([p.num_beams for p in params], default=0),
+            num_bad_word_tokens=max([job.num_bad_word_tokens for job in choosing], default=0),
+            ngram_size=min(max([p.no_repeat_ngram_size for p in params], default=0), width),
             min_new_tokens=any([p.min_new_tokens for p in params]),
             needs_logits=tuple(needs_logits),
         )

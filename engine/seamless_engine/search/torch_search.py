@@ -22,7 +22,7 @@ from seamless_kernels.transfer import upload
 
 
 class TorchSearch:
-    """updating: `update_state` has begun to write to the state since `prepare_inputs`; the step cannot be repeated."""
+    """updating: `update_state` has begun to write to the state, and cannot be run again. The caller resets it."""
 
     def __init__(self, state: SearchState) -> None:
         self.state = state
@@ -30,7 +30,7 @@ class TorchSearch:
 
     def prepare_inputs(self, batch: StepBatch, start_token: int) -> StepInputs:
         """What the model reads at this step; its slots are entered into the table, its tokens into the pool."""
-        state, self.updating = self.state, False
+        state = self.state
         search = state.search_of[batch.query_beam].long()
         live = state.status[search] == int(Status.SEARCHING)
         beams = torch.where(live, batch.query_beam, state.dummy_beam)
