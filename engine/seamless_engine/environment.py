@@ -26,6 +26,8 @@ PACKAGES = (  # required and optional dependencies, and transformers
     "soxr",
     "av",
     "huggingface_hub",
+    "sentencex",
+    "silero-vad",
     "transformers",
 )
 
