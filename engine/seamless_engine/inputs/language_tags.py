@@ -70,10 +70,13 @@ _TAG = re.compile(
 
 CODE_OF: dict[str, str] = {}  # spelling → the published checkpoint's code
 _SCRIPT_OF: dict[str, str] = {}  # code → script
+_ISO_639_1: dict[str, str] = {}  # code → code
 for _script, _listed in _LANGUAGES.items():
     for _code, *_spellings in map(str.split, re.split(r"[|\n]", _listed.strip())):
         CODE_OF |= dict.fromkeys((_code, *_spellings), _code)
         _SCRIPT_OF[_code] = _script
+        if _spellings and len(_spellings[0]) == 2:
+            _ISO_639_1[_code] = _spellings[0]
 
 
 class Tag(NamedTuple):
@@ -104,3 +107,9 @@ def script_of(name: str) -> str | None:
     """The script of a checkpoint's language: the one in its code, as in cmn_Hant, else the published checkpoint's."""
     language, _, script = fold(name).partition("_")
     return script.title() if script else _SCRIPT_OF.get(CODE_OF.get(language, language))
+
+
+def iso_639_1(name: str) -> str:
+    """The code of two letters of a checkpoint's language, "en" for "eng"; its own code if ISO 639-1 has none."""
+    language = fold(name).partition("_")[0]
+    return _ISO_639_1.get(CODE_OF.get(language, language), language)

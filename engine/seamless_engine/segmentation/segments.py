@@ -72,25 +72,30 @@ def _pieces(
     first: int, end: int, runs: np.ndarray, probabilities: np.ndarray, options: Segmentation
 ) -> Iterator[_Piece]:
     """A phrase in pieces: cut where it is longer than `target` and has a silence, or longer than `limit`."""
+    while cut := _cut(first, end, runs, probabilities, options):
+        yield _Piece(first, cut[0], is_late=cut[0] < cut[1])
+        first = cut[1]
+    yield _Piece(first, end, is_late=end < len(probabilities))
+
+
+def _cut(
+    first: int, end: int, runs: np.ndarray, probabilities: np.ndarray, options: Segmentation
+) -> tuple[int, int] | None:
+    """Where the first piece of a phrase ends and the next begins; None where the phrase is not cut."""
     target, limit = (_frames(seconds - 2.0 * options.pad) for seconds in (options.target, options.limit))
+    if end - first <= target:
+        return None
     shortest = _frames(SHORTEST)
-    inside = runs[(runs[:, 0] >= first) & (runs[:, 1] <= end)]
+    last = end - shortest
+    half, aim = first + target // 2, min(first + target, last)
+    inside = runs[(runs[:, 1] > first) & (runs[:, 0] < end)]
     silences = np.stack([inside[:-1, 1], inside[1:, 0]], axis=1)
     silences = silences[silences[:, 1] - silences[:, 0] >= _MIN_CUT]
-    while end - first > target:
-        last = end - shortest
-        cut = _longest(silences, first + target // 2, min(first + target, last))
-        if cut is None and end - first <= limit:
-            break
-        if cut is None:
-            cut = _longest(silences, first + shortest, min(first + limit, last))
-        if cut is None:
-            half = first + target // 2
-            lowest = half + int(probabilities[half : min(first + target, last) + 1].argmin())
-            cut = lowest, lowest
-        yield _Piece(first, cut[0], cut[0] < cut[1])
-        first = cut[1]
-    yield _Piece(first, end, end < len(probabilities))
+    cut = _longest(silences, half, aim)
+    if cut is None and end - first > limit:
+        lowest = half + int(probabilities[half : aim + 1].argmin())
+        cut = _longest(silences, first + shortest, min(first + limit, last)) or (lowest, lowest)
+    return cut
 
 
 def _longest(silences: np.ndarray, first: int, last: int) -> tuple[int, int] | None:
