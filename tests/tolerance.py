@@ -13,6 +13,10 @@ WAVEFORM_ATOL = 1e-5
 # Log-spectra of 60 dB of a waveform made in 16 bits, root of the mean square difference in dB. Twice what was measured
 # on the tiny random checkpoints.
 SPECTRUM_DB = {torch.float16: 0.1, torch.bfloat16: 0.6}
+# Probabilities of speech between two orders of summation, after the recurrence over a clip. Measured: 1.2e-5.
+PROBABILITY_ATOL = 1e-4
+# Borders of segments that a test knows, in seconds: what a reader of subtitles does not notice.
+BORDER_SECONDS = 0.25
 # Normalised log-mel features, of order 1; float64 up to the logarithm, as the reference has it.
 FEATURE_ATOL = 1e-5
 # Sums of log-probabilities between two implementations of one search on the same inputs.
