@@ -54,7 +54,7 @@ class Segmentation:
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("threshold", "negative_threshold"), partial(values.number, low=0.01, high=0.99)),
-    **dict.fromkeys(("min_speech", "pad"), partial(values.number, low=0.0, high=5.0)),
-    **dict.fromkeys(("min_silence", "join"), partial(values.number, low=0.0, high=60.0)),
+    "min_speech": partial(values.number, low=0.07, high=60.0),  # three frames: the shortest clip that can be encoded
+    **dict.fromkeys(("min_silence", "pad", "join"), partial(values.number, low=0.0, high=60.0)),
     **dict.fromkeys(("target", "limit"), partial(values.number, low=1.0, high=3600.0)),
 }

@@ -42,8 +42,6 @@ def find_segments(probabilities: np.ndarray, samples: int, options: Segmentation
 
     probabilities: float [⌈samples / 512⌉] in [0, 1], of `SpeechDetector.probabilities`.
     """
-    if not len(probabilities):
-        return []
     runs = _speech_runs(probabilities, options)
     phrases = _phrases(runs, options).tolist()
     pieces = [piece for first, end in phrases for piece in _pieces(first, end, runs, probabilities, options)]
@@ -53,6 +51,8 @@ def find_segments(probabilities: np.ndarray, samples: int, options: Segmentation
 def _speech_runs(probabilities: np.ndarray, options: Segmentation) -> np.ndarray:
     """[runs, 2]: first frame and end of the frames from one at `threshold` to one below `negative_threshold`."""
     begins, ends = probabilities >= options.threshold, probabilities < options.negative_threshold
+    if not len(probabilities):
+        return np.empty((0, 2), np.int64)
     decisive = np.where(begins | ends, np.arange(len(probabilities)), 0)
     speech = begins[np.maximum.accumulate(decisive)]  # what the last decisive frame said
     return np.flatnonzero(np.diff(speech, prepend=False, append=False)).reshape(-1, 2)
@@ -126,6 +126,8 @@ def _pause(piece: _Piece, following: _Piece) -> float:
 
 def _padded(pieces: list[_Piece], samples: int, options: Segmentation) -> list[Segment]:
     pad = round(options.pad * SAMPLING_RATE)
+    if not pieces:
+        return []
     middles = [(one.end + two.first) * FRAME // 2 for one, two in pairwise(pieces)]
     segments = []
     for piece, left, right in zip(pieces, [0, *middles], [*middles, samples], strict=True):
