@@ -13,7 +13,7 @@ from seamless_engine.segmentation.options import Segmentation
 from seamless_engine.segmentation.segments import LATE_END, Segment, find_segments, segments_of
 from seamless_engine.segmentation.vad import FRAME, FRAME_SECONDS, SpeechDetector
 from seamless_kernels.fbank import MIN_SAMPLES, SAMPLING_RATE
-from support.long_audio import LongFile, long_file
+from support.long_audio import DEMO, LongFile, long_file
 from tolerance import BORDER_SECONDS
 
 
@@ -37,7 +37,7 @@ def tracks(draw: st.DrawFn) -> np.ndarray:
     return (clean + level * rng.uniform(-1, 1, len(clean))).clip(0, 1).astype(np.float32)
 
 
-options = st.builds(
+settings_of_users = st.builds(
     Segmentation,
     min_speech=st.sampled_from([0.07, 0.25, 1.0]),
     min_silence=st.sampled_from([0.0, 0.3, 2.0]),
@@ -48,7 +48,7 @@ options = st.builds(
 )
 
 
-@given(tracks(), options, st.integers(0, FRAME - 1))
+@given(tracks(), settings_of_users, st.integers(0, FRAME - 1))
 @settings(max_examples=300, deadline=None)
 def test_segments_hold_all_speech_once_and_keep_the_limits(p: np.ndarray, chosen: Segmentation, missing: int):
     samples = max(len(p) * FRAME - missing, 0)
@@ -199,12 +199,23 @@ def spoken() -> LongFile:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.parametrize(("snr", "least"), [(None, 0.99), (10.0, 0.95)])
-def test_segments_of_a_long_file_have_its_borders(spoken: LongFile, snr: float | None, least: float):
+@pytest.mark.parametrize(
+    ("options", "snr", "least"),
+    [
+        (Segmentation(), None, 0.99),
+        (Segmentation(), 10.0, 0.95),
+        (DEMO, None, 0.99),
+        (DEMO, 10.0, 0.95),
+        (DEMO, 0.0, 0.95),
+    ],
+)
+def test_segments_of_a_long_file_have_its_borders(
+    spoken: LongFile, options: Segmentation, snr: float | None, least: float
+):
     """The late end corrected, and without padding. The pauses between phrases are 0.35 s and longer."""
     file = spoken if snr is None else spoken.with_noise(snr)
     (p,) = SpeechDetector().probabilities([torch.from_numpy(file.samples)])
-    segments = find_segments(p.numpy(), len(file.samples), Segmentation())
+    segments = find_segments(p.numpy(), len(file.samples), options)
     starts, ends = np.array([(one.start, one.end) for one in segments]).T
     off = [abs(starts - one.start).min() for one in file.phrases] + [abs(ends - one.end).min() for one in file.phrases]
     assert np.mean(np.array(off) <= BORDER_SECONDS) >= least

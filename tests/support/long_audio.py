@@ -13,8 +13,12 @@ import numpy as np
 
 import support.repository  # noqa: F401
 from demo.train.voices import ACCENTS, RATE, VARIANTS, Espeak
+from seamless_engine.segmentation.options import Segmentation
 from support.snippets import ROOT
 
+# For the demo's checkpoint, which has heard clips of one sentence only: of two in a segment it writes one. In noise the
+# probabilities fall slowly after the end of speech, so that a high threshold keeps pauses of 0.35 s.
+DEMO = Segmentation(threshold=0.7, negative_threshold=0.7, min_silence=0.34)
 PAUSES = (0.35, 1.5)  # seconds between two phrases
 _AUDIBLE = 0.01  # of a phrase's largest sample: speech lasts from the first such sample to the last
 

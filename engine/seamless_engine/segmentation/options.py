@@ -20,7 +20,8 @@ class Segmentation:
     threshold: speech begins at a frame of at least this probability, and
     negative_threshold: ends at one below this.
     min_speech: shorter speech is noise and is left out.
-    min_silence: a phrase that is set off by so much silence is a segment of its own.
+    min_silence: a phrase that is set off by so much silence is a segment of its own. The 0.09 s by which the detector
+        finds silence late, in clean speech, count as silence.
     pad: sound before and after the speech of a segment that is transcribed with it; half the pause, where that is less.
     target: a longer phrase is cut at a short silence in it, if there is one.
     limit: the longest that a segment may be, with its padding: a longer phrase is cut in any case.

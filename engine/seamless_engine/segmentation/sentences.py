@@ -42,8 +42,9 @@ def split_text(text: str, lang: str, length: Callable[[str], int], limit: int) -
     """The sentences of `text`, one after the other: their texts and separators joined are the text.
 
     lang: the checkpoint's code of the language, for example "eng".
-    length: the number of tokens of a text. A sentence has at most `limit` of them, or is a single character. Only the
-        first sentence may begin with white space, and only that of a text without words has none.
+    length: the number of tokens of a text. A sentence has at most `limit` of them, or is a single character.
+
+    Only the first sentence may begin with white space. A text of white space alone is one sentence.
 
     Raises InputError if the text has half a surrogate pair.
     """

@@ -52,7 +52,7 @@ _SHAPES = {
     "decoder.decoder.2.weight": (1, _STATE, 1),
     "decoder.decoder.2.bias": (1,),
 }
-_MAX_CLIPS = 64  # of a pass: 3 · 128 values each are fewer than the 32,768 that torch splits over threads
+_MAX_CLIPS = 63  # of a pass: their gates are fewer than the 32,768 elements that torch splits over threads
 _ROWS = 512  # frames of a pass through the encoder: its working memory is about 10 MB
 
 
