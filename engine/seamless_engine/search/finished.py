@@ -19,17 +19,19 @@ class FinishedSearches:
         self.jobs = jobs
         self._beams = [_reported_beams(job) for job in jobs]
         (beams,) = upload(state.token.device, np.concatenate(self._beams))
-        # A hypothesis has no more positions than its request has read.
-        slots = state.finished_table[beams, : max(job.position for job in jobs)]
-        by_position = slots, *(pool[slots.long()] for pool in (state.token_pool, state.log_prob_pool))
-        by_beam = (
-            state.finished_length,
-            state.finished_occupied,
-            state.finished_score,
-            state.finished_token,
-            state.finished_log_prob,
+        # No hypothesis has more positions than its request has read. Behind its own, a table may hold anything.
+        table = state.finished_table[beams, : max(job.position for job in jobs)]
+        lengths = state.finished_length[beams] * state.finished_occupied[beams]
+        unread = torch.arange(table.shape[1], device=beams.device) >= lengths[:, None]
+        slots = table.masked_fill(unread, 0).long()
+        by_beam = state.finished_score, state.finished_token, state.finished_log_prob
+        columns = (
+            slots,
+            state.token_pool[slots],
+            state.log_prob_pool[slots],
+            lengths[:, None],
+            *(values[beams, None] for values in by_beam),
         )
-        columns = *by_position, *(values[beams, None] for values in by_beam)
         self._numbers = Download(torch.cat([_as_int32(column) for column in columns], dim=1))
 
     def wait(self) -> list[list[FinishedHypothesis]]:
@@ -39,14 +41,14 @@ class FinishedSearches:
 
 
 def _hypotheses(numbers_of_beams: list[np.ndarray]) -> list[FinishedHypothesis]:
-    """Of the numbers of each beam: what FinishedSearches gathers by position, then five. An empty beam is left out."""
+    """Of the numbers of each beam: what FinishedSearches gathers by position, then four. Length 0 is no hypothesis."""
     found = []
     for numbers in numbers_of_beams:
-        length, occupied, _, token, _ = numbers[-5:].tolist()
-        _, _, score, _, log_prob = numbers[-5:].view(np.float32).tolist()
-        if not occupied:
+        length, _, token, _ = numbers[-4:].tolist()
+        _, score, _, log_prob = numbers[-4:].view(np.float32).tolist()
+        if not length:
             continue
-        slots, tokens, log_probs = numbers[:-5].reshape(3, -1)[:, :length]
+        slots, tokens, log_probs = numbers[:-4].reshape(3, -1)[:, :length]
         found.append(
             FinishedHypothesis(
                 tokens=[*tokens[PROMPT_LENGTH:].tolist(), token],
@@ -66,5 +68,5 @@ def _reported_beams(job: Job) -> np.ndarray:
 
 
 def _as_int32(tensor: torch.Tensor) -> torch.Tensor:
-    """Token ids, lengths and flags as int32; of floats, their bits."""
+    """Slots, token ids and lengths as int32; of floats, their bits."""
     return tensor.view(torch.int32) if tensor.is_floating_point() else tensor.int()
