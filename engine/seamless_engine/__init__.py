@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         UnknownLanguageError,
         UsageError,
     )
-    from seamless_engine.request import DecodingParams, Hypothesis, Request, Result
+    from seamless_engine.request import DecodingParams, Hypothesis, Request, Result, Segment
+    from seamless_engine.segmentation.options import Segmentation
 
     __version__: str
 
@@ -43,6 +44,8 @@ __all__ = [
     "Request",
     "Result",
     "SeamlessError",
+    "Segment",
+    "Segmentation",
     "UnknownLanguageError",
     "UsageError",
 ]
@@ -56,7 +59,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("seamless-engine")
-    for home in ("errors", "request", "config", "engine", "async_engine") if name in __all__ else ():
+    for home in (
+        ("errors", "request", "segmentation.options", "config", "engine", "async_engine") if name in __all__ else ()
+    ):
         module = import_module(f"{__name__}.{home}")
         if hasattr(module, name):
             return getattr(module, name)

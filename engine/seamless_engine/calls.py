@@ -90,12 +90,13 @@ def _pieces(thread: EngineThread, request: Request, params: DecodingParams) -> G
             _submit(thread, intake, handle)
             yield np.zeros(0, dtype=np.float32)
             thread.serve(intake, handle.done)
-            result, job = handle.result(), handle.job
+            result, jobs = handle.result(), handle.jobs
         finally:
             del handle, request
         if result.error is not None:
             raise copy.copy(result.error)  # its traceback holds this frame, which holds the result
-        assert job is not None and thread.core.runner.synthesizer is not None
+        assert jobs is not None and thread.core.runner.synthesizer is not None
+        job = jobs[0]
         pieces = thread.core.runner.synthesizer.stream(job)
         while (samples := thread.call(partial(next_piece, pieces))) is not None:
             yield samples

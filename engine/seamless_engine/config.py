@@ -196,7 +196,8 @@ class EngineConfig:
         free.
     max_source_tokens, max_new_tokens: upper limits for the encoder states and the generated tokens of a request.
     max_bad_word_tokens: upper limit for the suppressed tokens and bad words of a request, counted in tokens.
-    max_audio_seconds: upper limit for the length of a clip.
+    max_audio_seconds: upper limit for the length of a clip that is not cut into segments.
+    max_recording_seconds: upper limit for the length of one that is; an hour takes 230 MB while it is read.
     max_encoder_tokens: packed frames (20 ms of audio) or tokens in an encoder pass.
     max_synthesis_tokens: text tokens in a synthesis pass (a token is about 14 units, 0.3 s of speech); None is 1,200 on
         a GPU, and 64 on a CPU, which more tokens do not make faster.
@@ -215,6 +216,7 @@ class EngineConfig:
     max_new_tokens: int = 1024
     max_bad_word_tokens: int = 1024
     max_audio_seconds: float = 600.0
+    max_recording_seconds: float = 14_400.0
     max_encoder_tokens: int = 16_000
     max_synthesis_tokens: int | None = None
     cuda_graphs: bool = True
@@ -246,7 +248,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     ),
     "num_slots": partial(integer, low=32),
     "memory_fraction": partial(number, low=1e-9, high=1.0),
-    "max_audio_seconds": partial(number, low=1e-9, high=1e9),
+    **dict.fromkeys(("max_audio_seconds", "max_recording_seconds"), partial(number, low=1e-9, high=1e9)),
     "cuda_graphs": switch,
     "int8": _int8_modules,
     "reference": _reference,

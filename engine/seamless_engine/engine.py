@@ -174,7 +174,11 @@ class Engine:
         return found[0] if isinstance(requests, Request) else [found[index] for index in range(len(listed))]
 
     def transcribe(self, audio: Any, lang: str, params: DecodingParams | None = None, **fields: Any) -> Result:
-        """The text of a speech in its own language. fields: others of `Request`, such as sampling_rate."""
+        """The text of a speech in its own language, however long it is.
+
+        fields: others of `Request`, such as sampling_rate. `segment` is "auto" unless it is given.
+        """
+        fields.setdefault("segment", "auto")
         return self.generate(Request("asr", lang, audio=audio, **fields), params)
 
     def translate(self, *, tgt_lang: str, params: DecodingParams | None = None, **fields: Any) -> Result:
@@ -223,6 +227,8 @@ class Engine:
         chosen = params_of(request, params)
         if request.task not in SPEECH_OUT:
             raise UsageError(f"{request.task} produces text: stream_audio is for {' and '.join(sorted(SPEECH_OUT))}")
+        if request.segment is not None:
+            raise UsageError("stream_audio speaks an input as a whole: leave out segment")
         self.preprocessor.check(request, chosen)
         return calls.stream_audio(self.thread, request, chosen)
 

@@ -23,8 +23,10 @@ from seamless_engine.errors import EngineClosedError
 from seamless_engine.handed_over import handed_over, runs_foreign_code
 from seamless_engine.inputs.preprocess import Preprocessor
 from seamless_engine.job import Job
+from seamless_engine.joining import join
 from seamless_engine.recovery import request_error
-from seamless_engine.request import DecodingParams, Request, Result
+from seamless_engine.request import DecodingParams, Request, Result, Segment
+from seamless_engine.source import Clip, Clips
 from seamless_engine.threads import attempt
 
 _log = logging.getLogger(__name__)
@@ -36,6 +38,9 @@ class Handle(Future[Result]):
 
     draft: the result as far as it is known. taken: done when the engine holds a copy of the request.
     place: the queue that the handle stands in, while it can be taken out of there.
+    jobs: one, or one for each segment, in order; None before the request is read. unfed: those that the core does not
+    have yet. running: those that it has. error: why the request ends before its jobs have.
+    clip: the audio, which other requests may share.
     streams: the speech is wanted in pieces, so the job has no synthesis pass.
     """
 
@@ -49,7 +54,11 @@ class Handle(Future[Result]):
         self.streams = streams
         self.taken: Future[None] = Future()
         self.place: deque[Handle] | None = None
-        self.job: Job | None = None
+        self.jobs: list[Job] | None = None
+        self.unfed: deque[Job] = deque()
+        self.running: set[Job] = set()
+        self.error: Exception | None = None
+        self.clip: Clip | None = None
 
 
 class Intake:
@@ -96,12 +105,14 @@ class Intake:
         self._running: dict[Job, Handle] = {}  # in the core
         self._done: deque[Job] = deque()
         self._over = False
+        self._num_read = 0  # of those in flight
+        self._clips = Clips()
 
     @property
     def unread(self) -> int:
-        """Requests in flight that are not ready for the core."""
+        """Requests in flight whose audio or text is not read yet."""
         with self._lock:
-            return len(self.in_flight) - len(self._running) - len(self.ready)
+            return len(self.in_flight) - self._num_read
 
     @property
     def drained(self) -> bool:
@@ -126,6 +137,7 @@ class Intake:
         with self._lock:
             if self.closing:
                 raise self._refused()
+            handle.clip = self._clips.take(handle.request)
             self._stand(handle, self.backlog)
             if handle.deadline is not None:
                 self._timed[handle] = handle.deadline
@@ -138,10 +150,7 @@ class Intake:
         with self._lock:
             self.closing = True
             for handle in [] if drain else [*self.backlog, *self.in_flight]:
-                if handle.job in self._running:
-                    handle.job.cancelled = True
-                else:
-                    self._answer(handle, failed(handle.draft, left(handle.request, cancelled=True)))
+                self._stop(handle, left(handle.request, cancelled=True))
             self._wake()
 
     def fail(self, error: BaseException) -> None:
@@ -163,23 +172,26 @@ class Intake:
         """Answer the requests that are late outside of the core. Returns when the next one will be."""
         with self._lock:
             for handle in [handle for handle, deadline in self._timed.items() if deadline <= now]:
-                self._answer(handle, failed(handle.draft, left(handle.request, cancelled=False)))
+                self._stop(handle, left(handle.request, cancelled=False))
             return min(self._timed.values(), default=None)
 
     def feed(self, core: Core) -> None:
         """Give the core the requests that it wants and that are ready."""
         with self._lock:
             while self.ready and core.wants_more:
-                handle = self.ready.popleft()
-                handle.place = None
-                assert handle.job is not None
-                self._timed.pop(handle, None)  # from here on the core keeps its deadline
+                handle = self.ready[0]
+                job = handle.unfed.popleft()
+                if not handle.unfed:
+                    self.ready.popleft()
+                    handle.place = None
+                    self._timed.pop(handle, None)  # from here on the core keeps its deadline
                 self._for_readers.notify()
                 try:
-                    core.submit(handle.job)
-                    self._running[handle.job] = handle
+                    core.submit(job)
+                    handle.running.add(job)
+                    self._running[job] = handle
                 except Exception as error:  # whatever it is, only this request has it
-                    self._answer(handle, failed(handle.draft, request_error(error)))
+                    self._stop(handle, request_error(error))
 
     def deliver(self) -> None:
         """Give the handles of finished jobs their results."""
@@ -187,12 +199,29 @@ class Intake:
             job = self._done.popleft()
             with self._lock:
                 handle = self._running.pop(job)
+                handle.running.discard(job)
                 failure, job.failure = job.failure, None
                 if failure is None:
-                    self._answer(handle, job.result)
+                    self._collect(handle, job)
                 elif self.failure is None:
                     self.fail(failure)
             del failure
+
+    def _collect(self, handle: Handle, job: Job) -> None:
+        """A job of the request is finished."""
+        assert handle.jobs is not None
+        if job.result is handle.draft:
+            if handle.request.segment is not None and job.result.audio_seconds is not None and not job.result.error:
+                job.result.segments = [Segment(0.0, job.result.audio_seconds, job.result.text)]
+            self._answer(handle, job.result)
+        elif error := handle.error or job.result.error:
+            self._stop(handle, error)
+        elif not handle.running and not handle.unfed:
+            self._answer(handle, self._joined(handle))
+
+    def _joined(self, handle: Handle) -> Result:
+        assert handle.jobs is not None
+        return join(handle.draft, handle.jobs, self._preprocessor.config.sampling_rate)
 
     def end(self, core: Core | None) -> None:
         """Drop what is still held, and end the readers."""
@@ -248,7 +277,7 @@ class Intake:
 
     def _prepare(self, handle: Handle) -> None:
         try:
-            found = self._preprocessor.prepare(handle.request, handle.params, handle.draft)
+            found = self._preprocessor.prepare(handle.request, handle.params, handle.draft, handle.clip)
         except Exception as error:  # whatever it is, only this request has it
             found = request_error(error)
         with self._lock:
@@ -257,16 +286,22 @@ class Intake:
             if isinstance(found, Exception):
                 self._answer(handle, failed(handle.draft, found))
                 return
-            found.started, found.deadline = handle.started, handle.deadline
-            found.outbox, found.streams = self._done, handle.streams
-            handle.job = found
+            handle.jobs = found
+            handle.unfed.extend(found)
+            self._num_read += 1
+            for job in found:
+                job.started, job.deadline = handle.started, handle.deadline
+                job.outbox, job.streams = self._done, handle.streams
+            if not found:
+                self._answer(handle, self._joined(handle))
+                return
             self._stand(handle, self.ready)
             if self._wakes_early or not (self._to_copy or self._to_read) or not self._reads_more:
                 self._wake()
 
     @property
     def _reads_more(self) -> bool:
-        tokens = sum(handle.job.num_tokens for handle in self.ready if handle.job is not None)
+        tokens = sum(job.num_tokens for handle in self.ready for job in handle.unfed)
         return tokens < self._preprocessor.options.max_encoder_tokens
 
     # Any thread, with the lock
@@ -305,6 +340,7 @@ class Intake:
             handle.place = None
         for group in (self.backlog, self._to_copy, self._to_read, self.ready, self.in_flight, self._timed):
             group.clear()
+        self._num_read = 0
 
     def _answer(self, handle: Handle, result: Result) -> None:
         result.timings.setdefault("total", time.perf_counter() - handle.started)
@@ -312,13 +348,32 @@ class Intake:
         _settle(handle, result)
         self._release(handle)
 
-    def _release(self, handle: Handle) -> None:
+    def _stop(self, handle: Handle, error: Exception) -> None:
+        """End a request before its jobs have ended: at once, or when the core has given back those that it has."""
+        handle.error = handle.error or error
+        handle.unfed.clear()
+        self._leave(handle)
+        for job in handle.running:
+            job.cancelled = True  # the core gives it back at its next step
+        if not handle.running:
+            self._answer(handle, failed(handle.draft, handle.error))
+
+    def _leave(self, handle: Handle) -> None:
+        """Take a handle out of the queue that it stands in."""
+        self._timed.pop(handle, None)
         if handle.place is not None:
             handle.place.remove(handle)
             handle.place = None
             self._for_readers.notify_all()
-        self.in_flight.discard(handle)
-        self._timed.pop(handle, None)
+
+    def _release(self, handle: Handle) -> None:
+        self._leave(handle)
+        if handle in self.in_flight:
+            self.in_flight.remove(handle)
+            self._num_read -= handle.jobs is not None
+        if handle.clip is not None:
+            self._clips.give_back(handle.clip)
+            handle.clip = None
         self._take()
         self._wake()
 
@@ -327,10 +382,7 @@ class Intake:
         assert isinstance(handle, Handle)
         if handle.cancelled():
             with self._lock:
-                if handle.job in self._running:
-                    handle.job.cancelled = True  # the core gives it back at its next step
-                else:
-                    self._release(handle)
+                self._stop(handle, left(handle.request, cancelled=True))
 
     def _refused(self) -> BaseException:
         if self.failure is None:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from seamless_engine.block_manager import PROMPT_LENGTH, blocks_needed
-from seamless_engine.request import DecodingParams, Request, Result
+from seamless_engine.request import DecodingParams, Request, Result, Segment
+from seamless_engine.source import Source
 
 
 class Stage(enum.Enum):
@@ -36,18 +37,20 @@ class Voice:
 
 @dataclass(eq=False)
 class Job:
-    """A request inside the engine, with what it holds. `serial` is never reused."""
+    """A request inside the engine, or one segment of it, with what it holds. `serial` is never reused."""
 
     request: Request
     params: DecodingParams
     result: Result
-    source: Any  # waveform float32 [samples], Features, or token ids
+    source: Source | None  # None once its encoder states are stored
     num_tokens: int  # packed, of its encoder pass
     encoder_length: int  # of the encoder states
     max_new_tokens: int
     language_id: int
     voice: Voice | None  # for speech output
     started: float  # seconds on time.perf_counter's clock
+    segment: Segment | None = None  # of a clip that was cut into several jobs
+    separator: str = ""  # between the text of this job and that of the next one of the request
     deadline: float | None = None  # on the same clock
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that may not be completed
     serial: int = field(default_factory=lambda: next(_ids))

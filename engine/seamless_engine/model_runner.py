@@ -41,6 +41,7 @@ from seamless_engine.search.schema import Status
 from seamless_engine.search.state import SearchState
 from seamless_engine.search.step_batch import BatchBuilder, StepBatch
 from seamless_engine.search.torch_search import TorchSearch
+from seamless_engine.source import Source
 from seamless_engine.synthesizer import SpeechSynthesizer, SynthesisInput
 from seamless_kernels.fbank import fbank
 from seamless_kernels.linear_top_candidates import LOGITS_BYTES
@@ -186,19 +187,28 @@ class ModelRunner:
     def encode(self, admitted: list[tuple[Job, list[int]]]) -> None:
         """Run the encoder of each request, and store the cross-attention keys and values."""
         self.state.admit(admitted)
-        blocks_of = dict(admitted)
-        jobs = [job for job in blocks_of if job.source is not None]  # None: encoded before another part failed
+        # None: encoded before another part of the pass failed.
+        waiting = [(job, job.source, blocks) for job, blocks in admitted if job.source is not None]
+        if not waiting:
+            return
+        self._encode_sources({source: job.encoder_length for job, source, _ in waiting})
+        states = torch.cat([source.states() for _, source, _ in waiting])
+        cross_slots = [slots_of(blocks)[: job.encoder_length] for job, _, blocks in waiting]
+        (slots,) = upload(self.device, np.concatenate(cross_slots).astype(np.int64))
+        self.decoder.store_encoder_states(states, slots, self.pool)
+        for job, source, _ in waiting:
+            job.source = None
+            source.release()
+
+    def _encode_sources(self, lengths: dict[Source, int]) -> None:
+        """Compute the encoder states of the sources that have none. lengths: of the states."""
         encoders = {torch.Tensor: self.encode_audio, Features: self.encode_features, list: self.encode_text}
         for kind, encoder in encoders.items():
-            alike = [job for job in jobs if isinstance(job.source, kind)]
-            if not alike:
-                continue
-            encoder_states = encoder([job.source for job in alike])
-            slots = np.concatenate([slots_of(blocks_of[job])[: job.encoder_length] for job in alike])
-            (slots,) = upload(self.device, slots.astype(np.int64))
-            self.decoder.store_encoder_states(encoder_states, slots, self.pool)
-            for job in alike:
-                job.source = None
+            new = [one for one in lengths if isinstance(one.content, kind) and one.encoder_states is None]
+            if new:
+                states = encoder([source.content for source in new])
+                for source, part in zip(new, states.split([lengths[source] for source in new]), strict=True):
+                    source.encoder_states = part
 
     def encode_audio(self, clips: list[torch.Tensor]) -> torch.Tensor:
         """Waveforms float32 [samples] → encoder states [total, dim]."""

@@ -15,12 +15,14 @@ from seamless_engine.model_inputs import Tokens
 if TYPE_CHECKING:
     import numpy as np
 
+    from seamless_engine.segmentation.options import Segmentation
+
 Task = Literal["asr", "s2tt", "s2st", "t2tt", "t2st"]
 TASKS: tuple[Task, ...] = get_args(Task)
 SPEECH_IN: frozenset[Task] = frozenset({"asr", "s2tt", "s2st"})
 SPEECH_OUT: frozenset[Task] = frozenset({"s2st", "t2st"})
 
-FinishReason = Literal["eos", "length", "error", "cancelled"]
+FinishReason = Literal["eos", "length", "no_speech", "error", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,9 @@ class Request:
     text, src_lang: the sentence and its language, for the two text tasks.
     speaker_id: row of the vocoder's voice table, for the two tasks that produce speech.
     params: overrides the `DecodingParams` of the call.
+    segment: for long input. A clip is cut at its pauses, a text into sentences; the segments run beside one
+        another, and their results are joined. True uses the defaults, "auto" leaves clips of up to 20 s whole, and a
+        `Segmentation` has options. None and False leave the input whole.
     timeout: seconds from the moment the engine takes the request; one that takes longer comes back with
         `finish_reason` "cancelled" and an error.
     id: a string or an integer that comes back in the result; the position in the input if not given.
@@ -190,6 +195,7 @@ class Request:
     src_lang: str | None = field(default=None, kw_only=True)
     speaker_id: int | None = field(default=None, kw_only=True)
     params: DecodingParams | None = field(default=None, kw_only=True)
+    segment: Segmentation | bool | Literal["auto"] | None = field(default=None, kw_only=True)
     timeout: float | None = field(default=None, kw_only=True)
     id: str | int | None = field(default=None, kw_only=True)
 
@@ -206,6 +212,7 @@ class Request:
             self._check_speech(task)
         else:
             self._check_text(task)
+        self.segment = _segmentation(self.segment)
         if self.timeout is not None:
             self.timeout = values.number("timeout", self.timeout, 0.0, 1e9)
         if self.speaker_id is not None:
@@ -235,6 +242,29 @@ class Request:
             raise UsageError(f"{task} needs src_lang, the code of the language of the text, for example 'eng'")
 
 
+def _segmentation(value: Any) -> Segmentation | None:
+    from seamless_engine.segmentation.options import Segmentation
+
+    if value is None or value is False:
+        return None
+    if value is True:
+        return Segmentation()
+    if isinstance(value, str) and value == "auto":
+        return Segmentation(above=Segmentation().limit)
+    if isinstance(value, Segmentation):
+        return value
+    raise UsageError(f'segment must be True, False, "auto" or Segmentation(...), not {value!r}')
+
+
+@dataclass
+class Segment:
+    """What was said in a part of a clip. start, end: of its speech, in seconds of the clip."""
+
+    start: float
+    end: float
+    text: str = ""
+
+
 @dataclass
 class Hypothesis:
     """One answer. Fields mean what they mean in `Result`, which repeats those of the best one."""
@@ -260,7 +290,11 @@ class Result:
     token_logprobs: log-probability of each token, if asked for.
     units: ids 0 to 9,999 of the vocoder's units, before its durations; None for text tasks.
     audio: float32 [samples] at `sampling_rate` (16,000), both None for text tasks.
-    finish_reason: "eos", "length" (the limit was reached), "error" or "cancelled".
+    audio_seconds: length of the clip that was given, None for text.
+    segments: of a clip with `Request.segment`, in order. The other fields tell of all segments together: texts, tokens,
+        units and audio are joined, and `score` is the mean over the tokens.
+    finish_reason: "eos", "length" (the limit was reached, of one segment at least), "no_speech" (there is none in the
+        clip), "error" or "cancelled".
     n_best: `num_return_sequences` hypotheses: the best of the beams, best first, or the samples in their order. The
         first one is the result's own.
     error: what went wrong, as an exception that can be raised; None if nothing did. `str(error)` is the message, its
@@ -280,6 +314,8 @@ class Result:
     units: np.ndarray | None = None
     audio: np.ndarray | None = None
     sampling_rate: int | None = None
+    audio_seconds: float | None = None
+    segments: list[Segment] = field(default_factory=list)
     finish_reason: FinishReason = "eos"
     n_best: list[Hypothesis] = field(default_factory=list)
     error: SeamlessError | None = None
@@ -287,14 +323,20 @@ class Result:
     timings: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The result as plain values: arrays as lists, `error` as its type and message. `audio` is left out."""
-        values = {name: getattr(self, name) for name in (entry.name for entry in fields(self))}
-        values["error"] = self.error and {"type": type(self.error).__name__, "message": str(self.error)}
-        values["units"] = None if self.units is None else self.units.tolist()
-        values["n_best"] = [
-            {"text": one.text, "tokens": one.tokens, "score": one.score, "finish_reason": one.finish_reason}
-            for one in self.n_best
-        ]
-        values["score"] = None if math.isnan(self.score) else self.score
-        del values["audio"]
-        return values
+        """The result as plain values that are valid JSON: arrays as lists, `error` as its type and message, None for
+        NaN and infinity. `audio` is left out, of the hypotheses too."""
+        return {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self) if entry.name != "audio"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, SeamlessError):
+        return {"type": type(value).__name__, "message": str(value)}
+    if isinstance(value, Hypothesis | Segment):
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value) if entry.name != "audio"}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

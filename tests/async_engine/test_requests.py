@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from typing import Any
 
 import pytest
 
@@ -128,9 +129,9 @@ def test_reading_delays_neither_the_event_loop_nor_other_requests(
     prepare = engine.preprocessor.prepare
     slow, arrived = sentence(0), threading.Event()
 
-    def waits(request: Request, params: DecodingParams, result: Result) -> Job:
+    def waits(request: Request, *others: Any) -> list[Job]:
         assert request != slow or arrived.wait(PATIENCE)  # until the event loop has seen the other's result
-        return prepare(request, params, result)
+        return prepare(request, *others)
 
     monkeypatch.setattr(engine.preprocessor, "prepare", waits)
 

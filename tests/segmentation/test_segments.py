@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ def track(*spans: tuple[int, float]) -> np.ndarray:
     return np.concatenate([np.full(frames, probability, np.float32) for frames, probability in spans])
 
 
-def found(probabilities: np.ndarray, **options: float) -> list[Segment]:
+def found(probabilities: np.ndarray, **options: Any) -> list[Segment]:
     return find_segments(probabilities, len(probabilities) * FRAME, Segmentation(**options))
 
 
@@ -152,7 +154,7 @@ def test_long_phrase_with_an_early_silence_is_cut_there_before_it_is_cut_in_a_wo
         ({"limit": "20"}, "limit must be a number"),
     ],
 )
-def test_segmentation_names_a_wrong_option(wrong: dict[str, float], message: str):
+def test_segmentation_names_a_wrong_option(wrong: dict[str, Any], message: str):
     with pytest.raises(UsageError, match=message):
         Segmentation(**wrong)
 

@@ -80,10 +80,10 @@ class Reading:
         self._go = threading.Event()
         prepare = engine.preprocessor.prepare
 
-        def held_up(request: Request, params: DecodingParams, result: Result) -> Job:
+        def held_up(request: Request, *others: Any) -> list[Job]:
             self.begun.append(request)
             assert self._go.wait(PATIENCE)
-            return prepare(request, params, result)
+            return prepare(request, *others)
 
         monkeypatch.setattr(engine.preprocessor, "prepare", held_up)
 

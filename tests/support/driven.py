@@ -36,7 +36,7 @@ def answer(
             i = coming.pop(0)
             request = requests[i]
             result = Result(i, request.task, request.tgt_lang)
-            jobs[i] = engine.preprocessor.prepare(request, request.params or DecodingParams(), result)
+            [jobs[i]] = engine.preprocessor.prepare(request, request.params or DecodingParams(), result)
             jobs[i].outbox = outbox
             index[jobs[i]] = i
             engine.core.submit(jobs[i])

@@ -93,7 +93,8 @@ class _Mixer:
             count += len(block)
             if self._seconds + count / section.rate > self._max_seconds:
                 raise AudioError(
-                    f"{self._label} lasts longer than {self._max_seconds:g} s: split it, or raise max_audio_seconds"
+                    f"{self._label} lasts longer than {self._max_seconds:g} s: split it, or raise max_audio_seconds; "
+                    "a request with segment=True has max_recording_seconds"
                 )
             mix = block.mean(axis=1)
             if section.channels > 1:

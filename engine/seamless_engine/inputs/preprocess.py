@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.errors import CapacityError, UsageError
 from seamless_engine.inputs.languages import TargetLanguage
+from seamless_engine.inputs.pieces import Piece, Reader
 from seamless_engine.inputs.tokenizer import Tokenizer
 from seamless_engine.job import Job, Voice
-from seamless_engine.model_inputs import Features, Tokens
-from seamless_engine.models.lengths import encoder_length, packed_frames
 from seamless_engine.request import SPEECH_IN, DecodingParams, Request, Result, Task, check_params
+from seamless_engine.source import Clip
 
 UNK = 1
 _TRAINED_TEXT = 512  # tokens: the longest inputs of NLLB-200 by its model card; the text encoder was trained from it
@@ -63,6 +63,8 @@ class Preprocessor:
         self.tasks = tasks
         self.tokenizer = tokenizer
         self.languages = tokenizer.languages
+        self._max_text = min(_TRAINED_TEXT, config.max_position_embeddings)
+        self._reader = Reader(tokenizer, options, config.adaptor_stride, self._max_text)
 
     def check(self, request: Request, params: DecodingParams) -> None:
         """Raises UsageError if the engine cannot answer such a request at all. `prepare` does so as well.
@@ -101,13 +103,36 @@ class Preprocessor:
             )
         return _Resolved(target, source_id, words)
 
-    def prepare(self, request: Request, params: DecodingParams, result: Result) -> Job:
-        """Check a request and read its input. Raises UsageError as `check`, InputError for audio or text that cannot be
-        processed."""
+    def prepare(self, request: Request, params: DecodingParams, result: Result, clip: Clip | None = None) -> list[Job]:
+        """Check a request and read its input. Returns its job; or the jobs of its segments, each with a result of its
+        own: none if the clip has no speech.
+
+        clip: what the request shares with others in flight. Raises UsageError as `check`, InputError for audio or text
+        that cannot be processed.
+        """
         started = time.perf_counter()
         resolved = self._resolve(request, params)
         result.tgt_lang = resolved.target.code
-        source, num_tokens, length = self._read(request, resolved.source_id, result.warnings.append)
+        pieces = self._reader.pieces(request, resolved.source_id, result, clip or Clip())
+        whole = len(pieces) == 1 and pieces[0].segment is None
+        if not whole and params.num_return_sequences > 1:
+            raise UsageError("the segments of a long input have one text each: leave out num_return_sequences")
+        results = [result if whole else Result(result.id, result.task, result.tgt_lang) for _ in pieces]
+        return [
+            self._job(request, params, own, resolved, piece, started)
+            for own, piece in zip(results, pieces, strict=True)
+        ]
+
+    def _job(
+        self,
+        request: Request,
+        params: DecodingParams,
+        result: Result,
+        resolved: _Resolved,
+        piece: Piece,
+        started: float,
+    ) -> Job:
+        length = piece.encoder_length
         if length > self.options.max_source_tokens:
             limit = self.options.max_source_tokens
             unit = "encoder states" if request.task in SPEECH_IN else "tokens"
@@ -115,11 +140,10 @@ class Preprocessor:
                 f"the input has {length} {unit}, more than EngineConfig.max_source_tokens={limit}: split the input, "
                 "or raise the setting"
             )
-        trained = min(_TRAINED_TEXT, self.config.max_position_embeddings)
-        if request.task not in SPEECH_IN and length > trained:
+        if request.task not in SPEECH_IN and length > self._max_text:
             result.warnings.append(
-                f"the text has {length} tokens, and the model was made for at most {trained}: parts may be missing "
-                "in the answer. Split the text into sentences"
+                f"the text has {length} tokens, and the model was made for at most {self._max_text}: parts may be "
+                "missing in the answer. segment=True splits it into sentences"
             )
         max_new_tokens = params.max_new_tokens or self.config.max_new_tokens
         if params.soft_max_length is not None:
@@ -132,34 +156,17 @@ class Preprocessor:
             request=request,
             params=params,
             result=result,
-            source=source,
-            num_tokens=num_tokens,
+            source=piece.source,
+            num_tokens=piece.num_tokens,
             encoder_length=length,
             max_new_tokens=max_new_tokens,
             language_id=resolved.target.token_id,
             voice=_voice(request, params, resolved.target),
             started=started,
             bad_words=resolved.bad_words,
+            segment=piece.segment,
+            separator=piece.separator,
         )
-
-    def _read(self, request: Request, source_id: int | None, warn: Callable[[str], object]) -> tuple[Any, int, int]:
-        """The encoder's input, its length in packed frames or tokens, and the length of the encoder states."""
-        if request.task in SPEECH_IN:
-            if isinstance(request.audio, Features):
-                source, num_frames, num_whole = request.audio, len(request.audio.frames), request.audio.valid
-            else:
-                from seamless_engine.inputs.audio import load_audio  # imports torch, which a check does not need
-
-                limit = self.options.max_audio_seconds
-                source = load_audio(request.audio, request.sampling_rate, max_seconds=limit, warn=warn)
-                num_frames, num_whole = packed_frames(len(source))
-            return source, num_frames, encoder_length(num_whole, self.config.adaptor_stride)
-        if isinstance(request.text, Tokens):
-            ids = request.text.ids
-        else:
-            assert request.text is not None and source_id is not None
-            ids = self.tokenizer.encode_from(request.text, source_id)
-        return ids, len(ids), len(ids)
 
 
 def _voice(request: Request, params: DecodingParams, target: TargetLanguage) -> Voice | None:

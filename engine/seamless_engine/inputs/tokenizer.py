@@ -10,6 +10,8 @@ from seamless_engine.errors import InputError
 from seamless_engine.inputs.languages import Languages
 from seamless_engine.inputs.vocabulary import Vocabulary, open_vocabulary
 
+EMPTY = 2  # tokens of a text without pieces: its language and eos
+
 
 class Tokenizer:
     """Several threads may use it at once.
@@ -46,6 +48,10 @@ class Tokenizer:
         if not pieces:  # normalisation may remove everything, zero-width characters for example
             raise InputError("the text is empty")
         return [source_id, *pieces, self._eos]
+
+    def num_tokens(self, text: str) -> int:
+        """How many tokens `encode` gives; EMPTY for a text that it refuses as empty."""
+        return EMPTY + (len(self._vocabulary.encode(text)) if text.strip() else 0)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of generated ids, without special, language and control tokens."""
