@@ -36,7 +36,8 @@ def conv_k_loop(
     GROUP: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """acc, float32 [BLOCK_M, BLOCK_N], plus the products of all taps and channels, in their order.
+    """acc, float32 [BLOCK_M, BLOCK_N], plus the products of all taps and channels: BLOCK_K channels of every tap, then
+    the next BLOCK_K channels; with fewer channels, or groups, taps in order and channels within a tap.
 
     x_ptr points at row 0; only rows first_row … end_row − 1 are read. Column g · OUT + c of the tile is channel c of
     row offs_m + g · dilation, g < GROUP: rows that read nearly the same rows of x share one product, in which the
@@ -46,7 +47,8 @@ def conv_k_loop(
     K = taps * IN
     w_ptr += (offs_n % OUT)[:, None] * K
     shift = (offs_n // OUT * IN)[:, None]
-    for start_k in range(0, K + (GROUP - 1) * IN, BLOCK_K):
+    start_k = 0
+    for _ in range(0, K + (GROUP - 1) * IN, BLOCK_K):
         k = start_k + offs_k
         row = offs_m[:, None] + ((k // IN - taps // 2) * dilation)[None, :]
         x_mask = (row >= first_row) & (row < end_row)
@@ -57,11 +59,16 @@ def conv_k_loop(
             w = tl.load(w_ptr + w_k, mask=(w_k >= 0) & (w_k < K), other=0.0, cache_modifier=".ca")
         else:
             w = tl.load(w_ptr + w_k, cache_modifier=".ca")
-        # .ca: through the L1 cache, because the next tap reads nearly the same rows
+        # .ca: through the L1 cache, because the next step reads nearly the same rows and channels
         x = tl.load(x_ptr + (row * IN + (k % IN)[None, :]), mask=x_mask, other=0.0, cache_modifier=".ca")
         if slope is not None:
             x = leaky_relu(x, slope)
         acc = tl.dot(x.to(w.dtype), tl.trans(w), acc, input_precision="ieee")
+        if IN % BLOCK_K == 0 and GROUP == 1:
+            start_k += IN
+            start_k = tl.where(start_k < K, start_k, start_k - K + BLOCK_K)
+        else:
+            start_k += BLOCK_K
     return acc
 
 

@@ -10,10 +10,11 @@ once, after its leaky ReLU, and x after each pair, to the dtype of x; the refere
 well. The CPU kernel (csrc/ops/conv1d_isa.h) computes both convolutions of a pair for one block of rows at a time, with
 h in the caches; there x stays in float32 between pairs.
 
-A program of the Triton kernel computes a window of rows. It computes h for these rows and for the halo that conv2
-reads, stores it in scratch memory of its own, which stays in the caches, and reads it back at each tap. The next pair
-does the same with a smaller halo. The halo of a window is also computed by the adjacent windows: programs share only x
-and y.
+A program of the Triton kernel computes a window of rows. It stores leaky(x) of these rows and of a halo in scratch
+memory of its own, which stays in the caches, so that the activation is computed once and not at each tap. It computes h
+for the rows and for the halo that conv2 reads, stores it there too, and reads it back at each tap. The next pair does
+the same with a smaller halo. The halo of a window is also computed by the adjacent windows: programs share only x and
+y.
 """
 
 from __future__ import annotations
@@ -50,21 +51,22 @@ def reference(
     return x if scale == 1.0 else x * scale
 
 
-@jit(do_not_specialize=["segments", "windows", "pairs", "taps", "dilations", "height", "step"])
+@jit(do_not_specialize=["segments", "windows", "pairs", "taps", "dilations", "space", "margin", "step"])
 def _kernel(
     x_ptr,
     w_ptr,
     bias_ptr,
     total_ptr,
     out_ptr,
-    scratch_ptr,  # of each program: h, and x between pairs, [height, DIM] each
+    scratch_ptr,  # of each program: leaky(x), h, and, with several pairs, x between them, [space, DIM] each
     cu_seqlens_ptr,
     segments,
     windows,
     pairs,
     taps,
     dilations,
-    height,
+    space,
+    margin,
     step,
     slope,
     scale,
@@ -77,10 +79,12 @@ def _kernel(
     TILES_N: tl.constexpr = (GROUP * DIM + BLOCK_N - 1) // BLOCK_N
     dtype = out_ptr.dtype.element_ty
     half = taps // 2
-    margin = (height - step) // 2
+    ELEMENTS: tl.constexpr = BLOCK_M * BLOCK_K  # that are activated at once
+    buffers = tl.where(pairs > 1, 3, 2)
     # rows are counted from the first that the window stores, in x and in the scratch memory
-    h_ptr = scratch_ptr + tl.program_id(0).to(tl.int64) * (2 * height * DIM) + margin * DIM
-    carry_ptr = h_ptr + height * DIM
+    act_ptr = scratch_ptr + tl.program_id(0).to(tl.int64) * (buffers * space * DIM) + (space - step) // 2 * DIM
+    h_ptr = act_ptr + space * DIM
+    carry_ptr = h_ptr + space * DIM
     for window in range(tl.program_id(0), windows, tl.num_programs(0)):
         segment, place = locate_tile(cu_seqlens_ptr, segments, window, step, 1 << 30)
         start = tl.load(cu_seqlens_ptr + segment)
@@ -97,6 +101,15 @@ def _kernel(
             dilation = (dilations >> (8 * pair)) & 255
             h_low = tl.maximum(low, -halo)
             h_high = tl.minimum(high, step + halo)
+            x_low = tl.maximum(low, h_low - half * dilation)
+            x_high = tl.minimum(high, h_high + half * dilation)
+            for element in range(x_low * DIM, x_high * DIM, ELEMENTS):
+                offsets = element + tl.arange(0, ELEMENTS)
+                mask = offsets < x_high * DIM
+                x = tl.load(src_ptr + offsets, mask=mask, other=0.0)
+                tl.store(act_ptr + offsets, leaky_relu(x, slope).to(dtype), mask=mask)
+            tl.debug_barrier()  # other threads of the program read what this one stored
+
             groups = tl.cdiv(h_high - h_low, dilation * GROUP) * dilation
             for tile in range(0, tl.cdiv(groups, BLOCK_M) * TILES_N):
                 group = tile // TILES_N * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -105,15 +118,15 @@ def _kernel(
                 bias = tl.load(pair_bias_ptr + offs_n % DIM).to(tl.float32)
                 h = conv_k_loop(
                     tl.zeros([BLOCK_M, BLOCK_N], tl.float32) + bias[None, :],
-                    src_ptr,
+                    act_ptr,
                     pair_w_ptr,
                     offs_m,
                     offs_n,
-                    low,
-                    high,
+                    x_low,
+                    x_high,
                     taps,
                     dilation,
-                    slope,
+                    None,
                     DIM,
                     DIM,
                     GROUP,
@@ -122,7 +135,7 @@ def _kernel(
                 row = offs_m[:, None] + (offs_n // DIM * dilation)[None, :]
                 mask = (row < h_high) & (offs_n < GROUP * DIM)[None, :]
                 tl.store(h_ptr + (row * DIM + (offs_n % DIM)[None, :]), leaky_relu(h, slope).to(dtype), mask=mask)
-            tl.debug_barrier()  # other threads of the program read what this one stored
+            tl.debug_barrier()
 
             halo -= half
             low = tl.maximum(low, -halo)
@@ -180,8 +193,9 @@ def _triton(
         some = dilations[first : first + max_pairs]
         last = first + max_pairs >= len(dilations)
         margin = half * (1 + sum(dilation + 1 for dilation in some[1:]))
-        height = window_height(rows, margin, largest, config["BLOCK_M"] * config["GROUP"], programs)
+        height = window_height(rows, segments, margin, largest, config["BLOCK_M"] * config["GROUP"], programs)
         step = height - 2 * margin
+        space = height + 2 * half * some[0]  # no later pair reads as far
         windows = max_tiles(rows, segments, ONE_CHUNK, step)
         count = min(programs, windows)
         out = torch.empty_like(x)
@@ -191,14 +205,15 @@ def _triton(
             biases[2 * first :],
             total if last else None,
             out,
-            x.new_empty(count, 2, height, dim),
+            x.new_empty(count, 3 if len(some) > 1 else 2, space, dim),
             cu_seqlens,
             segments,
             windows,
             len(some),
             weights.shape[-1] // dim,
             sum(dilation << 8 * i for i, dilation in enumerate(some)),  # a byte each, at most three
-            height,
+            space,
+            margin,
             step,
             leaky_slope,
             scale if last else 1.0,
@@ -209,13 +224,17 @@ def _triton(
     return x
 
 
-def window_height(rows: int, margin: int, largest: int, tile: int, programs: int) -> int:
-    """Rows of h in a window: at most `largest`, fewer where rows are few, but at least a tile, and half of them its
-    own."""
-    height = max(largest, 4 * margin)
-    while height // 2 >= max(4 * margin, tile) and rows // (height - 2 * margin) < programs:
-        height //= 2
-    return height
+def window_height(rows: int, segments: int, margin: int, largest: int, tile: int, programs: int) -> int:
+    """Rows of h in a window, a multiple of `tile`: the height with which the program that has most windows computes the
+    fewest rows, of several the largest. At least half of the rows are the window's own.
+    """
+    smallest = -(-max(4 * margin, tile) // tile) * tile
+
+    def rows_of_a_program(height: int) -> int:
+        windows = max_tiles(rows, segments, ONE_CHUNK, height - 2 * margin)
+        return -(-windows // programs) * height
+
+    return min(reversed(range(smallest, max(largest, smallest) + 1, tile)), key=rows_of_a_program)
 
 
 def _native(

@@ -8,7 +8,7 @@ from seamless_kernels.residual_block import IMPLS, pack_residual_block
 
 MATRIX = ("_kernel",)
 COUNTS = ("segments", "windows")
-SCHEDULING = ("height", "step")
+SCHEDULING = ("space", "step")
 
 
 def launch(dims: tuple[int, ...], dtype: torch.dtype, rows: int) -> None:
