@@ -43,7 +43,7 @@ TUNE: dict[str, dict[str, Any]] = {
     "attention": {**_BLOCKS, "num_warps": (4, 8)},
     "rel_attention": {**_REL_BLOCKS, "BLOCK_E": (16, 32, 64), "num_warps": (4, 8)},
     "paged_attention": {"BLOCK": (32, 64, 128), "num_warps": (2, 4, 8), "num_stages": (1, 2, 3)},
-    "conformer_conv": {"ROWS": (4, 8, 16), "num_warps": (8, 16)},
+    "conformer_conv": {"ROWS": (4, 8, 16), "AHEAD": (4, 8, 16), "num_warps": (8, 16)},
     "conv_transpose1d": _BLOCKS,
     "residual_block": {"PAIRS": (1, 3), "HEIGHT": (128, 256, 512, 1024), "PROGRAMS": (1, 2)},
     "layer_norm": {"num_warps": (1, 2, 4, 8)},
