@@ -1,4 +1,4 @@
-"""The interpreter of kernel tests finds errors that a GPU does not report, and rounds bfloat16 as a GPU does.
+"""The interpreter of kernel tests finds errors that a GPU does not report, and rounds bfloat16 and TF32 as a GPU does.
 
 Each bug is in a kernel that copies `x` to `y`, both of 100 elements, in tiles of 32.
 """
@@ -148,6 +148,31 @@ def test_interpreter_reduces_and_multiplies_bfloat16_in_float32() -> None:
     assert torch.equal(largest.long(), a.argmax(1))
     torch.testing.assert_close(out[1], a.double().sum(1).bfloat16())
     torch.testing.assert_close(out[2:], (a.double() @ a.double().T).bfloat16())
+
+
+@jit
+def product_in_tf32(a, b, out, SIZE: tl.constexpr):
+    i, j = tl.arange(0, SIZE)[:, None], tl.arange(0, SIZE)[None, :]
+    x, w = tl.load(a + i * SIZE + j), tl.load(b + i * SIZE + j)
+    tl.store(out + i * SIZE + j, tl.dot(x, w, input_precision="tf32x3"))
+
+
+def test_interpreter_splits_float32_into_two_tf32_numbers() -> None:
+    x, one, out = normal(32, 32), torch.eye(32), torch.zeros(32, 32)
+    product_in_tf32[(1,)](x, one, out, SIZE=32)
+    assert ((out - x).abs() <= 2.0**-21 * x.abs()).all()
+    assert not torch.equal(out, x)
+    ten_bits = (x.view(torch.int32) & -(1 << 13)).view(torch.float32)
+    product_in_tf32[(1,)](one, ten_bits, out, SIZE=32)
+    assert torch.equal(out, ten_bits)
+
+
+def test_interpreter_keeps_infinity_and_nan_in_products_of_tf32() -> None:
+    x, one, out = normal(32, 32), torch.eye(32) + 1.0, torch.zeros(32, 32)
+    x[3, 5], x[8, 1] = float("inf"), float("nan")
+    product_in_tf32[(1,)](x, one, out, SIZE=32)
+    assert torch.isinf(out[3]).all() and out[8].isnan().all()
+    assert out[torch.tensor([i for i in range(32) if i not in (3, 8)])].isfinite().all()
 
 
 @jit

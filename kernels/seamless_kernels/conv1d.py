@@ -28,7 +28,7 @@ from seamless_kernels.precision import compute_dtype
 
 ConvWeight = torch.Tensor | PackedFilter
 
-_TILE = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")  # the numbers of a tile in the table
+TILE = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")  # the numbers of a tile in the table
 _ROWS = 128  # of a program where there is one output channel
 
 
@@ -86,7 +86,6 @@ def _kernel(
     chunk,
     taps,
     dilation,
-    slope,
     scale,
     IN: tl.constexpr,
     OUT: tl.constexpr,
@@ -115,7 +114,6 @@ def _kernel(
         rows_left,
         taps,
         dilation,
-        slope,
         IN,
         OUT,
         1,
@@ -188,7 +186,9 @@ def _triton(
     out = x.new_empty(total, columns, dtype=weight.dtype)
     if not total:
         return out
-    arguments = (
+    if leaky_slope is not None and columns > 1:
+        x = F.leaky_relu(x.to(weight.dtype), leaky_slope)
+    arguments: tuple[Any, ...] = (
         x.contiguous(),
         taps_outermost(weight),
         bias,
@@ -199,13 +199,13 @@ def _triton(
         ONE_CHUNK,
         taps,
         dilation,
-        leaky_slope,
-        scale,
     )
     config = config_for("conv1d", (columns, inner), weight.dtype, x.device)
     if columns == 1:
         _one_channel_kernel[(max_tiles(total, segments, _ROWS, ONE_CHUNK),)](
             *arguments,
+            leaky_slope,
+            scale,
             IN=inner,
             CHANNELS=triton.next_power_of_2(inner),
             ROWS=_ROWS,
@@ -214,12 +214,12 @@ def _triton(
         return out
     tile: dict[str, int] = {}
     programs = 0
-    for sizes in config["TILES"]:  # from large to small: the first that gives the GPU enough programs
-        tile = dict(zip(_TILE, sizes, strict=True))
+    for sizes in config["TILES"]:  # from large to small, of one BLOCK_K: the first that gives the GPU enough programs
+        tile = dict(zip(TILE, sizes, strict=True))
         programs = max_tiles(total, segments, tile["BLOCK_M"], ONE_CHUNK) * triton.cdiv(columns, tile["BLOCK_N"])
         if programs >= config["PROGRAMS"]:
             break
-    _kernel[(programs,)](*arguments, IN=inner, OUT=columns, enable_fp_fusion=config["enable_fp_fusion"], **tile)
+    _kernel[(programs,)](*arguments, scale, IN=inner, OUT=columns, enable_fp_fusion=config["enable_fp_fusion"], **tile)
     return out
 
 

@@ -100,7 +100,7 @@ def _kernel(
         w = tl.load(w_ptrs, mask=w_mask, other=0.0, cache_modifier=".ca")
         x_ptrs = x_ptr + (row * IN + ((start_k + offs_k) % IN)[None, :])
         x = tl.load(x_ptrs, mask=x_mask, other=0.0, cache_modifier=".ca")
-        acc = tl.dot(leaky_relu(x, slope).to(w.dtype), w, acc, input_precision="ieee")
+        acc = tl.dot(leaky_relu(x, slope).to(w.dtype), w, acc, input_precision="tf32x3")
     y = acc + tl.load(bias_ptr + channel).to(tl.float32)[None, :]
     out_ptrs = out_ptr + (first * N + (offs_m[:, None] * N + offs_n[None, :]))
     tl.store(out_ptrs, y.to(out_ptr.dtype.element_ty), mask=(offs_m < rows_left)[:, None] & (offs_n < N)[None, :])

@@ -1,8 +1,13 @@
 """What the convolutions share: implicit GEMM, a matrix product whose left operand is read from x and never stored.
 
-    y[t] = Σ_j A[t, j] · W[:, j],    A[t, τ · in + c] = act(x[t + (τ − (k−1)/2) · dilation, c])          j < k · in
+    y[t] = Σ_j A[t, j] · W[:, j],    A[t, τ · in + c] = x[t + (τ − (k−1)/2) · dilation, c]          j < k · in
 
-Row t of A is the rows of x that the k taps of output t read, one after the other.
+Row t of A is the rows of x that the k taps of output t read, one after the other. An activation is applied to x before,
+once: in the loop it would be computed at each tap, and take more instructions than the products of 64 columns.
+
+In float32 each operand is split into two TF32 numbers, x = x₁ + x₂ with |x₂| ≤ 2⁻¹¹ |x|, and x₂ is cut to TF32: x · w ≈
+x₁ · w₁ + x₁ · w₂ + x₂ · w₁. What is left out is at most 2⁻²¹ |x · w| for each of the two cut numbers and 2⁻²² for x₂ ·
+w₂. The products of a step are summed by matrix instructions and then added in float32, so BLOCK_K decides bits.
 """
 
 from __future__ import annotations
@@ -30,7 +35,6 @@ def conv_k_loop(
     end_row,
     taps,
     dilation,
-    slope,
     IN: tl.constexpr,
     OUT: tl.constexpr,
     GROUP: tl.constexpr,
@@ -61,9 +65,7 @@ def conv_k_loop(
             w = tl.load(w_ptr + w_k, cache_modifier=".ca")
         # .ca: through the L1 cache, because the next step reads nearly the same rows and channels
         x = tl.load(x_ptr + (row * IN + (k % IN)[None, :]), mask=x_mask, other=0.0, cache_modifier=".ca")
-        if slope is not None:
-            x = leaky_relu(x, slope)
-        acc = tl.dot(x.to(w.dtype), tl.trans(w), acc, input_precision="ieee")
+        acc = tl.dot(x.to(w.dtype), tl.trans(w), acc, input_precision="tf32x3")
         if IN % BLOCK_K == 0 and GROUP == 1:
             start_k += IN
             start_k = tl.where(start_k < K, start_k, start_k - K + BLOCK_K)

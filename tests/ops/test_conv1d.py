@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from seamless_kernels.conv1d import conv1d, pack_conv_weight
+from seamless_kernels.config import table
+from seamless_kernels.conv1d import TILE, conv1d, pack_conv_weight
 from support.packed import DTYPES, LENGTHS, WITH_NATIVE, assert_segments_independent, bounds, normal, per_segment
 from tolerance import assert_close_to_fp64
 
@@ -147,3 +151,14 @@ def test_conv1d_is_batch_invariant(
         return list(conv1d(torch.cat(segments), weight, bias, bounds(lengths), dilation=dilation).split(lengths))
 
     assert_segments_independent(run, [normal(n, channels, seed=n) for n in sizes])
+
+
+def test_the_tiles_of_conv1d_have_one_order_of_sums_and_one_kind_of_instruction() -> None:
+    """A step of the K loop has BLOCK_K products: in float32 they are summed before they are added."""
+    resources = json.loads((Path(__file__).parents[1] / "aot" / "resources.json").read_text(encoding="utf-8"))
+    kinds = {"sm_80": {"mma"}, "sm_90": {"wgmma"}, "sm_100": {"tcgen05"}}
+    for arch, by_dims in table()["conv1d"].items():
+        for entry in (entry for entries in by_dims.values() for entry in entries.values()):
+            assert len({dict(zip(TILE, sizes, strict=True))["BLOCK_K"] for sizes in entry["TILES"]}) == 1
+        rows = [row for key, row in resources.items() if key.startswith(f"conv1d/{arch}/") and "one_channel" not in key]
+        assert {row["mma"] for row in rows} == kinds.get(arch, set())

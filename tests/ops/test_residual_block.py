@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from seamless_kernels import residual_block as module
-from seamless_kernels.residual_block import pack_residual_block, residual_block
+from seamless_kernels.flash import ONE_CHUNK, max_tiles
+from seamless_kernels.residual_block import pack_residual_block, residual_block, window_height
 from support.packed import BACKENDS, DTYPES, WITH_NATIVE, assert_segments_independent, bounds, normal, per_segment
 from tolerance import assert_close_to_fp64
 
@@ -104,10 +105,29 @@ def test_residual_block_is_invariant_to_windows_and_launches(
         two = slice(2 * i, 2 * i + 2)
         y = residual_block(y, packed[two], biases[two], bounds(lengths), dilations=(dilation,), leaky_slope=SLOPE)
     assert torch.equal(full, y)
-    for height in (90, 200):
+    for height in (90, 128, 200, 320):
         monkeypatch.setattr(module, "window_height", lambda *_, height=height: height)
         again = residual_block(x, packed, biases, bounds(lengths), dilations=DILATIONS, leaky_slope=SLOPE)
         assert torch.equal(full, again)
+
+
+@pytest.mark.parametrize("rows,segments", [(1, 1), (2500, 1), (35_000, 14), (82_500, 33), (640_000, 256)])
+@pytest.mark.parametrize("margin,largest,tile,programs", [(5, 384, 128, 132), (1, 512, 128, 264), (55, 1024, 512, 264)])
+def test_window_height_leaves_the_fewest_rows_to_the_busiest_program(
+    rows: int, segments: int, margin: int, largest: int, tile: int, programs: int
+) -> None:
+    def busiest(height: int) -> int:
+        return -(-max_tiles(rows, segments, ONE_CHUNK, height - 2 * margin) // programs) * height
+
+    height = window_height(rows, segments, margin, largest, tile, programs)
+    assert height % tile == 0 and 4 * margin <= height <= largest
+    for other in range(tile, largest + 1, tile):
+        if other >= 4 * margin:
+            assert (busiest(height), -height) <= (busiest(other), -other)
+
+
+def test_window_height_has_room_for_a_halo_that_is_wider_than_the_largest_window() -> None:
+    assert window_height(10_000, 1, 300, 256, 128, 8) == 1280  # the first multiple of 128 from 4 · 300 on
 
 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name == "triton"], indirect=True)

@@ -1,4 +1,4 @@
-"""Triton's interpreter as a memory and race checker, with bfloat16 as a GPU rounds it, and faster.
+"""Triton's interpreter as a memory and race checker, with bfloat16 and TF32 as a GPU rounds them, and faster.
 
 Every active lane of every load and store must lie in an element of a tensor given to the launch. Two programs must not
 access one element unless both only read it. Made for the version of Triton that pyproject.toml pins for tests.
@@ -13,6 +13,7 @@ import torch
 from triton.runtime import interpreter as _module
 
 from support.interpreter_bf16 import correct_bf16
+from support.interpreter_tf32 import multiply_as_tf32
 
 interpreter: Any = _module  # private parts of it are replaced
 
@@ -102,6 +103,7 @@ _shadow = _Shadow([])
 def install() -> None:
     """Patch the interpreter of this process; once, after Triton was imported with TRITON_INTERPRET=1."""
     interpreter.interpreter_builder.options = interpreter.InterpreterOptions(debug=True)  # asserts, int32 overflow
+    multiply_as_tf32()
     correct_bf16()
     _keep_comparisons_boolean()
     _guard_launches()
