@@ -1,8 +1,8 @@
 """Build: the packages in engine/ and kernels/, and the native extensions of csrc/. Metadata is in pyproject.toml.
 
 `seamless_kernels._csrc`, CPU kernels, is built where a C++ compiler with OpenMP works; `seamless_kernels._csrc_cuda`
-where nvcc is found, with or without a GPU. SEAMLESS_BUILD_CUDA=0 forbids the latter, 1 makes its failure an error. What
-was not built, torch does.
+where nvcc is found, with or without a GPU. SEAMLESS_BUILD_CUDA=0 forbids the latter, 1 makes its failure an error;
+SEAMLESS_CUDA_ARCHITECTURES, numbers with spaces, builds it for fewer GPUs. What was not built, torch does.
 """
 
 import os
@@ -20,7 +20,7 @@ from setuptools.errors import CompileError
 from setuptools.modified import newer_group
 
 CUDA = {"0": False, "1": True}.get(os.environ.get("SEAMLESS_BUILD_CUDA", ""))  # None: where nvcc is found
-ARCHITECTURES = (80, 86, 89, 90)
+ARCHITECTURES = os.environ.get("SEAMLESS_CUDA_ARCHITECTURES", "80 86 89 90").split()
 ROOTS = {"seamless_engine": "engine", "seamless_kernels": "kernels"}
 CUDA_SOURCES = sorted([*glob("csrc/**/*_cuda.cpp", recursive=True), *glob("csrc/**/*.cu", recursive=True)])
 CPU_SOURCES = sorted(set(glob("csrc/**/*.cpp", recursive=True)) - set(CUDA_SOURCES))

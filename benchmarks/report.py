@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.host import commit
 from benchmarks.roofline import Ceilings
 from seamless_engine import environment
 
@@ -26,6 +27,7 @@ def machine(device: str, dtype: torch.dtype | None = None, ceilings: Ceilings | 
     processor = f"{environment.cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
     facts: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device == "cuda" else processor,
+        "commit": commit(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -23,7 +23,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.clock import seconds_of
-from benchmarks.engine.workload import TINY, TOKENS, items, random_checkpoint, scratch_folder
+from benchmarks.engine.workload import TINY, TOKENS, items, random_checkpoint
+from benchmarks.host import scratch_folder
 from benchmarks.report import machine, print_facts, print_table, write_json
 from seamless_engine import Engine, EngineConfig
 

@@ -1,1 +1,1 @@
-"""First checks and measurements on a machine with a card: `python -m benchmarks.device prepare | check | measure`."""
+"""First checks and measurements on a machine with a GPU: `python -m benchmarks.device prepare | check | measure`."""

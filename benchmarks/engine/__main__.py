@@ -33,9 +33,10 @@ from benchmarks import roofline
 from benchmarks.engine.floors import Floors
 from benchmarks.engine.load import Level, LoadGenerator, release
 from benchmarks.engine.sides import STAGES, Ours, Side, first_line, print_agreement
-from benchmarks.engine.workload import MEDIUM, TASKS, TINY, random_checkpoint, scratch_folder
+from benchmarks.engine.workload import MEDIUM, TASKS, TINY, random_checkpoint
+from benchmarks.host import scratch_folder
 from benchmarks.report import RESULTS, machine, print_facts, print_table, write_json
-from seamless_engine.config import INT8_MODULES, ModelConfig
+from seamless_engine.config import INT8_MODULES, EngineConfig, ModelConfig
 
 _OUR_SHARE = 0.4  # of --seconds, where others come afterwards
 _COLUMNS = {
@@ -108,8 +109,8 @@ def sessions(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Loader
 def _ours(options: argparse.Namespace, folder: Path, tasks: Sequence[str]) -> Loaders:
     where = folder, tasks, options.device, options.dtype
     load = partial(Ours, *where, may_end=options.suite != "load")
-    int8: Loaders = {"ours int8": partial(load, INT8_MODULES)} if options.suite == "ragged" else {}
-    return {"ours": partial(load, ()), **int8}
+    int8: Loaders = {"ours int8": partial(load, EngineConfig(int8=INT8_MODULES))} if options.suite == "ragged" else {}
+    return {"ours": partial(load, EngineConfig()), **int8}
 
 
 def _others(options: argparse.Namespace, folder: Path, task: str) -> Loaders:

@@ -74,9 +74,10 @@ class Side:
 class Ours(Side):
     """may_end: whether texts of the checkpoint could end by themselves."""
 
-    def __init__(self, folder: Path, tasks: Sequence[str], device: str, dtype: str, int8: Any, may_end: bool) -> None:
+    def __init__(
+        self, folder: Path, tasks: Sequence[str], device: str, dtype: str, options: EngineConfig, may_end: bool
+    ) -> None:
         super().__init__(device)
-        options = EngineConfig(int8=int8)
         self.engine = Engine.from_pretrained(folder, tasks=tasks, device=device, dtype=dtype, options=options)
         self.may_end, self.pipelined = may_end, device == "cuda"
         runner = self.engine.core.runner

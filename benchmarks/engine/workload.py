@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,9 +115,3 @@ def random_checkpoint(folder: Path, dims: dict[str, Any], device: str, endless: 
     numbers in any dtype."""
     options: dict[str, Any] = {"dtype": torch.bfloat16, "device": device, "endless": True} if endless else {}
     return write_checkpoint(folder, dims, **options)
-
-
-def scratch_folder() -> str | None:
-    """Where temporary files of 5 GB go: into memory where it can be had as a folder, else where they always go."""
-    memory = "/dev/shm"
-    return memory if Path(memory).is_dir() and shutil.disk_usage(memory).free > 10 << 30 else None

@@ -1,8 +1,9 @@
 """Operations on this machine: their tests, then their times against the measured ceilings.
 
-    python -m benchmarks.kernels [OP ...] [--device cuda] [--dtype bfloat16] [--out DIR] [--quick]
+    python -m benchmarks.kernels [OP ...] [--device cuda] [--dtype bfloat16] [--out DIR] [--quick] [--compiled]
 
-Without OP, all operations. With --out, DIR/kernels.json. Exit code 1 if a test or a benchmark fails.
+Without OP, all operations. With --out, DIR/kernels.json. An operation whose tests fail gets no number. Exit code 1 if a
+test or a benchmark fails.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from benchmarks import roofline
 from benchmarks.kernels.case import Setup
 from benchmarks.kernels.registry import CASES
-from benchmarks.kernels.runner import run, show, verify
+from benchmarks.kernels.runner import failing_tests, run, show
 from benchmarks.report import machine, print_facts, write_json
 
 
@@ -28,17 +29,19 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float32 on the CPU")
     parser.add_argument("--out", type=Path, help="folder for kernels.json")
     parser.add_argument("--quick", action="store_true", help="the smallest shapes, to try the benchmark itself")
+    parser.add_argument("--compiled", action="store_true", help="also what torch.compile makes, which takes minutes")
     options = parser.parse_args()
     device = torch.device(options.device)
     dtype = getattr(torch, options.dtype or ("float32" if options.device == "cpu" else "bfloat16"))
     ops = options.ops or list(CASES)
-    verify(ops)
-    ceilings = roofline.measure(device, dtype)
+    wrong = failing_tests(ops, options.device)
+    ceilings, setup = roofline.measure(device, dtype), Setup(device, dtype, options.quick, options.compiled)
     rows: list[dict[str, Any]] = []
-    failed: list[str] = []
-    for op in ops:
+    failed = [f"{op}: its tests" for op in wrong]
+    for op in (op for op in ops if op not in wrong):
         try:
-            rows += run(op, CASES[op](Setup(device, dtype, options.quick)), device, ceilings)
+            for row in run(op, CASES[op](setup), device, ceilings):
+                rows.append(row)
         except (Exception, SystemExit) as error:
             failed.append(f"{op}: {error}")
     facts = machine(options.device, dtype, ceilings)

@@ -81,7 +81,7 @@ def _segments(
         return F.scaled_dot_product_attention(*padded, attn_mask=mask).transpose(1, 2)[inside]
 
     found = {"ours": lambda qkv, _: ours(qkv, cu_seqlens, lengths.to(torch.int32)), "SDPA": sdpa}
-    if setup.device.type == "cuda" and e is not None:
+    if setup.compiled and setup.device.type == "cuda" and e is not None:
         found["FlexAttention"] = _flex_attention(lengths, total, e)
     flops = DIM * (4.0 * sum(n * n for n in segments) + (0.0 if e is None else 2.0 * len(e) * total))
     least_bytes = 4.0 * DIM * total * setup.dtype.itemsize  # q, k, v read, the result written

@@ -18,11 +18,13 @@ HEAD_DIM = DIM // HEADS
 
 @dataclass(frozen=True)
 class Setup:
-    """Where operations are measured. quick: the smallest shapes alone, to try a benchmark itself."""
+    """Where operations are measured. quick: the smallest shapes alone, to try a benchmark itself. compiled: also what
+    torch compiles, which takes many seconds for a case."""
 
     device: torch.device
     dtype: torch.dtype
     quick: bool = False
+    compiled: bool = False
 
     def pick(self, quick: Any, full: Any) -> Any:
         return quick if self.quick else full
