@@ -11,7 +11,16 @@ import torch.nn.functional as F
 
 from seamless_kernels.config import table
 from seamless_kernels.conv1d import TILE, conv1d, pack_conv_weight
-from support.packed import DTYPES, LENGTHS, WITH_NATIVE, assert_segments_independent, bounds, normal, per_segment
+from support.packed import (
+    DEVICE,
+    DTYPES,
+    LENGTHS,
+    WITH_NATIVE,
+    assert_segments_independent,
+    bounds,
+    normal,
+    per_segment,
+)
 from tolerance import assert_close_to_fp64
 
 every_backend = pytest.mark.parametrize("backend", WITH_NATIVE, indirect=True)
@@ -109,7 +118,7 @@ def test_conv1d_spreads_nan_to_the_rows_that_read_it_alone(backend: str, taps: i
         holed = x.clone()
         holed[row] = float("nan")
         out = conv1d(holed, pack_conv_weight(weight), bias, bounds([32]), dilation=dilation)
-        distance = torch.arange(32) - row
+        distance = torch.arange(32, device=DEVICE) - row
         reads = (distance % dilation == 0) & (distance.abs() <= taps // 2 * dilation)
         assert torch.equal(out.isnan().any(1), reads) and torch.equal(out.isnan().all(1), reads)
 

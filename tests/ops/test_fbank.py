@@ -123,4 +123,4 @@ def test_fbank_refuses_a_clip_of_less_than_two_frames_by_its_index():
 @pytest.mark.parametrize("bounds", [[0], [0, 900], [100, 1000], []])
 def test_fbank_refuses_bounds_that_do_not_cover_the_waveform(bounds):
     with pytest.raises(ValueError, match="from 0 to 1000"):
-        fbank(noise(1000), bounds)
+        fbank(noise(1000).to(DEVICE), bounds)

@@ -124,7 +124,7 @@ def test_linear_takes_rows_one_by_one_where_a_library_treats_places_differently(
 
     monkeypatch.setattr(linear_cpu.F, "linear", of_two_kinds)
     monkeypatch.setattr(linear_cpu, "chunk_rows", {})
-    x, weight = normal(40, 300), normal(30, 300, seed=1)
+    x, weight = (normal(rows, 300, seed=rows, device=torch.device("cpu")) for rows in (40, 30))
     together = linear_cpu.product_by_chunks(x, weight, None)[:40]
     assert torch.equal(together, torch.cat([row[None] @ weight.T for row in x]))
     assert "rows go one by one" in caplog.text

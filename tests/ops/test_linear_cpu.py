@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ import torch.nn.functional as F
 
 from seamless_kernels import native
 from seamless_kernels.linear_cpu import pack, product
+from support import packed
 from support.epilogue import finished
-from support.packed import DTYPES, normal
+from support.packed import DTYPES
 from tolerance import assert_close_to_fp64
 
 assert native.csrc is not None, "csrc/ is not built: it needs g++ and `pip install -e .`"
 csrc = native.csrc
+normal = partial(packed.normal, device=torch.device("cpu"))
 NARROW = (torch.bfloat16, torch.float16)
 # Tiles of every height, panels that are not full, chains of several chunks, gates that begin within a panel.
 SHAPES = [(1, 7, 13), (5, 257, 32), (40, 64, 1), (29, 1100, 80), (15, 300, 70), (13, 513, 131), (300, 33, 24)]
