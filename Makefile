@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Waiting threads sleep: when another process uses a core, torch's spinning ones make everything ten times slower.
 demo train-demo test test-all lint: export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo train-demo test test-all lint bench bench-gpu bench-load memcheck docs clean
+.PHONY: demo train-demo test test-all lint bench bench-gpu memcheck docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python demo/run.py
@@ -36,16 +36,12 @@ lint: $(VENV)/.installed-lint
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.engine --device cpu --against transformers
 
-# The kernels on this machine's GPU; `make bench-gpu DEVICE=cpu QUICK=1` tries it without one.
+# This machine's GPU, right and how fast; `make bench-gpu DEVICE=cpu QUICK=1` tries it without one.
 bench-gpu: DEVICE ?= cuda
-bench-gpu: OUT ?= benchmarks/results/kernels-$(DEVICE)
-bench-gpu: $(VENV)/.installed-bench
-	$(BIN)/python -m benchmarks.kernels --device $(DEVICE) --out $(OUT) $(if $(QUICK),--quick)
-
-# The whole engine on this machine's GPU against transformers; `make bench-load DEVICE=cpu QUICK=1` tries it without one.
-bench-load: DEVICE ?= cuda
-bench-load: $(VENV)/.installed-bench
-	$(BIN)/python -m benchmarks.engine --suite load --device $(DEVICE) $(if $(QUICK),--quick)
+bench-gpu: OUT ?= build/device
+bench-gpu: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.device check --device $(DEVICE) --out $(OUT) $(if $(QUICK),--quick)
+	$(BIN)/python -m benchmarks.device measure --device $(DEVICE) --out $(OUT) $(if $(QUICK),--quick)
 
 # Without torch's cache every tensor is an allocation of its own, past which the check sees.
 memcheck: $(VENV)/.installed-test

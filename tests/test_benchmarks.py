@@ -19,21 +19,19 @@ def benchmark(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-def test_verify_refuses_a_number_where_a_test_fails(tmp_path: Path) -> None:
+def test_failing_tests_names_the_operations_that_get_no_number(tmp_path: Path) -> None:
     ops = tmp_path / "tests" / "ops"
     ops.mkdir(parents=True)
     (ops / "test_right.py").write_text("def test_it():\n    pass\n")
     (ops / "test_wrong.py").write_text("def test_it():\n    assert 1 == 2\n")
     code = f"from pathlib import Path; from benchmarks.kernels import runner; runner.ROOT = Path({str(tmp_path)!r}); "
-    passed = benchmark(code + "runner.verify(['right'])")
-    assert passed.returncode == 0 and passed.stdout.startswith("tests of right: 1 passed"), passed.stderr
-    for ops in (["right", "wrong"], ["right", "gone"]):
-        refused = benchmark(code + f"runner.verify({ops}); print('a number')")
-        assert refused.returncode == 1 and "a number" not in refused.stdout
-        assert f"no benchmark: the tests of {ops[1]} fail" in refused.stderr
+    done = benchmark(code + "print(*runner.failing_tests(['right', 'wrong', 'gone'], 'cpu'))")
+    assert done.returncode == 0, done.stderr
+    assert "tests of right: 1 passed" in done.stdout and "assert 1 == 2" in done.stdout
+    assert done.stdout.splitlines()[-1] == "wrong gone"
 
 
-def test_run_ends_with_an_implementation_that_disagrees_and_leaves_out_one_that_fails() -> None:
+def test_run_leaves_out_an_implementation_that_fails_or_disagrees_and_ends_with_the_latter() -> None:
     code = """
 import json, torch
 from benchmarks.kernels import runner
@@ -45,16 +43,18 @@ def cannot(x):
 
 def run(**others):
     case = Case("x", lambda: (torch.ones(9),), {"ours": torch.exp, **others}, 9.0, 72.0)
-    return list(runner.run("op", [case], torch.device("cpu"), Ceilings(1e9, 1e9)))
+    return runner.run("op", [case], torch.device("cpu"), Ceilings(1e9, 1e9))
 
-rows = run(torch=lambda x: x.exp(), other=cannot)
+rows = list(run(torch=lambda x: x.exp(), other=cannot))
 runner.show(rows)
 print(json.dumps(rows))
-run(torch=torch.sin)
+for row in run(torch=torch.sin, another=torch.exp):
+    print(row["provider"])
 """
     done = benchmark(code)
     assert done.returncode == 1 and "op, x: torch differs from ours" in done.stderr, done.stderr
-    left_out, header, _, rows = done.stdout.splitlines()
+    left_out, header, _, rows, *others = done.stdout.splitlines()
+    assert others == ["ours", "another"]
     assert left_out == "op, x: no other: not on this machine"
     assert header.split() == "op case bound TFLOP/s GB/s share ours µs torch µs".split()
     assert [row["provider"] for row in json.loads(rows)] == ["ours", "torch"]

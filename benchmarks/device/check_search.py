@@ -62,5 +62,5 @@ def _moved(state: SearchState, device: torch.device) -> SearchState:
 
 
 def _batch_on(batch: StepBatch, device: torch.device) -> StepBatch:
-    values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    return StepBatch(**{name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in values.items()})
+    moved = {name: x.to(device) for name, x in vars(batch).items() if isinstance(x, torch.Tensor)}
+    return dataclasses.replace(batch, **moved)

@@ -1,23 +1,27 @@
-"""The tests of operations and graphs that run our kernels on the device, in several processes."""
+"""Tests on the device, in several processes."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from benchmarks.device.parts import ROOT, Context
 from benchmarks.kernels.runner import OUR_TESTS
 
-_FILES = ("tests/ops", "tests/test_cuda_graphs.py", "tests/test_pass_graphs.py")
+KERNELS = ("tests/ops", "tests/test_cuda_graphs.py", "tests/test_pass_graphs.py")
 _QUICK = ("tests/ops/test_kv_cache.py",)
 _PROCESSES = 8
 
 
-def run(context: Context) -> str:
-    """Raises AssertionError with the number of tests that failed; their names are in the results."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "-k", OUR_TESTS["cuda"]]
-    command += ["-n", str(min(_PROCESSES, os.cpu_count() or 1)), *(_QUICK if context.quick else _FILES)]
+def run(context: Context, files: Sequence[str] = KERNELS, chosen: str = OUR_TESTS["cuda"]) -> str:
+    """Raises AssertionError with the number of tests that failed; their names are in the results.
+
+    files, chosen: what pytest is given, all tests of operations and graphs that run our kernels.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "-k", chosen]
+    command += ["-n", str(min(_PROCESSES, os.cpu_count() or 1)), *(_QUICK if context.quick else files)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout)
     lines = done.stdout.splitlines()

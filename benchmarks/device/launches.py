@@ -4,11 +4,12 @@ memory."""
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,6 +29,7 @@ from seamless_engine.memory import profile_run
 from seamless_engine.model_runner import ModelRunner
 from seamless_engine.models.layers import Weights
 from seamless_engine.request import TASKS
+from seamless_engine.search.step_batch import GraphKey
 from seamless_kernels import config, dispatch
 from seamless_kernels.linear import pack_weight
 
@@ -111,9 +113,10 @@ def walk_engine(model: ModelConfig, options: EngineConfig, dtype: torch.dtype) -
     for count in (63, 32 * 63):  # encoder states of a clip of 10 s, and of a full pass
         states = torch.empty(count, model.hidden_size, dtype=dtype, device=META)
         runner.decoder.store_encoder_states(states, torch.empty(count, dtype=torch.int64, device=META), runner.pool)
-    for beams in (1, 5):
-        batch = runner.batches.dummy(64, beams)
-        for change in ({"min_new_tokens": True}, {"needs_logits": (0, 1)}):
+    widths = {field.name: runner.max_length for field in fields(GraphKey) if field.name.endswith("width")}
+    for beams, queries in itertools.product((1, 5), (5, 64, 1280)):
+        batch = runner.batches.dummy(min(queries, options.max_num_seqs), beams)
+        for change in (widths, {"min_new_tokens": True}, {"needs_logits": (0, 1)}):
             runner.run_step(replace(batch, graph_key=replace(batch.graph_key, **change)))
 
 

@@ -63,7 +63,7 @@ class Runner:
     def __init__(self, context: Context, target: Path, seconds: float, together: int) -> None:
         self.context, self.target, self.together = context, target, together
         self._end = time.monotonic() + seconds
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: set[subprocess.Popen[Any]] = set()
         self._stopped = threading.Event()
 
     def run(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ class Runner:
         # A group, so that its children end with it; no session: what runs this may end all of one session.
         return {"cwd": ROOT, "env": environment, "stdout": output, "stderr": output, "process_group": 0}
 
-    def _status(self, process: subprocess.Popen[bytes], seconds: float) -> str:
+    def _status(self, process: subprocess.Popen[Any], seconds: float) -> str:
         self._running.add(process)
         try:
             code = process.wait(seconds)
@@ -137,7 +137,7 @@ class Runner:
         self.target.write_text(json.dumps({"machine": machine, "parts": parts}, indent=1) + "\n", encoding="utf-8")
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[Any]) -> None:
     """End a process, if it still runs, and all that it has started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
