@@ -97,8 +97,10 @@ def on_gpu(arch: str, compiled: Callable[[Any], None] | None = None) -> Iterator
 
 
 def walk_engine(model: ModelConfig, options: EngineConfig, dtype: torch.dtype) -> None:
-    """The passes and steps that an engine of this kind runs when it starts, and the largest ones."""
+    """The passes and steps that an engine of this kind runs when it starts, and the largest ones, in one layer of each
+    stack: the others launch the same kernels."""
     options = replace(options, num_slots=options.num_slots or 1 << 17)
+    model = replace(model, **{field.name: 1 for field in fields(model) if field.name.endswith("_layers")})
     with ExitStack() as stack:
         for name, value in (
             ("Checkpoint", MetaCheckpoint),
@@ -135,16 +137,15 @@ def _walk_synthesis(runner: ModelRunner) -> None:
 
 
 def walk_benchmarks(dtype: torch.dtype, quick: bool = False) -> list[str]:
-    """The cases of all operations that need no number to be made, by our kernels and by candidates. Returns the
-    operations that need one."""
+    """The cases of all operations, by our kernels and by candidates. Returns what could not run without numbers."""
     setup, refused = Setup(META, dtype, quick), []
     for op, cases in CASES.items():
-        ours = {"ours", "ours int8", *(candidate.name for candidate in available(op, META))}
-        try:
-            for case in cases(setup):
-                inputs = case.inputs()
-                for name in ours & case.implementations.keys():
+        walked = {"ours", "ours int8", *(candidate.name for candidate in available(op, META))}
+        for case in cases(setup):
+            inputs = case.inputs()
+            for name in walked & case.implementations.keys():
+                try:
                     case.implementations[name](*inputs)
-        except (NotImplementedError, RuntimeError) as error:
-            refused.append(f"{op}: {str(error).splitlines()[0]}")
+                except Exception as error:  # a candidate may refuse a case, and fail in its own ways
+                    refused.append(f"{op}, {case.name}: {name}: {(str(error).splitlines() or [repr(error)])[0]}")
     return refused

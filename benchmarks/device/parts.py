@@ -67,7 +67,10 @@ class Runner:
         self._stopped = threading.Event()
 
     def run(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
-        """A record of each part. The file has them as they come; the output of a part is printed when it ends."""
+        """A record of each part. The file has them as they come; the output of a part is printed when it ends.
+
+        compiled: entries that Triton's cache got meanwhile.
+        """
         futures: dict[str, Future[dict[str, Any]]] = {}
         records: dict[str, dict[str, Any]] = {}
         with ThreadPoolExecutor(self.together) as pool:
@@ -93,9 +96,11 @@ class Runner:
         file, log = (Path(self.context.scratch, f"{part.name}.{suffix}") for suffix in ("json", "log"))
         context = json.dumps(asdict(self.context) | {"file": str(file), "results": {}})
         command = [sys.executable, "-m", "benchmarks.device.parts", part.call, json.dumps(part.options), context]
+        before_kernels = _compiled_kernels()
         with open(log, "wb") as output:
             status = self._status(subprocess.Popen(command, **self._options(output)), seconds)
         record: dict[str, Any] = {"part": part.name, "status": status, "seconds": round(time.monotonic() - start, 1)}
+        record["compiled"] = _compiled_kernels() - before_kernels
         results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         text = log.read_text(encoding="utf-8", errors="replace")
         said = results.pop("said", None) or next((line for line in reversed(text.splitlines()) if line.strip()), "")
@@ -135,6 +140,12 @@ class Runner:
         parts = [{name: value for name, value in record.items() if name != "machine"} for record in records]
         self.target.parent.mkdir(parents=True, exist_ok=True)
         self.target.write_text(json.dumps({"machine": machine, "parts": parts}, indent=1) + "\n", encoding="utf-8")
+
+
+def _compiled_kernels() -> int:
+    """How many are in Triton's cache, so that it shows whether a prepared one had them."""
+    cache = Path(os.environ.get("TRITON_CACHE_DIR", Path.home() / ".triton" / "cache"))
+    return len(list(cache.iterdir())) if cache.is_dir() else 0
 
 
 def _kill(process: subprocess.Popen[Any]) -> None:

@@ -1,6 +1,6 @@
 """Makes the folder with all that a machine with a card lacks, if it has no network and no package registry.
 
-    python -m benchmarks.device prepare [--folder .device] [--python 3.12] [--torch 2.11.0] [--triton 3.6.0]
+    python -m benchmarks.device prepare [--only wheels csrc triton] [--python 3.12] [--torch 2.11.0] [--triton 3.6.0]
 
 The folder has the wheels of packages that are missing there, the libraries of csrc/, and the kernels that Triton has
 compiled with their launchers. All of it serves one version of Python and Triton, so run this by an interpreter of those
@@ -38,6 +38,7 @@ _LIMIT = 60 << 20  # bytes of the folder: 64 MiB may travel, with the repository
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--only", nargs="+", choices=_MAKE, default=list(_MAKE), help="the rest stays")
     parser.add_argument("--python", default="3.12", help="of the machine with the card, as are the next two")
     parser.add_argument("--torch", default="2.11.0")
     parser.add_argument("--triton", default="3.6.0")
@@ -46,18 +47,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     refuse_other_versions({"python": options.python, "torch": options.torch, "triton": options.triton})
     folder: Path = options.folder
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name, make in (("wheels", fetch_wheels), ("lib", build_csrc), ("triton.tar.gz", fill_cache)):
-        start = time.monotonic()
-        said = make(folder / name)
-        size = sum(path.stat().st_size for path in (folder / name, *(folder / name).rglob("*")) if path.is_file())
-        print(f"{folder / name}: {said}, {size / 2**20:.1f} MiB, {time.monotonic() - start:.0f} s", flush=True)
-    facts = {"commit": commit(), "csrc": csrc_digest(), **versions()}
-    (folder / "prepared.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{folder}: {total / 2**20:.1f} MiB, {facts}")
-    return int(total > _LIMIT)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts_file, start = folder / "prepared.json", time.monotonic()
+    facts = json.loads(facts_file.read_text(encoding="utf-8")) if facts_file.exists() else {}
+    for name in options.only:
+        make, file = _MAKE[name]
+        target = folder / file
+        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        said = make(target)
+        print(f"{target}: {said}, {_bytes(target) / 2**20:.1f} MiB, after {time.monotonic() - start:.0f} s", flush=True)
+        facts |= {"commit": commit(), **versions()} | ({"csrc": csrc_digest()} if name == "csrc" else {})
+        facts_file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    print(f"{folder}: {_bytes(folder) / 2**20:.1f} MiB, {facts}")
+    return int(_bytes(folder) > _LIMIT)
+
+
+def _bytes(path: Path) -> int:
+    return sum(part.stat().st_size for part in (path, *path.rglob("*")) if part.is_file())
 
 
 def versions() -> dict[str, str]:
@@ -158,3 +164,10 @@ def build_launchers(kernels: list[Any]) -> None:
             CudaUtils()
             for kernel in kernels:
                 CudaLauncher(kernel.src, kernel.metadata)
+
+
+_MAKE = {
+    "wheels": (fetch_wheels, "wheels"),
+    "csrc": (build_csrc, "lib"),
+    "triton": (fill_cache, "triton.tar.gz"),
+}
