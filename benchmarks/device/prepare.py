@@ -105,15 +105,17 @@ def fetch_wheels(folder: Path) -> str:
 
 
 def build_csrc(folder: Path) -> str:
+    """The libraries, and the metadata of our package, which has its version."""
     number = ARCH.removeprefix("sm_")
     environment = os.environ | {"SEAMLESS_BUILD_CUDA": "1", "SEAMLESS_CUDA_ARCHITECTURES": number}
     folder.mkdir()
     with tempfile.TemporaryDirectory() as build:
-        command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", build, "--build-temp", build]
+        command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(folder.resolve())]
+        command += ["build_ext", "--build-lib", build, "--build-temp", build]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
         for path in Path(build, "seamless_kernels").glob("*.so"):
             shutil.move(path, folder)
-    names = sorted(path.name.partition(".")[0] for path in folder.iterdir())
+    names = sorted(path.name.partition(".")[0] for path in folder.glob("*.so"))
     if names != ["_csrc", "_csrc_cuda"]:
         raise SystemExit(f"csrc was not built whole: {names}")
     return " and ".join(names)
