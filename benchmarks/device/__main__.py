@@ -7,13 +7,16 @@ Both run their parts in processes of their own, each with a time limit, what say
 and the others go on; FOLDER/check.json and FOLDER/measure.json have the results of all parts that have ended. The exit
 code is 1 if a part did not succeed. `check` takes 230 s at most, `measure` 480 s.
 
-On a machine without a network, with other versions than these and without our dependencies:
+For a machine that has no network and not all of our dependencies, elsewhere, with its versions:
 
     python3.12 -m venv target
     target/bin/pip install torch==2.11.0 triton==3.6.0 transformers==5.17.0 'numpy<2.4' safetensors sentencepiece \
         tokenizers huggingface_hub pybind11 setuptools
-    PYTHONPATH=engine:kernels target/bin/python -m benchmarks.device prepare       makes .device/, which travels
-    . benchmarks/device/setup.sh && python3 -m benchmarks.device check             there
+    PYTHONPATH=engine:kernels target/bin/python -m benchmarks.device prepare
+
+That makes the folder .device/. With it, in the root of the repository there:
+
+    . benchmarks/device/setup.sh && python3 -m benchmarks.device check
 """
 
 from __future__ import annotations

@@ -87,7 +87,9 @@ def on_gpu(arch: str, compiled: Callable[[Any], None] | None = None) -> Iterator
     names = [f"seamless_kernels.{module.name}" for module in pkgutil.iter_modules(seamless_kernels.__path__)]
     modules = [importlib.import_module(name) for name in names]
     with ExitStack() as stack:
+        stack.callback(dispatch.reset)
         stack.enter_context(patch.dict(dispatch.BACKENDS, meta=dispatch.BACKENDS["cuda"]))
+        dispatch.reset()
         stack.enter_context(patch.object(config, "architecture", lambda _: arch))
         for module in (module for module in modules if hasattr(module, "num_sms")):
             stack.enter_context(patch.object(module, "num_sms", lambda *_: _PROCESSORS[arch]))

@@ -30,8 +30,8 @@ def engine(context: Context) -> str:
     """Profiles and levels, in turns what says most. The checkpoint is left for transformers."""
     device, dtype, many = context.device, _dtypes(context)[0], 2 if context.quick else _MANY
     folder = random_checkpoint(_checkpoint(context), TINY if context.quick else {}, device, endless=True)
-    release()
     ceilings = roofline.measure(torch.device(device), getattr(torch, dtype))
+    release()  # the engine sizes its pool by the memory that is free
     context.save(ceilings={"copy_gbps": ceilings.bandwidth / 1e9, "matmul_tflops": ceilings.matmul / 1e12})
     side = Ours(folder, ["s2st", "s2tt"], device, dtype, ENGINE, may_end=False)
     floors = Floors(ModelConfig.from_folder(folder), ceilings, getattr(torch, dtype).itemsize)
