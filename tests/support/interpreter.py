@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from triton.runtime import interpreter as _module
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from support.interpreter_bf16 import correct_bf16
 from support.interpreter_tf32 import multiply_as_tf32
@@ -89,6 +90,8 @@ class _Shadow:
 def _tensors(arguments: Any) -> list[torch.Tensor]:
     if isinstance(arguments, (tuple, list)):
         return [tensor for argument in arguments for tensor in _tensors(argument)]
+    if isinstance(arguments, TensorDescriptor):
+        return _tensors(arguments.base)
     return [arguments] if isinstance(arguments, torch.Tensor) and arguments.numel() else []
 
 
@@ -141,16 +144,16 @@ def _guard_memory() -> None:
     builder = interpreter.InterpreterBuilder
     load, store, update = builder.create_masked_load, builder.create_masked_store, builder.create_atomic_rmw
 
-    def guarded_load(self: Any, ptrs: Any, mask: Any, *rest: Any) -> Any:
+    def guarded_load(self: Any, ptrs: Any, mask: Any, *rest: Any, **named: Any) -> Any:
         place, _, program, what = _active(self, ptrs, mask, "load")
         _shadow.read(place, program, what)
-        return load(self, ptrs, mask, *rest)
+        return load(self, ptrs, mask, *rest, **named)
 
-    def guarded_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
+    def guarded_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
         place, active, program, what = _active(self, ptrs, mask, "store")
         _shadow.write(place, program, what)
         _refuse_contradiction(place, np.broadcast_to(value.data, active.shape)[active], what)
-        return store(self, ptrs, value, mask, *rest)
+        return store(self, ptrs, value, mask, *rest, **named)
 
     def guarded_update(self: Any, operation: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
         _active(self, ptrs, mask, "atomic update")
