@@ -1,6 +1,6 @@
 """Compile the kernels of candidates for sm_90, on any machine, and print their resources.
 
-    python tests/candidates/compile.py [NAME ...]
+    PYTHONPATH=tests:. python tests/candidates/compile.py [NAME ...]
 
 Prints one JSON object: {"name/launch/kernel": {registers, stack, shared, mma, tma}}. tma: copies by descriptors. As
 `aot/compile.py`, and in a process of its own for the same reason.
@@ -12,15 +12,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
-from aot.compile import compiled, resources  # before anything else imports Triton
-
 import torch
 
+from aot.compile import compiled, resources  # first: it sees to it that Triton compiles
 from benchmarks.device.candidates import Candidate, candidates
 from benchmarks.kernels.products import PRODUCTS
 from seamless_kernels import config

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.device.candidates import Candidate, candidates
-from seamless_kernels import jit
 from seamless_kernels.linear import IMPLS
 from support.packed import DEVICE, normal
+from support.snippets import ROOT
+
+SHARED_MEMORY = 232_448  # bytes of a program on sm_90 at most
+BY_DESCRIPTORS = ("persistent", "warp-specialized")
 
 # Of the candidates, those that run here: on the CPU the ones whose Triton kernels the interpreter runs.
 PRODUCTS = [found for found in candidates() if found.op == "linear" and not found.available(DEVICE)]
@@ -45,3 +52,18 @@ def test_candidates_for_linear_have_the_bits_of_the_kernel_for_any_rows(
             out = candidate.run(x[rows], weight, bias, residual=own, **options)
             assert out.dtype == expected.dtype
             assert torch.equal(out, expected[rows]), (count, rows)
+
+
+def test_candidates_for_linear_compile_within_the_resources_of_sm_90() -> None:
+    """In 16 bit each has matrix instructions of a group of warps, tiles that are copied by descriptors, no spills."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT / "tests"), str(ROOT), environment.get("PYTHONPATH", "")))
+    command = [sys.executable, str(ROOT / "tests" / "candidates" / "compile.py"), *BY_DESCRIPTORS]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert {name.split("/")[0] for name in rows} == set(BY_DESCRIPTORS)
+    for name, found in rows.items():
+        assert found["mma"] == "wgmma" and found["tma"] > 0, name
+        assert found["stack"] == 0, f"{name} spills registers"
+        assert found["registers"] <= 255 and found["shared"] <= SHARED_MEMORY, name

@@ -28,7 +28,7 @@ from seamless_kernels.linear import TILE, Activation, schedule
 
 _GROUP_M = 16
 _TILES = [[128, 256, 64, 8, 3], [128, 128, 64, 8, 4], [64, 128, 64, 4, 4], [64, 64, 128, 4, 4]]
-_TILES_OF_CHUNKS = _TILES[1:]  # with the largest tile, two sums do not fit in the registers
+_SMALL_TILES = _TILES[1:]  # two sums of the largest tile do not fit in the registers, nor its float32 beside x and W
 _INTERPRETED_TILES = [[64, 64, 32, 4, 1], [32, 32, 32, 4, 1], [16, 32, 32, 4, 1]]
 _INTERPRETED_SMS = 3
 
@@ -163,7 +163,7 @@ def run(
     config = config_for("linear", (N, K), x.dtype, x.device)
     chunk = config["CHUNK"] if K > config["CHUNK"] else 0
     sms = num_sms(x.device, _INTERPRETED_SMS)
-    tiles = _INTERPRETED_TILES if x.device.type == "cpu" else _TILES_OF_CHUNKS if chunk else _TILES
+    tiles = _INTERPRETED_TILES if x.device.type == "cpu" else _SMALL_TILES if chunk or y.dtype.itemsize > 2 else _TILES
     tile, _ = schedule(M, N, 1, {"TILES": tiles, "PROGRAMS": config["PROGRAMS"]})
     BLOCK_M, BLOCK_N, BLOCK_K = (tile[name] for name in TILE[:3])
     block_out = BLOCK_N // 2 if activation == "glu" else BLOCK_N
