@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.device.candidates import available
+from benchmarks.device.candidates import Candidate, available
+from benchmarks.device.candidates.decode_proof import decoder_calls, separate
 from benchmarks.kernels.case import DIM, MODEL, Case, Setup
 from seamless_kernels import linear_top_candidates
 from seamless_kernels.linear import Activation, linear, pack_weight, pack_weight_int8
@@ -61,6 +63,25 @@ def linear_cases(setup: Setup) -> Iterator[Case]:
     for product in setup.pick(QUICK, PRODUCTS):
         for tokens in product.tokens:
             yield _linear(setup, product, tokens)
+    fusing = [found for found in available("linear", setup.device) if "norm" in signature(found.run).parameters]
+    for queries in setup.pick((5,), (1, 5, 16, 64)) if fusing else ():
+        for name, call in decoder_calls(setup.device, setup.dtype, queries, setup.quick):
+            yield _decoder_product(setup, f"{name}, {queries} queries", call, fusing)
+
+
+def _decoder_product(setup: Setup, name: str, call: dict[str, Any], fusing: list[Candidate]) -> Case:
+    """A product of a decoder layer with its norm and the store of its keys and values, which some candidates fuse."""
+
+    def inputs() -> tuple[dict[str, Any]]:
+        return ({**call, "weight": call["weight"].clone()},)
+
+    (queries, inner), outer = call["x"].shape, len(call["weight"])
+    read = outer * inner + queries * (inner + (outer if "residual" in call else 0))
+    found: dict[str, Callable[..., Any]] = {"ours": lambda arguments: separate(**arguments)}
+    for candidate in fusing:
+        found[candidate.name] = lambda arguments, run=candidate.run: run(**arguments)
+    least_bytes = float((read + queries * outer) * setup.dtype.itemsize)
+    return Case(name, inputs, found, 2.0 * queries * outer * inner, least_bytes)
 
 
 def _linear(setup: Setup, product: Product, tokens: int) -> Case:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.device.candidates import Candidate, candidates
+from benchmarks.device.candidates import Candidate, candidates, decode_step
 from seamless_kernels.linear import IMPLS
 from support.packed import DEVICE, normal
 from support.snippets import ROOT
@@ -67,3 +67,8 @@ def test_candidates_for_linear_compile_within_the_resources_of_sm_90() -> None:
         assert found["mma"] == "wgmma" and found["tma"] > 0, name
         assert found["stack"] == 0, f"{name} spills registers"
         assert found["registers"] <= 255 and found["shared"] <= SHARED_MEMORY, name
+
+
+@pytest.mark.usefixtures("products_in_order")
+def test_prove_of_the_decode_step_finds_the_bits_of_separate_launches() -> None:
+    assert decode_step.prove(DEVICE, quick=True)
