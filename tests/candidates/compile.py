@@ -2,10 +2,13 @@
 
     PYTHONPATH=tests:. python tests/candidates/compile.py NAME ...
 
-Prints one JSON object: {"name/launch/kernel": {registers, stack, shared, mma, tma, dependent, sums}}. tma: copies by
-descriptors; dependent: whether it waits for the kernel before; sums: numbers of a thread, threads and warps along the
-sum of a reduction, for each. The name "ours" has the launches that "decode step" replaces. As `aot/compile.py`, and in a
-process of its own for the same reason.
+Prints one JSON object: {"name/launch/kernel": {registers, stack, shared, mma, tma, dependent, sums}}.
+
+    tma        copies by descriptors
+    dependent  whether the kernel waits for the one before
+    sums       for each reduction how many of its numbers a thread has in turn, threads of a warp, and warps
+
+The name "ours" has the launches that "decode step" replaces. In a process of its own, as `aot/compile.py`.
 """
 
 from __future__ import annotations

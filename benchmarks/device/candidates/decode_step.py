@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.device.candidates import Candidate
 from benchmarks.device.candidates.decode_proof import MOST_ROWS, Cache, Norm, prove_decode_step
-from benchmarks.device.candidates.persistent import available, epilogue
+from benchmarks.device.candidates.persistent import available, chunk_of, epilogue
 from seamless_kernels.config import config_for
 from seamless_kernels.jit import jit, tl, triton
 from seamless_kernels.layout import unit_stride
@@ -152,7 +152,7 @@ def _statistics(x_ptr, M, stride_xm, eps, DIM: tl.constexpr, NORM_ROWS: tl.const
 
 
 @jit(do_not_specialize=["M"])
-def _sum_kernel(
+def sum_kernel(
     sums_ptr,  # [CHUNKS, M, N]
     bias_ptr,
     residual_ptr,
@@ -201,7 +201,7 @@ def run(
     if cache is not None and N // 3 % max(_COLUMNS):
         raise NotImplementedError("a tile must lie in q, k or v")
     config = config_for("linear", (N, K), x.dtype, x.device)
-    chunk = config["CHUNK"] if K > config["CHUNK"] else 0
+    chunk = chunk_of(config, K)
     if chunk and (norm is not None or cache is not None):
         raise NotImplementedError("a norm or a cache of a sum in chunks")
     y = x.new_empty(M, N if cache is None else N // 3, dtype=out_dtype or x.dtype)
@@ -253,7 +253,7 @@ def run(
         **common,
     )
     if chunk:
-        _sum_kernel[(triton.cdiv(M, 4), triton.cdiv(N, 128))](
+        sum_kernel[(triton.cdiv(M, 4), triton.cdiv(N, 128))](
             sums, bias, residual, y, M, N, stride_rm, scale, CHUNKS=chunks, BLOCK_M=4, BLOCK_N=128, **common
         )
     return y

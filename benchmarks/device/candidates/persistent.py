@@ -17,6 +17,8 @@ rows the bytes of the weight bind, and the decode step of 1 × 5 beams stays at 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from benchmarks.device.candidates import Candidate
@@ -30,7 +32,7 @@ _GROUP_M = 16
 _TILES = [[128, 256, 64, 8, 3], [128, 128, 64, 8, 4], [64, 128, 64, 4, 4], [64, 64, 128, 4, 4]]
 _SMALL_TILES = _TILES[1:]  # two sums of the largest tile do not fit in the registers, nor its float32 beside x and W
 _INTERPRETED_TILES = [[64, 64, 32, 4, 1], [32, 32, 32, 4, 1], [16, 32, 32, 4, 1]]
-_INTERPRETED_SMS = 3
+INTERPRETED_SMS = 4
 
 
 @jit(do_not_specialize=["M"])
@@ -150,25 +152,49 @@ def run(
     out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """`linear` for x of 16 bits. Raises NotImplementedError where a descriptor cannot describe x, weight or result."""
+    M, (N, K) = x.shape[0], weight.shape
+    y = x.new_empty(M, N // 2 if activation == "glu" else N, dtype=out_dtype or x.dtype)
+    require_descriptors(x, K, y)
+    if M:
+        config = config_for("linear", (N, K), x.dtype, x.device)
+        tile, _ = schedule(M, N, 1, {"TILES": tiles(y, chunk_of(config, K)), "PROGRAMS": config["PROGRAMS"]})
+        launch(y, aligned(x), weight, bias, activation, residual, scale, config, tile)
+    return y
+
+
+def tiles(y: torch.Tensor, chunk: int) -> list[list[int]]:
+    """The tiles for a result y, the largest first."""
+    if y.device.type == "cpu":
+        return _INTERPRETED_TILES
+    return _SMALL_TILES if chunk or y.dtype.itemsize > 2 else _TILES
+
+
+def chunk_of(config: dict[str, Any], inner: int) -> int:
+    """The length of a chunk of the sum, 0 for a sum in one piece."""
+    return config["CHUNK"] if inner > config["CHUNK"] else 0
+
+
+def launch(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    activation: Activation | None,
+    residual: torch.Tensor | None,
+    scale: float,
+    config: dict[str, Any],
+    tile: dict[str, int],
+) -> None:
+    """The product of `run`, into y, by programs with this tile."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     M, (N, K) = x.shape[0], weight.shape
-    out_features = N // 2 if activation == "glu" else N
-    y = x.new_empty(M, out_features, dtype=out_dtype or x.dtype)
-    require_descriptors(x, K, y)
-    if not M:
-        return y
-    x = aligned(x)
     residual = None if residual is None else unit_stride(residual)
-    config = config_for("linear", (N, K), x.dtype, x.device)
-    chunk = config["CHUNK"] if K > config["CHUNK"] else 0
-    sms = num_sms(x.device, _INTERPRETED_SMS)
-    tiles = _INTERPRETED_TILES if x.device.type == "cpu" else _SMALL_TILES if chunk or y.dtype.itemsize > 2 else _TILES
-    tile, _ = schedule(M, N, 1, {"TILES": tiles, "PROGRAMS": config["PROGRAMS"]})
     BLOCK_M, BLOCK_N, BLOCK_K = (tile[name] for name in TILE[:3])
     block_out = BLOCK_N // 2 if activation == "glu" else BLOCK_N
     stored = block_out // 2 if BLOCK_M * block_out > 128 * 128 else block_out
-    _kernel[(min(sms, triton.cdiv(M, BLOCK_M) * triton.cdiv(out_features, block_out)),)](
+    count = triton.cdiv(M, BLOCK_M) * triton.cdiv(y.shape[1], block_out)
+    _kernel[(min(num_sms(x.device, INTERPRETED_SMS), count),)](
         TensorDescriptor.from_tensor(x, [BLOCK_M, BLOCK_K]),
         TensorDescriptor.from_tensor(weight, [block_out, BLOCK_K]),
         TensorDescriptor.from_tensor(y, [BLOCK_M, stored]),
@@ -180,12 +206,11 @@ def run(
         0 if residual is None else residual.stride(0),
         scale,
         ACTIVATION=activation,
-        CHUNK=chunk,
+        CHUNK=chunk_of(config, K),
         GROUP_M=_GROUP_M,
         enable_fp_fusion=config["enable_fp_fusion"],
         **tile,
     )
-    return y
 
 
 def require_descriptors(x: torch.Tensor, inner: int, y: torch.Tensor) -> None:

@@ -17,7 +17,14 @@ from __future__ import annotations
 import torch
 
 from benchmarks.device.candidates import Candidate
-from benchmarks.device.candidates.persistent import aligned, available, epilogue, require_descriptors
+from benchmarks.device.candidates.persistent import (
+    INTERPRETED_SMS,
+    aligned,
+    available,
+    chunk_of,
+    epilogue,
+    require_descriptors,
+)
 from benchmarks.device.candidates.proofs import prove_linear
 from seamless_kernels.config import config_for, num_sms
 from seamless_kernels.jit import jit, tl, triton
@@ -28,7 +35,6 @@ _GROUP_M = 16
 _TILES = [[128, 256, 64, 4, 3], [128, 128, 64, 4, 4]]
 _SMALL_TILES = _TILES[1:]  # two sums, or the sums and the residual, of the largest tile do not fit in the registers
 _INTERPRETED_TILES = [[64, 64, 32, 4, 1], [32, 32, 32, 4, 1]]
-_INTERPRETED_SMS = 3
 
 
 @jit(do_not_specialize=["M"])
@@ -106,7 +112,7 @@ def run(
     x = aligned(x)
     residual = None if residual is None else unit_stride(residual)
     config = config_for("linear", (N, K), x.dtype, x.device)
-    chunk = config["CHUNK"] if K > config["CHUNK"] else 0
+    chunk = chunk_of(config, K)
     wide = y.dtype.itemsize > 2  # the shared memory has no room for the largest tile of float32
     tiles = _SMALL_TILES if chunk or residual is not None or wide else _TILES
     tiles = _INTERPRETED_TILES if x.device.type == "cpu" else tiles
@@ -114,7 +120,7 @@ def run(
     block_out = tile["BLOCK_N"] // 2 if activation == "glu" else tile["BLOCK_N"]
     count = triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(out_features, block_out)
     triton.set_allocator(_scratch)
-    _kernel[(min(num_sms(x.device, _INTERPRETED_SMS), count),)](
+    _kernel[(min(num_sms(x.device, INTERPRETED_SMS), count),)](
         x,
         weight,
         bias,
