@@ -30,16 +30,16 @@ import torch
 from benchmarks.device.candidates import Candidate
 from benchmarks.device.candidates.decode_step import sum_kernel
 from benchmarks.device.candidates.persistent import (
-    INTERPRETED_SMS,
     aligned,
     available,
     chunk_of,
     launch,
     require_descriptors,
+    sms_of,
     tiles,
 )
 from benchmarks.device.candidates.proofs import prove_linear
-from seamless_kernels.config import config_for, num_sms
+from seamless_kernels.config import config_for
 from seamless_kernels.jit import jit, tl, triton
 from seamless_kernels.layout import unit_stride
 from seamless_kernels.linear import TILE, Activation, schedule
@@ -95,7 +95,7 @@ def run(
         return y
     x = aligned(x)
     config = config_for("linear", (N, K), x.dtype, x.device)
-    chunk, sms = chunk_of(config, K), num_sms(x.device, INTERPRETED_SMS)
+    chunk, sms = chunk_of(config, K), sms_of(x.device)
     chunks = triton.cdiv(K, chunk) if chunk else 1
     sizes = tiles(y, chunk)
     tile, _ = schedule(M, N, chunks, {"TILES": sizes, "PROGRAMS": config["PROGRAMS"]})

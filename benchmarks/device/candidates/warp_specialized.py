@@ -18,15 +18,15 @@ import torch
 
 from benchmarks.device.candidates import Candidate
 from benchmarks.device.candidates.persistent import (
-    INTERPRETED_SMS,
     aligned,
     available,
     chunk_of,
     epilogue,
     require_descriptors,
+    sms_of,
 )
 from benchmarks.device.candidates.proofs import prove_linear
-from seamless_kernels.config import config_for, num_sms
+from seamless_kernels.config import config_for
 from seamless_kernels.jit import jit, tl, triton
 from seamless_kernels.layout import unit_stride
 from seamless_kernels.linear import Activation, schedule
@@ -120,7 +120,7 @@ def run(
     block_out = tile["BLOCK_N"] // 2 if activation == "glu" else tile["BLOCK_N"]
     count = triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(out_features, block_out)
     triton.set_allocator(_scratch)
-    _kernel[(min(num_sms(x.device, INTERPRETED_SMS), count),)](
+    _kernel[(min(sms_of(x.device), count),)](
         x,
         weight,
         bias,
