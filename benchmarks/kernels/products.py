@@ -65,23 +65,42 @@ def linear_cases(setup: Setup) -> Iterator[Case]:
             yield _linear(setup, product, tokens)
     fusing = [found for found in available("linear", setup.device) if "norm" in signature(found.run).parameters]
     for queries in setup.pick((5,), (1, 5, 16, 64)) if fusing else ():
-        for name, call in decoder_calls(setup.device, setup.dtype, queries, setup.quick):
-            yield _decoder_product(setup, f"{name}, {queries} queries", call, fusing)
+        yield _decoder_layer(setup, queries, fusing)
 
 
-def _decoder_product(setup: Setup, name: str, call: dict[str, Any], fusing: list[Candidate]) -> Case:
-    """A product of a decoder layer with its norm and the store of its keys and values, which some candidates fuse."""
+def _decoder_layer(setup: Setup, queries: int, fusing: list[Candidate]) -> Case:
+    """The products of a decoder layer, their norms, and the store of keys and values, which some candidates fuse: on a
+    GPU as one graph, because launches are most of the time."""
 
-    def inputs() -> tuple[dict[str, Any]]:
-        return ({**call, "weight": call["weight"].clone()},)
+    def inputs() -> tuple[list[dict[str, Any]]]:
+        return ([call for _, call in decoder_calls(setup.device, setup.dtype, queries, setup.quick)],)
 
-    (queries, inner), outer = call["x"].shape, len(call["weight"])
-    read = outer * inner + queries * (inner + (outer if "residual" in call else 0))
-    found: dict[str, Callable[..., Any]] = {"ours": lambda arguments: separate(**arguments)}
-    for candidate in fusing:
-        found[candidate.name] = lambda arguments, run=candidate.run: run(**arguments)
-    least_bytes = float((read + queries * outer) * setup.dtype.itemsize)
-    return Case(name, inputs, found, 2.0 * queries * outer * inner, least_bytes)
+    weights = [call["weight"].shape for call in inputs()[0]]
+    numbers = sum(outer * inner + queries * (inner + outer) for outer, inner in weights)
+    flops = 2.0 * queries * sum(outer * inner for outer, inner in weights)
+    found = {"ours": _as_graph(separate), **{candidate.name: _as_graph(candidate.run) for candidate in fusing}}
+    return Case(f"decoder layer, {queries} queries", inputs, found, flops, float(numbers * setup.dtype.itemsize))
+
+
+def _as_graph(run: Callable[..., Tensor]) -> Callable[[list[dict[str, Any]]], list[Tensor]]:
+    """The calls with these arguments one after the other; on a GPU captured when the arguments are first seen."""
+    captured: dict[int, tuple[torch.cuda.CUDAGraph, list[Tensor]]] = {}
+
+    def replay(calls: list[dict[str, Any]]) -> list[Tensor]:
+        if calls[0]["x"].device.type != "cuda":
+            return [run(**call) for call in calls]
+        if id(calls) not in captured:
+            for call in calls:
+                run(**call)  # compiles
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                results = [run(**call) for call in calls]
+            captured[id(calls)] = graph, results
+        graph, results = captured[id(calls)]
+        graph.replay()
+        return results
+
+    return replay
 
 
 def _linear(setup: Setup, product: Product, tokens: int) -> Case:

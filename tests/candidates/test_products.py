@@ -15,6 +15,9 @@ import torch
 
 from benchmarks.device.candidates import balanced, candidates, decode_step, persistent
 from benchmarks.device.candidates.decode_proof import prove_decode_step
+from benchmarks.kernels.case import Setup
+from benchmarks.kernels.products import linear_cases
+from benchmarks.kernels.runner import check_agreement
 from seamless_kernels.linear import IMPLS
 from support.packed import DEVICE, normal
 from support.snippets import ROOT
@@ -67,6 +70,15 @@ def test_prove_of_the_decode_step_refuses_other_bits() -> None:
 
     with pytest.raises(AssertionError, match="in torch.bfloat16: 1 rows"):
         prove_decode_step(rounded, DEVICE, quick=True)
+
+
+def test_linear_cases_compare_a_decoder_layer_with_the_candidates_that_fuse() -> None:
+    *_, case = linear_cases(Setup(DEVICE, torch.bfloat16, quick=True))
+    assert case.name == "decoder layer, 5 queries" and list(case.implementations) == ["ours", "decode step"]
+    arguments = case.inputs()
+    ours, fused = (run(*arguments) for run in case.implementations.values())
+    assert len(ours) == 6
+    check_agreement(ours, fused, case.name)
 
 
 def test_rows_of_full_waves_leave_the_rest_to_the_smaller_tile() -> None:

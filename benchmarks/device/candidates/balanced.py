@@ -17,7 +17,7 @@ That is also why stream-K is not possible: it cuts a sum where the share of a mu
 number of rows. Here a share ends between chunks. Chunks of 1024 instead of 2048 would make 2.5 waves of fc2, 17 % less
 time, but other bits than today's, and 4 stored sums a tile again, because 3 of 8 chunks are left to other programs.
 
-Predictions, not yet measured, for the 24 layers of a decode step of 256 × 5 beams, 7.7 ms: fc1 −0.13 ms, fc2 −0.12 ms,
+Predictions, not yet measured, for the 24 layers of a decode step of 256 × 5 beams, 7.7 ms: fc1 −0.09 ms, fc2 −0.12 ms,
 beside what `persistent` gains. The step of 1 × 5 beams and an encoder pass (95 % busy) do not change.
 """
 

@@ -56,7 +56,7 @@ def separate(
 def decoder_calls(
     device: torch.device, dtype: torch.dtype, rows: int, quick: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Arguments of `run` and `separate` for each product of a decoder layer. quick: with small dims."""
+    """Arguments of `run` and `separate` for the products of a decoder layer, in their order. quick: with small dims."""
     dim, long = (64, 320) if quick else (DIM, MODEL.decoder_ffn_dim)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -71,8 +71,9 @@ def decoder_calls(
     norm = Norm(normal(dim), normal(dim), 1e-5)
     cache = Cache(pool(), pool(), torch.arange(rows, device=device).flip(0) * 2)
     yield "norm, q·k·v, store", {**product(3 * dim, dim), "norm": norm, "cache": cache}
-    yield "norm, cross q", {**product(dim, dim), "norm": norm}
     yield "out", {**product(dim, dim), "residual": normal(rows, dim)}
+    yield "norm, cross q", {**product(dim, dim), "norm": norm}
+    yield "cross out", {**product(dim, dim), "residual": normal(rows, dim)}
     yield "norm, fc1", {**product(long, dim), "norm": norm, "activation": "relu"}
     yield "fc2", {**product(dim, long), "residual": normal(rows, dim)}
 
@@ -83,7 +84,7 @@ def prove_decode_step(run: Callable[..., torch.Tensor], device: torch.device, qu
     for dtype in (torch.bfloat16, torch.float16):
         for name, call in decoder_calls(device, dtype, MOST_ROWS, quick):
             expected, pools = separate(**call), _written(call)
-            for count in (1, 5, 64) if quick else (1, 2, 5, 8, 9, 16, 40, 63, 64):
+            for count in (1, 9) if quick else (1, 2, 5, 8, 9, 16, 40, 63, 64):
                 for rows in (slice(0, count), slice(MOST_ROWS - count, None)):
                     own = call | {key: call[key][rows] for key in ("x", "residual") if key in call}
                     if "cache" in call:
