@@ -1,9 +1,10 @@
 """linear for many rows on sm_90: as `persistent`, and the warps of a program have different tasks.
 
-One warp copies tiles by TMA, and two groups of four warps multiply, each 64 rows of the tile with 232 registers a
-thread. The warp that copies runs ahead by as many tiles as fit in the shared memory, whatever the others do, so it
-loads the next tile of the result while the epilogue of this one runs. Triton divides the tasks (`warp_specialize`); on
-sm_90 that needs 4 warps, loops that are not flattened, and descriptors that the kernel makes itself.
+One group of four warps copies tiles by TMA, and two others multiply, each 64 rows of the tile with 232 registers a
+thread. The group that copies runs ahead by as many tiles as fit in the shared memory, so it loads the next tile of the
+result while the epilogue of this one runs. Triton divides the tasks (`warp_specialize`). On sm_90 that needs
+`num_warps=4`, loops that are not flattened, and descriptors that the kernel makes itself: with others Triton 3.6 and
+3.9 ignore the request or fail to compile.
 
 The bits are those of ours, for the reasons that `persistent` gives.
 
