@@ -52,7 +52,8 @@ PARTS = {
         Part("bfloat16-graphs", 90, f"{_DEMO}by_graphs", {"dtype": "bfloat16"}, ("bfloat16",)),
         Part("bfloat16-alone", 90, f"{_DEMO}alone", {"dtype": "bfloat16"}, ("bfloat16",)),
         Part("candidates", 60, f"{_HERE}check_candidates:prove"),
-        Part("tests", 150, f"{_HERE}check_tests:run"),
+        Part("synchronisation", 60, f"{_HERE}check_tests:synchronisation"),
+        Part("tests", 150, f"{_HERE}check_tests:kernels"),
     ],
     "measure": [
         _MACHINE,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 
 import torch
 
 from benchmarks.device.parts import Context
 from seamless_engine.search.native_search import native_search
-from seamless_engine.search.state import SearchState
-from seamless_engine.search.step_batch import StepBatch
 from seamless_engine.search.torch_search import TorchSearch
-from support.searches import EOS, Searches, assert_same, clone, known, overwrite, random_params, tensors
+from support.searches import EOS, Searches, assert_same, clone, known, overwrite, random_params
 from tolerance import SCORE_ATOL
 
 _INPUTS = ("tokens", "positions", "slots", "beams", "lengths")
@@ -30,7 +27,7 @@ def compare(context: Context) -> str:
 def _steps(device: torch.device, seed: int, levels: int | None, most: int) -> int:
     rng, generator, steps = random.Random(seed), torch.Generator().manual_seed(seed), 0
     world = Searches(vocab=rng.choice([130, 1000]), bucket=rng.choice([1, 8]))
-    search = native_search(_moved(clone(world.state), device))
+    search = native_search(clone(world.state, device))
     assert search is not None, f"csrc was not built for {device}"
     for _ in range(most):
         if not world.jobs or rng.random() < 0.5:
@@ -39,7 +36,7 @@ def _steps(device: torch.device, seed: int, levels: int | None, most: int) -> in
             world.admit(params, lambda: rng.choice([1, 2, 5, 14]))
             overwrite(search.state, world.state)
         batch = world.batch()
-        moved = _batch_on(batch, device)
+        moved = clone(batch, device)
         logits, before, twin = world.logits(batch, generator, levels), clone(world.state), TorchSearch(world.state)
         mine, its = search.prepare_inputs(moved, EOS), twin.prepare_inputs(batch, EOS)
         for name in _INPUTS:
@@ -53,14 +50,3 @@ def _steps(device: torch.device, seed: int, levels: int | None, most: int) -> in
         world.after_step(rng, late=0.6)
         steps += 1
     return steps
-
-
-def _moved(state: SearchState, device: torch.device) -> SearchState:
-    for name, tensor in tensors(state).items():
-        setattr(state, name, tensor.to(device))
-    return state
-
-
-def _batch_on(batch: StepBatch, device: torch.device) -> StepBatch:
-    moved = {name: x.to(device) for name, x in vars(batch).items() if isinstance(x, torch.Tensor)}
-    return dataclasses.replace(batch, **moved)

@@ -11,17 +11,25 @@ from benchmarks.device.parts import ROOT, Context
 from benchmarks.kernels.runner import OUR_TESTS
 
 KERNELS = ("tests/ops", "tests/test_cuda_graphs.py", "tests/test_pass_graphs.py")
+SYNCHRONISATION = "tests/test_synchronisation.py"
 _QUICK = ("tests/ops/test_kv_cache.py",)
 _PROCESSES = 8
 
 
-def run(context: Context, files: Sequence[str] = KERNELS, chosen: str = OUR_TESTS["cuda"]) -> str:
-    """Raises AssertionError with the number of tests that failed; their names are in the results.
+def kernels(context: Context) -> str:
+    """The tests of operations and graphs that run our kernels."""
+    return _run(context, _QUICK if context.quick else KERNELS, OUR_TESTS["cuda"])
 
-    files, chosen: what pytest is given, all tests of operations and graphs that run our kernels.
-    """
+
+def synchronisation(context: Context) -> str:
+    """That the host does not wait for the device where it need not."""
+    return _run(context, (SYNCHRONISATION,), "step" if context.quick else "")
+
+
+def _run(context: Context, files: Sequence[str], chosen: str) -> str:
+    """Raises AssertionError with the number of tests that failed; their names are in the results."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "-k", chosen]
-    command += ["-n", str(min(_PROCESSES, os.cpu_count() or 1)), *(_QUICK if context.quick else files)]
+    command += ["-n", str(min(_PROCESSES, os.cpu_count() or 1)), *files]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout)
     lines = done.stdout.splitlines()
