@@ -143,7 +143,7 @@ def synthesizing(checkpoint: Checkpoint) -> tuple[Engine, list[Job], deque[Job]]
     for task, tokens in (("t2st", 4), ("t2tt", 40)):
         params = DecodingParams(min_new_tokens=tokens, max_new_tokens=tokens)
         request = Request(task, "fra", text=TEXTS[0], src_lang="eng", params=params)
-        jobs.append(engine.preprocessor.prepare(request, params, Result(0, request.task, "fra")))
+        jobs += engine.preprocessor.prepare(request, params, Result(0, request.task, "fra"))
         jobs[-1].outbox = outbox
         engine.core.submit(jobs[-1])
     while jobs[0].stage is not Stage.FINISHED:
