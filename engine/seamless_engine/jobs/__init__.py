@@ -1,0 +1,1 @@
+"""Batch jobs: inputs of any number to result files, through crashes and restarts, over the public API."""
