@@ -45,11 +45,15 @@ LAYERS = {
     "seamless_engine.async_engine": 6,
     "seamless_engine": 6,  # `from seamless_engine import Engine`
     "seamless_engine.cli": 7,
+    "seamless_engine.cli_jobs": 7,
+    "seamless_engine.cli_job_parser": 7,
+    "seamless_engine.cli_options": 7,
     "seamless_engine.cli_parser": 7,
     "seamless_engine.__main__": 7,
     "seamless_engine.environment": 7,
     "seamless_engine.selftest": 7,
     "seamless_engine.hf": 7,
+    "seamless_engine.jobs": 7,
 }
 BOTTOM = 1
 POLICY = {"block_manager.py", "scheduler.py"}
@@ -66,7 +70,7 @@ def module_name(path: Path) -> str:
 def layer(module: str) -> int:
     if module in LAYERS:
         return LAYERS[module]
-    for name in ("seamless_kernels", "seamless_engine.search", "seamless_engine.hf"):
+    for name in ("seamless_kernels", "seamless_engine.search", "seamless_engine.hf", "seamless_engine.jobs"):
         if module.startswith(f"{name}."):
             return LAYERS[name]
     return BOTTOM
@@ -123,6 +127,7 @@ def test_third_party_imports_are_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"]
     requirements = project["dependencies"] + optional["cuda"] + optional["media"]
+    requirements += optional["parquet"] + optional["demo"]
     declared = {re.split(r"[^\w.-]", requirement)[0] for requirement in requirements}
     used = {name.partition(".")[0] for path in SOURCES for name in imported(path)}
     assert used - set(sys.stdlib_module_names) - set(PACKAGES) <= declared

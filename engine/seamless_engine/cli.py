@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from seamless_engine import cli_parser, console
+from seamless_engine import cli_jobs, cli_parser, console
 from seamless_engine.config import EngineConfig, ModelConfig
 from seamless_engine.errors import AudioError, CapacityError, CheckpointError, SeamlessError, UsageError
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Request, Result
@@ -187,7 +187,19 @@ def selftest(args: argparse.Namespace) -> int:
     )
 
 
-_COMMANDS = {"translate": translate, "languages": languages, "env": env, "selftest": selftest}
+def run(args: argparse.Namespace) -> int:
+    """Many inputs through any tasks, to files."""
+    return cli_jobs.run(args, _without_weights)
+
+
+_COMMANDS = {
+    "translate": translate,
+    "run": run,
+    "merge": cli_jobs.merge,
+    "languages": languages,
+    "env": env,
+    "selftest": selftest,
+}
 
 
 def _without_weights(model: str) -> Path:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
-import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from seamless_engine import __version__
+from seamless_engine import __version__, cli_job_parser
+from seamless_engine.cli_options import DEFAULT_MODEL, add_device, add_field, add_model
 from seamless_engine.request import TASKS, DecodingParams
 
-DEFAULT_MODEL = "facebook/seamless-m4t-v2-large"
 LICENCE = f"""seamless-engine {__version__}
 The code is licensed under Apache-2.0. It brings no model weights: those of {DEFAULT_MODEL}
 are Meta's, under CC-BY-NC-4.0 (no commercial use), and are fetched from the hub when asked for."""
@@ -50,7 +46,7 @@ and in three dtypes. Each line names operation, dtype and implementation, and en
 the formula as rounding allows and have the same bits alone as in a batch. Otherwise it ends with the fault, and the
 exit code is 1. This needs no model and takes less than a minute."""
 
-_FIELDS = {field.name: field.default for field in dataclasses.fields(DecodingParams)}
+_FIELDS = [field.name for field in dataclasses.fields(DecodingParams)]
 
 
 def parse(argv: Sequence[str], commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.Namespace:
@@ -84,11 +80,13 @@ def _parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argp
         return command
 
     _add_translate(add("translate", "translate or transcribe one clip or text", _TRANSLATE, _EXAMPLES))
+    cli_job_parser.add_run(add("run", "answer many clips or texts", cli_job_parser.RUN, cli_job_parser.RUN_EXAMPLES))
+    cli_job_parser.add_merge(add("merge", "join the results of several runs", cli_job_parser.MERGE))
     command = add("languages", "print the languages of a checkpoint", _LANGUAGES)
     command.add_argument("--task", type=str.lower, choices=TASKS, help="this one only")
-    _add_model(command)
+    add_model(command)
     add("env", "print versions, devices and implementations, for a bug report", _ENV)
-    _add_device(add("selftest", "check that this machine computes right", _SELFTEST))
+    add_device(add("selftest", "check that this machine computes right", _SELFTEST))
     return parser
 
 
@@ -97,7 +95,7 @@ def _add_translate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--task", required=True, type=str.lower, choices=TASKS, help="see above")
     command.add_argument("--tgt_lang", required=True, help="code of the language to produce, for example fra")
     command.add_argument("--src_lang", help="code of the language of the text; needed for t2tt and t2st")
-    _add_model(command)
+    add_model(command)
     command.add_argument(
         "--output_path",
         help="audio file to write, needed for s2st and t2st: .wav, .flac, .ogg, .opus or .mp3; - is stdout",
@@ -107,7 +105,7 @@ def _add_translate(command: argparse.ArgumentParser) -> None:
         type=int,
         help="number of the voice, for s2st and t2st (default: 0; with --meta, the language's own)",
     )
-    _add_device(command)
+    add_device(command)
     command.add_argument("--dtype", default="auto", help="auto (the default), float32, float16 or bfloat16")
     command.add_argument(
         "--reference",
@@ -128,38 +126,8 @@ def _add_translate(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take the choices of Meta's m4t_predict, such as five beams; options below override them",
     )
-    meanings = _meanings()
-    for name, default in _FIELDS.items():
-        text = f"{meanings[name]} (default: {default})"
-        group.add_argument(f"--{name}", type=_value, default=argparse.SUPPRESS, metavar="VALUE", help=text)
-
-
-def _meanings() -> dict[str, str]:
-    """Field of DecodingParams → its description in the docstring, in ASCII, which every terminal prints."""
-    docstring = inspect.cleandoc(DecodingParams.__doc__ or "")  # python -OO removes it
-    found = re.findall(r"^(\w+(?:, \w+)*): (.+(?:\n    .+)*)", docstring, flags=re.MULTILINE)
-    plain = str.maketrans({"·": "*", "`": None, "%": "%%"})
-    return dict.fromkeys(_FIELDS, "") | {
-        name: " ".join(text.split()).rstrip(".").translate(plain) for names, text in found for name in names.split(", ")
-    }
-
-
-def _add_device(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", default="auto", help="auto (the default), cpu, cuda, cuda:1, ...")
-
-
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", default=DEFAULT_MODEL, help="checkpoint folder or hub id (default: %(default)s)")
-
-
-def _value(text: str) -> Any:
-    """A number, true, false, none or a list. Any other text stays a string, which DecodingParams checks."""
-    if text.lower() in ("true", "false", "none"):
-        text = text.capitalize()
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    for name in _FIELDS:
+        add_field(group, DecodingParams, name)
 
 
 def _underscored(argv: Sequence[str]) -> list[str]:
