@@ -135,16 +135,17 @@ def test_env_names_versions_and_every_operation(capsys: pytest.CaptureFixture[st
     assert all(f"\n{name} " in out for name in ("python", "torch", "sentencepiece", "SEAMLESS_BACKEND", "op linear"))
 
 
-@pytest.mark.parametrize("command", [[], ["translate"], ["languages"], ["env"], ["selftest"]])
+@pytest.mark.parametrize("command", [[], ["translate"], ["run"], ["merge"], ["languages"], ["env"], ["selftest"]])
 def test_help_can_be_printed_anywhere(command: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
     assert stop.value.code == 0 and capsys.readouterr().out.isascii()
 
 
-def test_help_explains_every_decoding_option(capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("command", ["translate", "run"])
+def test_help_explains_every_decoding_option(command: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
-        main(["translate", "--help"])
+        main([command, "--help"])
     shown = " ".join(capsys.readouterr().out.split("\ndecoding:")[1].split())
     for field in dataclasses.fields(DecodingParams):
         found = re.search(rf"--{field.name} VALUE (.*?) ?\(default: {re.escape(str(field.default))}\)", shown)
@@ -218,7 +219,7 @@ def test_translate_checks_a_request_before_it_fetches_weights(
 
 
 def test_main_exits_with_2_without_arguments(capsys: pytest.CaptureFixture[str]):
-    for arguments in ([], ["translate"]):
+    for arguments in ([], ["translate"], ["run"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 2

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, folder_of: Callable[[str], Path]) -> int:
         if "output_dir" not in options:
             raise UsageError("--output_dir is needed: the folder of the results")
         make_folder(Path(options["output_dir"]))
-    stdin = sys.stdin.buffer if sys.stdin is not None else None
+    stdin = sys.stdin.buffer if "-" in args.input and sys.stdin is not None else None
     inputs = find_inputs(args.input, stdin, options.get("output_dir"))
     check = _checker(folder_of(options["model"]), config, defaults)
     _check_tasks(inputs, defaults, check)

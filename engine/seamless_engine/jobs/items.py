@@ -14,7 +14,7 @@ from typing import Any
 from seamless_engine.errors import SeamlessError, UnknownLanguageError, UsageError
 from seamless_engine.jobs.clips import Part
 from seamless_engine.jobs.manifest import AUDIO, TEXT, Entry
-from seamless_engine.jobs.names import hash_of
+from seamless_engine.jobs.names import hash_of, is_in_shard
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, DecodingParams, Request
 
 Check = Callable[[Request], str]  # raises UsageError; returns the checkpoint's code of the target language
@@ -82,14 +82,16 @@ def parse_tasks(text: Any) -> Tasks:
     return tuple(found)
 
 
-def items_of(entry: Entry, defaults: Defaults, check: Check) -> Iterator[Item | Rejected]:
-    """An item for each task of an entry."""
+def items_of(entry: Entry, defaults: Defaults, check: Check, shard: tuple[int, int]) -> Iterator[Item | Rejected]:
+    """An item for each task of an entry; none of an entry of another shard."""
     id = entry.place
     try:
         if entry.problem is not None:
             raise _Malformed(entry.problem)
         fields = _flat(entry.fields)
         id = _id_of(entry, fields)
+        if not is_in_shard(id, shard):
+            return
         given = _first(fields, "task", "taskname")
         tasks = defaults.tasks if given is None else parse_tasks(given)
         if not tasks:
@@ -97,6 +99,8 @@ def items_of(entry: Entry, defaults: Defaults, check: Check) -> Iterator[Item | 
         values = _Values(entry, fields, defaults)
     except (_Malformed, UsageError) as error:
         kind = "manifest" if isinstance(error, _Malformed) else kind_of(error)
+        if not is_in_shard(id, shard):
+            return
         yield Rejected(id, None, None, entry.place, entry.fields, kind, str(error))
         return
     for task, language in tasks:
@@ -162,7 +166,7 @@ class _Values:
             segment=self._defaults.segment,
         )
         identity = self._entry.fields
-        if self._entry.folder is None:
+        if self._entry.folder is None and "audio" in identity:
             identity = {"audio": os.path.abspath(identity["audio"])}
         given = _params_given(self._params, self._defaults.params)
         hash = hash_of(identity, src, speaker, given)
@@ -227,7 +231,11 @@ def _check_characters(name: str, text: str) -> None:
 
 def _first(fields: Mapping[str, Any], *names: str) -> Any:
     """The value of the first of these names that has one."""
-    return next((fields[name] for name in names if fields.get(name) not in (None, "")), None)
+    for name in names:
+        value = fields.get(name)
+        if value is not None and value != "":
+            return value
+    return None
 
 
 def _code(fields: Mapping[str, Any], *names: str) -> str | None:

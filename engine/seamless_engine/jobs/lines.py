@@ -74,7 +74,8 @@ def _move_damaged(path: str) -> None:
     kept = f"{path}.tmp"
     with open(path, "rb") as file, open(kept, "wb") as good, open(f"{path}.damaged", "ab") as bad:
         for line in file:
-            (bad if stamp_of(line) is None else good).write(line)
+            if line.endswith(b"\n"):  # else it is torn
+                (bad if stamp_of(line) is None else good).write(line)
         for written in (good, bad):
             written.flush()
             os.fsync(written.fileno())

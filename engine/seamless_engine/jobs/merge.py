@@ -15,7 +15,7 @@ from seamless_engine.jobs.lines import Stamp, recover, seal
 from seamless_engine.jobs.output import lock, make_folder
 
 _FILES = re.compile(r"(results|errors)((?:-\d+-of-\d+)?)\.jsonl")
-_SUMS = "entries elsewhere done changed results errors audio_seconds speech_seconds tokens load_seconds seconds".split()
+_SUMS = "entries done changed results errors audio_seconds speech_seconds tokens load_seconds seconds".split()
 
 
 def merge(folders: Sequence[str], output_dir: str | None) -> dict[str, int]:

@@ -12,12 +12,11 @@ _MOST_SAMPLES = 1000
 
 @dataclass
 class Counts:
-    """Of one run. entries: read. elsewhere: items of other shards. done: items that an earlier run answered. changed:
+    """Of one run. entries: read, those of other shards too. done: items that an earlier run answered. changed:
     those whose entry has changed since. audio_seconds: of the clips that were answered, once for each task. stages:
     seconds of `Result.timings`, summed."""
 
     entries: int = 0
-    elsewhere: int = 0
     done: int = 0
     changed: int = 0
     results: int = 0

@@ -11,7 +11,6 @@ from seamless_engine.errors import AudioError, InputError
 from seamless_engine.jobs.inputs import Input
 from seamless_engine.jobs.interruption import Interruption
 from seamless_engine.jobs.items import Check, Defaults, Item, Rejected, items_of, kind_of
-from seamless_engine.jobs.names import is_in_shard
 from seamless_engine.jobs.output import Output
 from seamless_engine.jobs.progress import Counts, Progress
 from seamless_engine.request import Request, Result
@@ -30,11 +29,7 @@ def read_items(
         try:
             for entry in one.read():
                 counts.entries += 1
-                for item in items_of(entry, defaults, check):
-                    if is_in_shard(item.id, shard):
-                        yield item
-                    else:
-                        counts.elsewhere += 1
+                yield from items_of(entry, defaults, check, shard)
         except OSError as error:
             raise InputError(f"an input cannot be read any more: {error}") from None
 
