@@ -57,6 +57,8 @@ LAYERS = {
 }
 BOTTOM = 1
 POLICY = {"block_manager.py", "scheduler.py"}
+# Jobs are a caller like any other: they use what is public, and the files that the command line writes.
+JOBS_USE = re.compile(r"seamless_engine(\.(Engine|errors|config|request|audio_output|jobs)(\..*)?)?")
 
 
 def module_name(path: Path) -> str:
@@ -116,6 +118,11 @@ def test_imports_go_down(path: Path):
     for name in imported(path):
         if is_ours(name):
             assert layer(name) <= layer(own), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.parent.name == "jobs"], ids=module_name)
+def test_jobs_use_the_public_api_alone(path: Path):
+    assert [name for name in imported(path) if name.startswith("seamless_") and not JOBS_USE.fullmatch(name)] == []
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.name in POLICY], ids=module_name)

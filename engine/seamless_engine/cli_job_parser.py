@@ -82,6 +82,7 @@ _CONFIG = {  # option → field of EngineConfig
 
 
 def add_run(command: argparse.ArgumentParser) -> None:
+    command.usage = "%(prog)s INPUT [INPUT ...] --task TASK --tgt_lang LANG --output_dir DIR [options]"
     command.add_argument("input", nargs="+", help="see above")
     command.add_argument("--config", metavar="FILE", help="TOML or JSON file with options by name; those here win")
     for name, text in _TEXTS.items():

@@ -195,6 +195,16 @@ def test_run_writes_no_file_outside_of_its_folder(texts: Callable[..., int], tmp
     assert {path for path in tmp_path.rglob("*")} - before <= {out, tmp_path / "texts.jsonl", *out.rglob("*")}
 
 
+def test_run_answers_clips_whose_names_are_no_text(model: str, out: Path, tmp_path: Path):
+    folder = os.fsencode(tmp_path / "clips")
+    os.mkdir(folder)
+    for name in (b"bad\xff.wav", "gut\n\u2028\u00e4.wav".encode()):
+        Path(os.fsdecode(os.path.join(folder, name))).write_bytes(CLIP.read_bytes())
+    options = ["--task", "s2st:fra", "--model", model, "--output_dir", str(out), "--max_new_tokens", "8"]
+    assert main(["run", str(tmp_path / "clips"), *options]) == 0
+    assert [line["id"] for line in read(out, "results.jsonl")] == ["bad\\xff.wav", "gut\n\u2028\u00e4.wav"]
+
+
 def test_file_stem_can_be_turned_back_into_the_id():
     for id in HOSTILE_IDS[:-1]:
         stem = file_stem(id, "s2st", "cmn_Hant")

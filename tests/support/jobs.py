@@ -108,7 +108,7 @@ def write_lines(path: Path, lines: Sequence[Any]) -> str:
 
 
 def read(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (folder / name).read_bytes().splitlines()]
 
 
 def outcome(folder: Path) -> tuple[list[str], list[str], dict[str, bytes]]:
