@@ -28,6 +28,7 @@ PACKAGES = (  # required and optional dependencies, and transformers
     "huggingface_hub",
     "sentencex",
     "silero-vad",
+    "pyarrow",
     "transformers",
 )
 

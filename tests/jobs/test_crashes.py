@@ -28,7 +28,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, command: Command) -> t
     return folder / "out", time.monotonic() - started
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [8, pytest.param(40, marks=pytest.mark.slow)])
 def test_run_loses_and_repeats_nothing_when_it_is_killed(
     kills: int, undisturbed: tuple[Path, float], tmp_path: Path, command: Command
 ):

@@ -12,11 +12,14 @@ from urllib.parse import unquote
 
 import pytest
 import soundfile
+import torch
 
 from seamless_engine import DecodingParams, Engine, Request
 from seamless_engine.audio_output import encode_audio
 from seamless_engine.cli import main
+from seamless_engine.jobs.fingerprint import fingerprint
 from seamless_engine.jobs.names import file_stem
+from support.checkpoint import write_changed
 from support.jobs import outcome, read, write_lines
 
 Command = Callable[..., list[str]]
@@ -203,6 +206,23 @@ def test_run_answers_clips_whose_names_are_no_text(model: str, out: Path, tmp_pa
     options = ["--task", "s2st:fra", "--model", model, "--output_dir", str(out), "--max_new_tokens", "8"]
     assert main(["run", str(tmp_path / "clips"), *options]) == 0
     assert [line["id"] for line in read(out, "results.jsonl")] == ["bad\\xff.wav", "gut\n\u2028\u00e4.wav"]
+
+
+def test_fingerprint_tells_checkpoints_apart_wherever_they_are(model: str, tmp_path: Path):
+    def ruin(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["text_decoder.layer_norm.bias"][0] += 1.0
+
+    same = write_changed(Path(model), tmp_path / "same", lambda tensors: None)
+    other = write_changed(Path(model), tmp_path / "other", ruin)
+    (same / "README.md").write_text("not read")
+    assert fingerprint(same) != fingerprint(other)
+    assert fingerprint(same) == fingerprint(same.rename(tmp_path / "moved"))
+    with open(tmp_path / "moved" / "large.safetensors", "wb") as file:
+        file.truncate(1 << 40)
+    before = fingerprint(tmp_path / "moved")
+    with open(tmp_path / "moved" / "large.safetensors", "r+b") as file:
+        file.write(b"header")
+    assert fingerprint(tmp_path / "moved") != before
 
 
 def test_file_stem_can_be_turned_back_into_the_id():

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ from seamless_engine.jobs.output import lock, make_folder
 
 _FILES = re.compile(r"(results|errors)((?:-\d+-of-\d+)?)\.jsonl")
 _SUMS = "entries done changed results errors audio_seconds speech_seconds tokens load_seconds seconds".split()
+
+
+@dataclass
+class _Kept:
+    """What the lines that are kept are about. items: key → item."""
+
+    options: str | None = None
+    items: dict[int, int] = field(default_factory=dict)
 
 
 def merge(folders: Sequence[str], output_dir: str | None) -> dict[str, int]:
@@ -34,7 +43,7 @@ def merge(folders: Sequence[str], output_dir: str | None) -> dict[str, int]:
         names = {(path.parent, suffix) for found in sources.values() for path, suffix in found} | {(target, "")}
         for folder, suffix in sorted(names):
             locks.callback(os.close, lock(folder, suffix))
-        kept: dict[str, Stamp] = {}
+        kept = _Kept()
         results, repeated = _write(target / "results.jsonl", _lines(sources["results"]), target, kept)
         errors, _ = _write(target / "errors.jsonl", _lines(sources["errors"]), target, kept, skip_known=True)
         _write_run(target, sources)
@@ -65,7 +74,7 @@ def _write(
     path: Path,
     lines: Iterator[tuple[Path, Stamp, bytes]],
     target: Path,
-    kept: dict[str, Stamp],
+    kept: _Kept,
     *,
     skip_known: bool = False,
 ) -> tuple[int, int]:
@@ -75,12 +84,12 @@ def _write(
     try:
         with open(unfinished, "wb") as file:
             for folder, stamp, line in lines:
-                before = kept.get(stamp.key)
-                options = next(iter(kept.values())).options if kept else stamp.options
-                if options != stamp.options:
+                kept.options = kept.options or stamp.options
+                if kept.options != stamp.options:
                     raise UsageError(f"{folder} has results of other options than the first: they do not go together")
-                if before is not None:
-                    if before.item != stamp.item and not skip_known:
+                key, item = int(stamp.key, 16), int(stamp.item, 16)
+                if key in kept.items:
+                    if kept.items[key] != item and not skip_known:
                         known = json.loads(line)
                         raise UsageError(
                             f"the item {known['id']!r} ({known['task']}, {known['tgt_lang']}) was answered twice, from "
@@ -88,7 +97,7 @@ def _write(
                         )
                     repeated += 1
                     continue
-                kept[stamp.key] = stamp
+                kept.items[key] = item
                 file.write(line if folder == target.resolve() else _moved(line, stamp, folder, target.resolve()))
                 written += 1
             file.flush()
