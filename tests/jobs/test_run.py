@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import json
 import os
@@ -86,6 +88,20 @@ def test_run_writes_what_the_api_answers(loaded: Engine, model: str, out: Path, 
     assert facts["last_run"]["audio_seconds"] == pytest.approx(3 * known["audio_seconds"])
 
 
+def test_run_writes_hypotheses_and_probabilities_that_were_asked_for(
+    loaded: Engine, texts: Callable[..., int], out: Path
+):
+    params = {"num_beams": 3, "num_return_sequences": 2, "return_token_logprobs": True, "max_new_tokens": 8}
+    entries: list[object] = [{"id": "a", "text": "Good morning!", "params": params}, {"id": "b", "text": "a"}]
+    assert texts(entries, "--segment", "never") == 0
+    asked, plain = sorted(read(out, "results.jsonl"), key=lambda line: line["id"])
+    request = Request("t2tt", "fra", text="Good morning!", src_lang="eng", params=DecodingParams(**params))
+    known = loaded.generate(request)
+    assert asked["token_logprobs"] == known.token_logprobs
+    assert [(one["text"], one["score"]) for one in asked["n_best"]] == [(one.text, one.score) for one in known.n_best]
+    assert not {"n_best", "token_logprobs"} & plain.keys()
+
+
 def test_run_keeps_every_item_in_results_or_in_errors(command: Command, out: Path):
     assert main(command(out)) == 1
     results, errors = read(out, "results.jsonl"), read(out, "errors.jsonl")
@@ -148,6 +164,17 @@ def test_run_takes_a_limit_of_items_and_goes_on_without_it(texts: Callable[..., 
     assert [line["id"] for line in read(out, "results.jsonl")] == ["0", "1"]
     assert texts(entries) == 0
     assert sorted(line["id"] for line in read(out, "results.jsonl")) == ["0", "1", "2", "3", "4"]
+
+
+def test_run_goes_on_where_files_cannot_be_locked(
+    texts: Callable[..., int], out: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+):
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert texts([{"id": "a", "text": "a"}]) == 0
+    assert "cannot be locked (Function not implemented)" in capsys.readouterr().err
 
 
 def test_merge_of_shards_equals_the_job_as_a_whole(command: Command, tmp_path: Path, out: Path, capsys: Captured):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
@@ -23,6 +24,8 @@ from seamless_engine.request import Result
 _SYNC_SECONDS = 1.0
 _RESULT_FIELDS = "text segments audio_seconds score finish_reason warnings token_logprobs n_best timings".split()
 _UNITS = ("tokens", "units")  # of hypotheses: long, and of little use in a file
+
+_log = logging.getLogger(__name__)
 
 Status = Literal["new", "done", "changed", "duplicate"]
 
@@ -223,14 +226,17 @@ def lock(folder: Path, name: str) -> int:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError:
         holder = os.pread(file, 200, 0).decode(errors="replace").strip()
         os.close(file)
-        if isinstance(error, BlockingIOError):
-            raise UsageError(f"{folder} is in use by {holder or 'another process'}: wait for it, or stop it") from None
-        raise UsageError(f"{path} cannot be locked: {error.strerror}. Use a folder on another file system") from None
-    os.ftruncate(file, 0)
-    os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')}\n".encode(), 0)
+        raise UsageError(f"{folder} is in use by {holder or 'another process'}: wait for it, or stop it") from None
+    except OSError as error:  # as on some file systems of clusters
+        _log.warning("%s cannot be locked (%s): see to it that no other run uses the folder", path, error.strerror)
+    with contextlib.suppress(OSError):  # a full disk: others are told less
+        os.ftruncate(file, 0)
+        os.pwrite(
+            file, f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')}\n".encode(), 0
+        )
     return file
 
 
