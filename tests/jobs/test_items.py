@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import tracemalloc
 from collections.abc import Iterator, Sequence
@@ -171,7 +172,7 @@ HOSTILE = [
     ('{"id": "a", "text": "b", "task": "sing"}', "usage", "unknown task 'sing'"),
     ('{"id": "a", "text": "b", "task": "t2tt,t2tt"}', "usage", "names a task twice"),
     ('{"id": "a", "text": "b", "tgt_lang": 5}', "usage", "tgt_lang must be the code"),
-    ('{"id": "a", "text": "b", "speaker_id": "x"}', "usage", "speaker_id must be an integer"),
+    ('{"id": "a", "text": "b", "task": "t2st", "speaker_id": "x"}', "usage", "speaker_id must be an integer"),
     ('{"id": "a", "text": "b", "offset": -1}', "usage", "offset must be a number of seconds"),
     ('{"id": "a", "text": "b", "params": {"num_beam": 5}}', "usage", "did you mean num_beams?"),
     ('{"id": "a", "text": "b", "params": {"num_beams": 0}}', "usage", "num_beams must be between"),
@@ -221,6 +222,17 @@ def test_find_inputs_refuses_what_has_no_entries(name: str, content: bytes | Non
         find_inputs([str(path.parent if name.startswith("clips") else path)])
     with pytest.raises(UsageError, match="no file has a name like"):
         find_inputs([str(tmp_path / "*.nothing")])
+
+
+def test_find_inputs_refuses_a_pipe_and_does_not_wait_for_it(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(UsageError, match="is not a regular file: give - and pass the texts to stdin"):
+        find_inputs([str(tmp_path / "pipe.jsonl")])
+
+
+def test_items_ignore_the_speaker_of_a_clip_where_no_speech_is_made(clips: Path):
+    path = write_lines(clips / "list.jsonl", [{"audio": "b.wav", "speaker_id": "Ada"}])
+    assert [item.request.speaker_id for item in found([path], HEARD)] == [None]
 
 
 def test_parse_tasks_reads_tasks_with_their_languages():

@@ -67,6 +67,8 @@ def _find(name: str, stdin: BinaryIO | None, leave_out: str | None) -> Input:
 
 
 def _file(path: str) -> Input:
+    if not os.path.isfile(path):  # opening a pipe would block
+        raise UsageError(f"{readable(path)} is not a regular file: give - and pass the texts to stdin")
     with open(path, "rb"):
         pass  # raises if it cannot be read
     suffix = os.path.splitext(path)[1].lower()

@@ -134,8 +134,7 @@ class _Values:
         self._src = _code(fields, "src_lang", "source_lang")
         self._tgt = _code(fields, "tgt_lang", "target_lang")
         self._text = _first(fields, *TEXT)
-        speaker = _first(fields, "speaker_id")
-        self._speaker = defaults.speaker_id if speaker is None else _integer("speaker_id", speaker)
+        self._speaker = _first(fields, "speaker_id")  # of the speaker who is heard, where no speech is made
         self._params = _params(_first(fields, "params"), defaults.params)
         self._audio = self._find_audio(_first(fields, *AUDIO))
         offset, duration = (_seconds(name, _first(fields, name)) for name in ("offset", "duration"))
@@ -154,7 +153,9 @@ class _Values:
             raise UsageError(f"{task} needs the language to produce: tgt_lang of the entry, {task}:fra, or --tgt_lang")
         listens = task in SPEECH_IN
         src = None if listens else self._src or self._defaults.src_lang
-        speaker = self._speaker if task in SPEECH_OUT else None
+        speaker = None
+        if task in SPEECH_OUT:
+            speaker = self._defaults.speaker_id if self._speaker is None else _integer("speaker_id", self._speaker)
         request = Request(
             task,
             target,
