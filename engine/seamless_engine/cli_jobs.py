@@ -6,11 +6,8 @@ import argparse
 import contextlib
 import dataclasses
 import logging
-import platform
 import sys
-import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,6 @@ from seamless_engine.jobs.items import Check, Defaults, parse_tasks
 from seamless_engine.request import SPEECH_IN, SPEECH_OUT, TASKS, Request
 from seamless_engine.segmentation.options import Segmentation
 
-_PACKAGES = ("seamless-engine", "torch", "triton", "numpy", "soundfile", "soxr", "sentencepiece", "tokenizers")
 _log = logging.getLogger(__name__)
 
 
@@ -75,22 +71,13 @@ def _run(
     from seamless_engine.jobs.output import Output
     from seamless_engine.jobs.picture import plot
     from seamless_engine.jobs.progress import Counts, Progress, table
+    from seamless_engine.jobs.record import Record
     from seamless_engine.jobs.run import Job, limited, read_items
     from seamless_engine.loading.loader import find_checkpoint
 
     device = resolve_device(options["device"])
     dtype = resolve_dtype(options["dtype"], device)
     folder = find_checkpoint(options["model"])
-    segment = defaults.segment
-    decisive = {  # all that changes results
-        "checkpoint": fingerprint(folder),
-        "dtype": str(dtype).removeprefix("torch."),
-        "int8": config.int8,
-        "reference": config.reference,
-        "decoding": dataclasses.asdict(defaults.params),
-        "segmentation": None if segment is None else dataclasses.asdict(segment),
-        "audio_format": options["audio_format"],
-    }
 
     def load() -> Engine:
         _log.info("loading %s", options["model"])
@@ -101,7 +88,7 @@ def _run(
 
     with Output(
         options["output_dir"],
-        decisive,
+        _decisive(fingerprint(folder), str(dtype), config, defaults, options),
         shard=shard,
         overwrite=options["overwrite"],
         keep_errors=options["keep_errors"],
@@ -109,22 +96,8 @@ def _run(
         audio_format=options["audio_format"],
     ) as output:
         counts = Counts()
-        facts: dict[str, Any] = {
-            "state": "running",
-            "inputs": names,
-            "arguments": options,
-            "options": decisive,
-            "device": str(device),
-            "versions": _versions(),
-            "started": time.strftime("%FT%T%z"),
-        }
-
-        def note(state: str) -> None:
-            last = dataclasses.asdict(counts) | {"rtfx": counts.rtfx}
-            totals = {"results": output.results, "errors": output.errors}
-            output.write_run(facts | {"state": state} | totals | {"last_run": last})
-
-        note("running")
+        record = Record(output, counts, {"input": names} | options, str(device))
+        record.note("running")
         if output.results:
             _log.info("%s has %d results already", options["output_dir"], output.results)
         items = limited(read_items(inputs, defaults, check, shard, counts), options.get("limit"))
@@ -134,9 +107,9 @@ def _run(
             job.run(load, lambda text: _log.warning("%s", text))
         except BaseException as error:
             with contextlib.suppress(SeamlessError):  # the disk may be full
-                note("interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {error}")
+                record.note("interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {error}")
             raise
-        note("done" if job.signal is None else "interrupted")
+        record.note("done" if job.signal is None else "interrupted")
         if counts.seconds:
             with contextlib.suppress(OSError):
                 plot(str(output.folder / f"run{output.name}.png"), progress.samples, counts)
@@ -145,6 +118,21 @@ def _run(
     if job.signal is not None:
         return 128 + job.signal
     return console.FAILED if counts.errors or counts.changed else 0
+
+
+def _decisive(
+    checkpoint: str, dtype: str, config: EngineConfig, defaults: Defaults, options: dict[str, Any]
+) -> dict[str, Any]:
+    """All that changes results, for every item."""
+    return {
+        "checkpoint": checkpoint,
+        "dtype": dtype.removeprefix("torch."),
+        "int8": config.int8,
+        "reference": config.reference,
+        "decoding": dataclasses.asdict(defaults.params),
+        "segmentation": None if defaults.segment is None else dataclasses.asdict(defaults.segment),
+        "audio_format": options["audio_format"],
+    }
 
 
 def _check_all(
@@ -255,11 +243,3 @@ def _check_tasks(inputs: list[Input], defaults: Defaults, check: Check) -> None:
 def _total(inputs: list[Input]) -> int | None:
     counts = [one.count() for one in inputs]
     return None if None in counts else sum(count or 0 for count in counts)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found

@@ -85,7 +85,7 @@ def test_run_writes_what_the_api_answers(loaded: Engine, model: str, out: Path, 
     assert lines["asr"]["input"] == {"audio": str(tmp_path / "clips" / "one.wav")}
     facts = json.loads((out / "run.json").read_text())
     assert (facts["state"], facts["results"], facts["errors"]) == ("done", 3, 0)
-    assert facts["last_run"]["audio_seconds"] == pytest.approx(3 * known["audio_seconds"])
+    assert facts["audio_seconds"] == sum([known["audio_seconds"]] * 3)
 
 
 def test_run_writes_hypotheses_and_probabilities_that_were_asked_for(
@@ -164,6 +164,8 @@ def test_run_takes_a_limit_of_items_and_goes_on_without_it(texts: Callable[..., 
     assert [line["id"] for line in read(out, "results.jsonl")] == ["0", "1"]
     assert texts(entries) == 0
     assert sorted(line["id"] for line in read(out, "results.jsonl")) == ["0", "1", "2", "3", "4"]
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["results"] == 5 and [run["results"] for run in facts["runs"]] == [2, 3]
 
 
 def test_run_goes_on_where_files_cannot_be_locked(
@@ -188,7 +190,21 @@ def test_merge_of_shards_equals_the_job_as_a_whole(command: Command, tmp_path: P
     assert "54 results, 6 errors, 54 repeated" in capsys.readouterr().err
     assert outcome(out) == outcome(tmp_path / "whole")
     facts = json.loads((out / "run.json").read_text())
-    assert (facts["results"], facts["errors"], facts["merged"]) == (54, 6, 3)
+    assert (facts["state"], facts["results"], facts["errors"], facts["merged"]) == ("done", 54, 6, 3)
+    assert sum(run["results"] for run in facts["runs"]) == 54
+
+
+def test_merge_again_forgets_errors_that_were_mended(
+    texts: Callable[..., int], out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    entries = [{"id": str(index), "text": "a", "tgt_lang": "xxx"} for index in range(4)]
+    for wanted in ([4, 0], [0, 4]):
+        for shard in ("1/2", "2/2"):
+            texts(list(entries), "--shard", shard, "--output_dir", "out")
+        assert main(["merge", "out"]) == 0
+        assert [len(read(out, name)) for name in ("errors.jsonl", "results.jsonl")] == wanted
+        entries = [entry | {"tgt_lang": "deu"} for entry in entries]
 
 
 def test_merge_joins_folders_and_leads_to_their_speech(

@@ -16,6 +16,7 @@ from seamless_engine.jobs.names import plain
 _TAIL = re.compile(
     rb',"key":"([0-9a-f]{16})","item":"([0-9a-f]{16})","options":"([0-9a-f]{16})","crc32":"([0-9a-f]{8})"\}\n$'
 )
+_LENGTH = len(',"key":"","item":"","options":"","crc32":""}\n') + 3 * 16 + 8
 _CHECKSUM = len(b',"crc32":"00000000"}\n')
 
 
@@ -43,7 +44,7 @@ def seal(fields: dict[str, Any], stamp: Stamp) -> bytes:
 
 def stamp_of(line: bytes) -> Stamp | None:
     """None if the line is torn or was changed."""
-    found = _TAIL.search(line)
+    found = _TAIL.match(line[-_LENGTH:])
     if found is None or int(found[4], 16) != zlib.crc32(b"}", zlib.crc32(memoryview(line)[:-_CHECKSUM])):
         return None
     return Stamp(*(found[part].decode() for part in (1, 2, 3)))

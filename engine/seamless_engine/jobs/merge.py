@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from seamless_engine.errors import UsageError
-from seamless_engine.jobs.lines import Stamp, recover, seal
+from seamless_engine.jobs.lines import Stamp, cannot_write, recover, seal, write_whole
 from seamless_engine.jobs.output import lock, make_folder
+from seamless_engine.jobs.record import read_record, sums
 
 _FILES = re.compile(r"(results|errors)((?:-\d+-of-\d+)?)\.jsonl")
-_SUMS = "entries done changed results errors audio_seconds speech_seconds tokens load_seconds seconds".split()
 
 
 @dataclass
@@ -32,21 +32,25 @@ def merge(folders: Sequence[str], output_dir: str | None) -> dict[str, int]:
 
     Of an item that was answered twice the first line is kept; an error counts only where there is no result. Paths of
     speech become relative to the output folder. Raises UsageError for results of different options or entries, and
-    while a run writes to one of the folders.
+    while a run writes to one of the folders; OutputError.
     """
-    target = Path(output_dir or folders[0])
-    make_folder(target)
+    sources = _sources([Path(one) for one in folders])
+    if not sources["results"] and not sources["errors"]:
+        raise UsageError(f"no results.jsonl or results-k-of-n.jsonl in {', '.join(map(str, folders))}")
+    make_folder(Path(output_dir or folders[0]))
+    target = Path(output_dir or folders[0]).resolve()
+    shards = {(path.parent, suffix) for found in sources.values() for path, suffix in found}
     with contextlib.ExitStack() as locks:
-        sources = _sources([target, *map(Path, folders)] if output_dir is None else [Path(one) for one in folders])
-        if not sources["results"] and not sources["errors"]:
-            raise UsageError(f"no results.jsonl or results-k-of-n.jsonl in {', '.join(map(str, folders))}")
-        names = {(path.parent, suffix) for found in sources.values() for path, suffix in found} | {(target, "")}
-        for folder, suffix in sorted(names):
+        for folder, suffix in sorted(shards | {(target, "")}):
             locks.callback(os.close, lock(folder, suffix))
+        # An earlier merge left files, too: its errors may have been mended since, and its runs are those of shards.
+        merged = {folder for folder, suffix in shards if suffix and read_record(folder / "run.json").get("merged")}
+        shards -= {(folder, "") for folder in merged}
+        errors_of = [(path, suffix) for path, suffix in sources["errors"] if (path.parent, suffix) in shards]
         kept = _Kept()
         results, repeated = _write(target / "results.jsonl", _lines(sources["results"]), target, kept)
-        errors, _ = _write(target / "errors.jsonl", _lines(sources["errors"]), target, kept, skip_known=True)
-        _write_run(target, sources)
+        errors, _ = _write(target / "errors.jsonl", _lines(errors_of), target, kept, skip_known=True)
+        _write_run(target, sorted(shards), results, errors)
     return {"results": results, "errors": errors, "repeated": repeated}
 
 
@@ -98,11 +102,13 @@ def _write(
                     repeated += 1
                     continue
                 kept.items[key] = item
-                file.write(line if folder == target.resolve() else _moved(line, stamp, folder, target.resolve()))
+                file.write(line if folder == target else _moved(line, stamp, folder, target))
                 written += 1
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+    except OSError as error:
+        raise cannot_write(str(path), error) from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(unfinished)
@@ -119,22 +125,19 @@ def _moved(line: bytes, stamp: Stamp, folder: Path, target: Path) -> bytes:
     return seal(known | {"audio": os.path.relpath(folder / known["audio"], target)}, stamp)
 
 
-def _write_run(target: Path, sources: dict[str, list[tuple[Path, str]]]) -> None:
-    """The first run.json, with the counts of all of them summed."""
-    runs = []
-    names = {(path.parent, suffix) for found in sources.values() for path, suffix in found}
-    for folder, suffix in sorted(names):
-        if (folder, suffix) == (target.resolve(), "") and len(names) > 1:
-            continue  # of an earlier merge
-        with contextlib.suppress(OSError, ValueError):
-            runs.append(json.loads((folder / f"run{suffix}.json").read_text(encoding="utf-8")))
-    if not runs:
-        return
-    last: dict[str, Any] = {name: sum(run["last_run"].get(name, 0) for run in runs) for name in _SUMS}
-    last["rtfx"] = last["audio_seconds"] / last["seconds"] if last["seconds"] else 0.0
-    stages = {name for run in runs for name in run["last_run"]["stages"]}
-    last["stages"] = {name: sum(run["last_run"]["stages"].get(name, 0.0) for run in runs) for name in sorted(stages)}
-    totals = {name: sum(run[name] for run in runs) for name in ("results", "errors")}
-    merged = runs[0] | totals | {"last_run": last, "merged": len(runs)}
+def _write_run(target: Path, shards: Sequence[tuple[Path, str]], results: int, errors: int) -> None:
+    """The first run.json, with the runs of all of them."""
+    records = [read_record(folder / f"run{suffix}.json") for folder, suffix in shards]
+    runs = [run for record in records for run in record.get("runs", [])]
+    states = {str(record.get("state")) for record in records}
+    merged = next((record for record in records if record), {}) | {
+        "state": "done" if states == {"done"} else "not all are done",
+        "results": results,
+        "errors": errors,
+        **sums(runs),
+        "merged": len(records),
+        "runs": runs,
+    }
     content = json.dumps(merged, ensure_ascii=False, indent=2) + "\n"
-    (target / "run.json").write_bytes(content.encode(errors="backslashreplace"))
+    encoded = content.encode(errors="backslashreplace")
+    write_whole(str(target / "run.json"), encoded, str(target / ".unfinished"))

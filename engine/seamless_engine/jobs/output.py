@@ -33,7 +33,7 @@ Status = Literal["new", "done", "changed", "duplicate"]
 class Output:
     """Opened by one process at a time. Speech is written before the line that names it, and each line at once.
 
-    results, errors: lines of the two files.
+    results, errors: lines of the two files. record_path: run.json.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Output:
         self._formats = formats
         self._suffix = audio_format
         self.name = "" if shard == (1, 1) else f"-{shard[0]}-of-{shard[1]}"
+        self.record_path = self.folder / f"run{self.name}.json"
         self._done: dict[int, int] = {}  # key → item, of lines that an earlier run wrote
         self._seen: set[int] = set()
         for one in ("audio", *formats):
@@ -117,7 +118,7 @@ class Output:
     def write_run(self, facts: dict[str, Any]) -> None:
         """run.json. Raises OutputError."""
         content = json.dumps(facts, ensure_ascii=False, indent=2, default=str).encode(errors="backslashreplace")
-        self._write_file(f"run{self.name}.json", content + b"\n")
+        self._write_file(self.record_path.name, content + b"\n")
 
     def sync(self) -> None:
         """Have all lines on the disk. Raises OutputError."""
@@ -181,7 +182,7 @@ class Output:
 
     def _difference(self) -> str:
         try:
-            before = json.loads(Path(self._path("run.json")).read_text(encoding="utf-8"))["options"]
+            before = json.loads(self.record_path.read_text(encoding="utf-8"))["options"]
         except (OSError, ValueError, KeyError):
             before = {}
         now = json.loads(json.dumps(self.options, default=str))
