@@ -102,9 +102,9 @@ def _run(
             _log.info("%s has %d results already", options["output_dir"], output.results)
         items = limited(read_items(inputs, defaults, check, shard, counts), options.get("limit"))
         progress = Progress(sys.stderr, _total(inputs) if sys.stderr.isatty() else None)
-        job = Job(items, output, counts, progress)
+        job = Job(items, output, counts, progress, lambda text: _log.warning("%s", text))
         try:
-            job.run(load, lambda text: _log.warning("%s", text))
+            job.run(load)
         except BaseException as error:
             with contextlib.suppress(SeamlessError):  # the disk may be full
                 record.note("interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {error}")

@@ -42,22 +42,35 @@ def limited(items: Iterator[Item | Rejected], limit: int | None) -> Iterator[Ite
 class Job:
     """One run over the items. What is done already is left out; an item that is wrong is an error like any other.
 
-    counts: of this run. signal: that ended the run early, or None.
+    counts: of this run.
     """
 
-    def __init__(self, items: Iterator[Item | Rejected], output: Output, counts: Counts, progress: Progress) -> None:
+    def __init__(
+        self,
+        items: Iterator[Item | Rejected],
+        output: Output,
+        counts: Counts,
+        progress: Progress,
+        tell: Callable[[str], object],
+    ) -> None:
+        """tell: is called with what the user should know."""
         self.counts = counts
-        self.signal: int | None = None
+        self._interruption = Interruption(lambda name: tell(self._stopping(name)))
         self._items = items
         self._output = output
         self._progress = progress
         self._in_flight: dict[int, Item] = {}
         self._numbers = itertools.count()
 
-    def run(self, load: Callable[[], Engine], tell: Callable[[str], object]) -> None:
+    @property
+    def signal(self) -> int | None:
+        """That ended the run early."""
+        return self._interruption.signal
+
+    def run(self, load: Callable[[], Engine]) -> None:
         """Answer all items. The model is loaded when the first item needs it.
 
-        tell: is called with what the user should know. Raises OutputError, and what `load` raises.
+        Raises OutputError, and what `load` raises.
         """
         waiting = self._waiting()
         first = next(waiting, None)
@@ -66,10 +79,9 @@ class Job:
             engine = load()
             self.counts.load_seconds = time.perf_counter() - started
             self._progress.start()
-            with Interruption(lambda name: tell(self._stopping(name))) as interruption:
-                for result in engine.stream(self._requests(itertools.chain([first], waiting), interruption)):
+            with self._interruption:
+                for result in engine.stream(self._requests(itertools.chain([first], waiting))):
                     self._answered(result)
-            self.signal = interruption.signal
             engine.close()
         self._progress.end(self.counts)
         self._output.sync()
@@ -77,6 +89,8 @@ class Job:
     def _waiting(self) -> Iterator[Item]:
         """The items that the engine has to answer."""
         for item in self._items:
+            if self.signal is not None:
+                return
             status = self._output.status(item)
             if status == "duplicate":
                 message = f"an entry before has the id {item.id!r} too, for this task and language"
@@ -92,10 +106,8 @@ class Job:
                 yield item
             self._progress.update(self.counts)
 
-    def _requests(self, items: Iterator[Item], interruption: Interruption) -> Iterator[Request]:
+    def _requests(self, items: Iterator[Item]) -> Iterator[Request]:
         for item in items:
-            if interruption.signal is not None:
-                return
             if item.part is not None:
                 try:
                     item.request.audio = item.part.read()
