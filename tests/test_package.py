@@ -232,6 +232,6 @@ def test_sdist_has_what_the_tests_read_and_builds_a_wheel_without_a_compiler(tmp
 def test_env_prints_the_version_of_every_package_that_this_one_uses():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *extras["cuda"], *extras["media"], *extras["vad"]]
+    lines = [*project["dependencies"], *extras["cuda"], *extras["media"], *extras["vad"], *extras["parquet"]]
     required = [re.split(r"[^\w-]", line)[0] for line in lines]
     assert {*environment.PACKAGES} == {*required, "transformers"}
