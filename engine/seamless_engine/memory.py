@@ -22,7 +22,8 @@ from seamless_engine.models.speech_encoder import SpeechEncoder
 from seamless_engine.models.text_encoder import TextEncoder
 from seamless_engine.models.vocoder import Clips, Vocoder
 from seamless_engine.recovery import is_out_of_memory
-from seamless_kernels.fbank import SAMPLING_RATE, fbank, sample_count
+from seamless_kernels.fbank import fbank
+from seamless_kernels.framing import SAMPLING_RATE, sample_count
 
 _log = logging.getLogger(__name__)
 

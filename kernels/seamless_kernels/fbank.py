@@ -30,27 +30,16 @@ import torch.nn.functional as F
 
 from seamless_kernels.config import config_for
 from seamless_kernels.dispatch import backend_for
+from seamless_kernels.framing import FRAME, HOP, MIN_SAMPLES, SAMPLING_RATE, frame_count
 from seamless_kernels.jit import jit, tl, triton
 from seamless_kernels.transfer import upload
 
-SAMPLING_RATE = 16000
 NUM_MEL = 80
-MIN_SAMPLES = 560  # two frames; the variance of one is undefined
 
-_FRAME, _HOP, _FFT = 400, 160, 512
+_FFT = 512
 _FLOOR = 1.192092955078125e-07
 _MEL_BLOCK = 16  # mel bins of a program that normalizes
 _CPU_BLOCK, _GPU_BLOCK = 128, 4096  # frames; on a CPU a block fits in the cache and is computed by one thread
-
-
-def frame_count(samples: int) -> int:
-    """Feature frames of a clip of at least one frame's length."""
-    return 1 + (samples - _FRAME) // _HOP
-
-
-def sample_count(frames: int) -> int:
-    """The fewest samples of a clip with so many feature frames."""
-    return (frames - 1) * _HOP + _FRAME
 
 
 class FbankOutput(NamedTuple):
@@ -184,7 +173,7 @@ def _triton(waveform: torch.Tensor, cu_samples: torch.Tensor | Sequence[int], *,
         left = min(count - done, size)
         grid = (triton.cdiv(size, config["FRAMES"]),)
         _frame_kernel[grid](
-            waveform, starts[done:], window, y, left, SAMPLES=_FRAME, FFT=_FFT, FRAMES=config["FRAMES"], **options
+            waveform, starts[done:], window, y, left, SAMPLES=FRAME, FFT=_FFT, FRAMES=config["FRAMES"], **options
         )
         spectrum = torch.view_as_real(torch.fft.rfft(y))
         _mel_kernel[(triton.cdiv(left, config["MEL_FRAMES"]),)](
@@ -242,8 +231,8 @@ def _tables_of(bounds: list[int], frames: list[int], stride: int) -> tuple[list[
     """Where the tokens of each clip begin, and what the device reads: the first sample of every frame, int64; where the
     frames and the tokens of each clip begin, and how many of its tokens have no padded frame, all int32."""
     cu_frames = np.cumsum([0, *frames])
-    offset = np.array(bounds[:-1]) - _HOP * cu_frames[:-1]
-    starts = np.arange(cu_frames[-1]) * _HOP + np.repeat(offset, frames)
+    offset = np.array(bounds[:-1]) - HOP * cu_frames[:-1]
+    starts = np.arange(cu_frames[-1]) * HOP + np.repeat(offset, frames)
     cu_tokens = [0, *itertools.accumulate(-(-count // stride) for count in frames)]
     valid = [count // stride for count in frames]
     return cu_tokens, [starts, *(np.array(values, dtype=np.int32) for values in (cu_frames, cu_tokens, valid))]
@@ -252,7 +241,7 @@ def _tables_of(bounds: list[int], frames: list[int], stride: int) -> tuple[list[
 def log_mel_energies(waveform: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
     """Log-mel energies float32 [frames, 80] of the frames that begin at `starts`."""
     window, filters = _tables(waveform.device)
-    frames_at = (waveform * 32768.0).unfold(0, _FRAME, 1)  # a view: frames_at[i] begins at sample i
+    frames_at = (waveform * 32768.0).unfold(0, FRAME, 1)  # a view: frames_at[i] begins at sample i
     size = _CPU_BLOCK if waveform.device.type == "cpu" else _GPU_BLOCK
     count = starts.shape[0]
     log_mel = []
@@ -260,8 +249,8 @@ def log_mel_energies(waveform: torch.Tensor, starts: torch.Tensor) -> torch.Tens
         x = frames_at[block].double()
         x -= x.mean(dim=1, keepdim=True)
         y = torch.zeros(size, _FFT, dtype=torch.float64, device=x.device)
-        torch.sub(x[:, 1:], x[:, :-1], alpha=0.97, out=y[:, 1:_FRAME])
-        y[:, :_FRAME] *= window  # it is zero at the first sample, 0.03·x[0]
+        torch.sub(x[:, 1:], x[:, :-1], alpha=0.97, out=y[:, 1:FRAME])
+        y[:, :FRAME] *= window  # it is zero at the first sample, 0.03·x[0]
         spectrum = torch.view_as_real(torch.fft.rfft(y)).float().double().square_()
         power = spectrum[..., 0] + spectrum[..., 1]  # [size, 257]
         log_mel.append((power @ filters).clamp_min_(_FLOOR).log_().float())
@@ -283,7 +272,7 @@ def clip_statistics(clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @functools.cache
 def _tables(device: torch.device) -> list[torch.Tensor]:
     """Povey window [400] and mel filters [257, 80], float64."""
-    return upload(device, np.hanning(_FRAME) ** 0.85, mel_filters())
+    return upload(device, np.hanning(FRAME) ** 0.85, mel_filters())
 
 
 @functools.cache

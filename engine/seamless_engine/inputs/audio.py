@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import stat
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
 from seamless_engine import values
 from seamless_engine.errors import AudioError, UsageError
-from seamless_engine.inputs.audio_files import read_sections
+from seamless_engine.inputs.audio_files import Decode, decode_file
 from seamless_engine.inputs.audio_samples import Section, as_float, to_mono
 
 
@@ -26,6 +22,7 @@ def load_audio(
     max_seconds: float = 600.0,
     warn: Callable[[str], object] = warnings.warn,
     channels_first: bool = False,
+    decode: Decode = decode_file,
 ) -> torch.Tensor:
     """Mono float32 [samples] at 16 kHz, a copy.
 
@@ -38,6 +35,7 @@ def load_audio(
     max_seconds: upper limit for the length. Decoding stops there, even if the header of the file has another length.
     warn: is called with a sentence if some of the sound may be missing, or if the channels cancel each other.
     channels_first: an array may also be [channels, samples]; the channels are averaged.
+    decode: reads a file, as `decode_file` does.
 
     Raises AudioError if the clip cannot be read, is truncated, is not finite, or lasts less than 35 ms or more than
     `max_seconds`; UsageError if the argument is none of the above.
@@ -52,8 +50,7 @@ def load_audio(
     if hasattr(audio, "get_all_samples"):
         label = "the audio decoder"
         return torch.from_numpy(to_mono([_of_decoder(audio, label)], max_seconds, label, warn))
-    with _opened(audio) as (file, label):
-        return torch.from_numpy(to_mono(read_sections(file, label, warn), max_seconds, label, warn))
+    return torch.from_numpy(decode(audio, max_seconds, warn))
 
 
 def _from_mapping(audio: Mapping[str, Any], sampling_rate: int | None) -> tuple[Any, int | None]:
@@ -102,32 +99,3 @@ def _of_decoder(audio: Any, label: str) -> Section:
         raise AudioError(f"{label} cannot be decoded: {error}") from error
     samples = np.atleast_2d(torch.as_tensor(decoded.data).detach().cpu().float().numpy())
     return Section(_integer_rate(decoded.sample_rate), len(samples), [samples.T])
-
-
-@contextlib.contextmanager
-def _opened(audio: Any) -> Iterator[tuple[BinaryIO, str]]:
-    """The binary file of a path, bytes or file object, and its name in messages."""
-    if isinstance(audio, str | os.PathLike):
-        label = os.fsdecode(audio)
-        try:
-            file = open(audio, "rb") if stat.S_ISREG(os.stat(audio).st_mode) else None  # opening a pipe would block
-        except (OSError, ValueError) as error:
-            raise AudioError(f"{label} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-        if file is None:
-            raise AudioError(f"{label} is not a regular file")
-        with file:
-            yield file, label
-    elif isinstance(audio, bytes | bytearray | memoryview):
-        yield io.BytesIO(audio), "the audio bytes"
-    elif hasattr(audio, "read"):
-        label = str(getattr(audio, "name", "the audio file object"))
-        if not (hasattr(audio, "seekable") and audio.seekable()):
-            raise AudioError(f"{label} cannot seek: pass the bytes that it holds instead")
-        if not isinstance(audio.read(0), bytes):
-            raise UsageError(f"{label} must be opened in binary mode")
-        yield audio, label
-    else:
-        raise UsageError(
-            f"audio must be a path, bytes, a binary file object, an array with its sampling_rate, or a mapping with "
-            f'"array" and "sampling_rate", not {type(audio).__name__}'
-        )

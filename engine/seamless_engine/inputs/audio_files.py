@@ -1,21 +1,28 @@
-"""An audio file as blocks of samples, decoded by libsndfile, or by FFmpeg if libsndfile cannot open it."""
+"""An audio file as samples, decoded by libsndfile, or by FFmpeg if libsndfile cannot open it.
+
+Imports no torch: a process that only decodes starts fast and stays small.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shlex
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import PurePath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 
-from seamless_engine.errors import AudioError
-from seamless_engine.inputs.audio_samples import Section, Warn
+from seamless_engine.errors import AudioError, UsageError
+from seamless_engine.inputs.audio_samples import Section, Warn, to_mono
 from seamless_engine.inputs.containers.find import find_parts
 from seamless_engine.inputs.containers.parts import Part, read_at
+
+Decode = Callable[[Any, float, Warn], np.ndarray]  # as `decode_file`
 
 _BLOCK = 65536  # frames decoded at a time
 _NAMES = (  # formats that libsndfile cannot open: offset, the bytes there, name
@@ -76,6 +83,49 @@ class _Window(io.RawIOBase):
         view[: len(content)] = content
         self._at += len(content)
         return len(content)
+
+
+def decode_file(audio: Any, max_seconds: float, warn: Warn) -> np.ndarray:
+    """Mono float32 [samples] at 16 kHz of a path, the bytes of a file, or a binary file object.
+
+    Raises AudioError, and UsageError if it is none of these.
+    """
+    with opened(audio) as (file, label):
+        return decode_opened(file, label, max_seconds, warn)
+
+
+def decode_opened(file: BinaryIO, label: str, max_seconds: float, warn: Warn) -> np.ndarray:
+    """As `decode_file`. label: the name of the file in messages."""
+    return to_mono(read_sections(file, label, warn), max_seconds, label, warn)
+
+
+@contextlib.contextmanager
+def opened(audio: Any, label: str | None = None) -> Iterator[tuple[BinaryIO, str]]:
+    """The binary file of a path, bytes or file object, and its name in messages. label: that name, of a path."""
+    if isinstance(audio, str | os.PathLike):
+        label = os.fsdecode(audio) if label is None else label
+        try:
+            file = open(audio, "rb") if stat.S_ISREG(os.stat(audio).st_mode) else None  # opening a pipe would block
+        except (OSError, ValueError) as error:
+            raise AudioError(f"{label} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        if file is None:
+            raise AudioError(f"{label} is not a regular file")
+        with file:
+            yield file, label
+    elif isinstance(audio, bytes | bytearray | memoryview):
+        yield io.BytesIO(audio), "the audio bytes"
+    elif hasattr(audio, "read"):
+        label = str(getattr(audio, "name", "the audio file object"))
+        if not (hasattr(audio, "seekable") and audio.seekable()):
+            raise AudioError(f"{label} cannot seek: pass the bytes that it holds instead")
+        if not isinstance(audio.read(0), bytes):
+            raise UsageError(f"{label} must be opened in binary mode")
+        yield audio, label
+    else:
+        raise UsageError(
+            f"audio must be a path, bytes, a binary file object, an array with its sampling_rate, or a mapping with "
+            f'"array" and "sampling_rate", not {type(audio).__name__}'
+        )
 
 
 def read_sections(file: BinaryIO, label: str, warn: Warn) -> Iterator[Section]:

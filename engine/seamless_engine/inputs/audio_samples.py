@@ -9,7 +9,7 @@ import numpy as np
 import soxr
 
 from seamless_engine.errors import AudioError, UsageError
-from seamless_kernels.fbank import MIN_SAMPLES, SAMPLING_RATE
+from seamless_kernels.framing import MIN_SAMPLES, SAMPLING_RATE
 
 _MIN_RATE, _MAX_RATE = 4_000, 384_000
 _MAX_CHANNELS = 8

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from seamless_kernels.framing import frame_count
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,8 +25,6 @@ def packed_frames(num_samples: int) -> tuple[int, int]:
 
     They are as many, or the last one is not whole: an odd number of frames of the filter bank leaves half of it empty.
     """
-    from seamless_kernels.fbank import frame_count  # imports torch
-
     frames = frame_count(num_samples)
     return -(-frames // 2), frames // 2
 
