@@ -30,12 +30,12 @@ NO_SWITCHES = (0, 1, 1.0, "True", np.int64(1), torch.tensor(1), [True], None)
 INTEGERS = {
     DecodingParams: "num_beams max_new_tokens min_new_tokens top_k no_repeat_ngram_size seed num_return_sequences",
     EngineConfig: "max_num_seqs max_source_tokens max_new_tokens max_bad_word_tokens max_encoder_tokens "
-    "max_synthesis_tokens num_slots",
+    "max_synthesis_tokens num_slots decode_processes",
     Request: "sampling_rate speaker_id id",
 }
 NUMBERS = {
     DecodingParams: "length_penalty temperature speech_temperature top_p repetition_penalty",
-    EngineConfig: "memory_fraction max_audio_seconds",
+    EngineConfig: "memory_fraction max_audio_seconds decode_timeout",
     Request: "timeout",
 }
 SWITCHES = {

@@ -34,14 +34,14 @@ class AsyncEngine:
     max_queue: requests in flight at a time, from their copy to their result; None is twice `EngineConfig.max_num_seqs`.
         Further calls of `submit` wait.
     readers: threads that read file objects, decode audio and split text into tokens; None is one for each core, up to
-        eight.
+        eight, and at least one for each of `EngineConfig.decode_processes`.
 
     `async with` closes the engine: after its requests are finished, or when an error leaves the block, at once.
     """
 
     def __init__(self, engine: Engine, *, max_queue: int | None = None, readers: int | None = None) -> None:
         max_queue = 2 * engine.options.max_num_seqs if max_queue is None else max_queue
-        readers = min(os.cpu_count() or 1, 8) if readers is None else readers
+        readers = max(min(os.cpu_count() or 1, 8), engine.options.decode_processes) if readers is None else readers
         self.engine = engine
         self.max_queue = integer("max_queue", max_queue, low=1)
         self._count = itertools.count()

@@ -24,7 +24,6 @@ from seamless_engine.scheduler import SlowStart
 from seamless_engine.threads import Outcome
 
 _END: Any = object()
-_READERS = 1  # of a call: requests are read in order
 
 
 def run(
@@ -117,7 +116,8 @@ def next_piece(pieces: Iterator[np.ndarray]) -> np.ndarray | None:
 @contextmanager
 def _intake(thread: EngineThread) -> Iterator[Intake]:
     with thread.called():
-        intake = thread.intake(readers=_READERS)
+        # One reads requests in order; processes that decode are each asked by one.
+        intake = thread.intake(readers=max(thread.core.preprocessor.options.decode_processes, 1))
         try:
             yield intake
         finally:

@@ -205,6 +205,9 @@ class EngineConfig:
         launches every kernel from the host.
     int8: modules whose matrix products are in 8 bits, of speech_encoder, text_encoder, text_decoder and t2u_model.
         Results change a little; docs/performance.md has the figures.
+    decode_processes: processes that decode and resample audio files, side by side: a decoder that crashes, hangs or
+        takes all memory loses one file. 0 decodes in threads of this process.
+    decode_timeout: seconds after which such a process is ended, and its file given up.
     reference: the implementation whose results the networks give, where two differ: "transformers", or "meta", with
         which the published weights were trained. docs/as-trained.md has the differences.
     """
@@ -221,6 +224,8 @@ class EngineConfig:
     max_synthesis_tokens: int | None = None
     cuda_graphs: bool = True
     int8: tuple[str, ...] = ()
+    decode_processes: int = 0
+    decode_timeout: float = 600.0
     reference: Reference = "transformers"
 
     def __post_init__(self) -> None:
@@ -247,6 +252,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
         partial(integer, low=1),
     ),
     "num_slots": partial(integer, low=32),
+    "decode_processes": partial(integer, low=0, high=1024),
+    "decode_timeout": partial(number, low=1e-3, high=1e6),
     "memory_fraction": partial(number, low=1e-9, high=1.0),
     **dict.fromkeys(("max_audio_seconds", "max_recording_seconds"), partial(number, low=1e-9, high=1e9)),
     "cuda_graphs": switch,

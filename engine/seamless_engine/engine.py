@@ -43,8 +43,9 @@ class Engine:
         self.options = options
         self.tasks = tasks
         self.preprocessor = Preprocessor(runner.config, options, tasks, tokenizer)
-        # While a GPU computes, a thread reads what comes next. On a CPU they would share the cores.
-        ahead = runner.device.type == "cuda"
+        # While a GPU computes, a thread reads what comes next. On a CPU they would share the cores. Where processes
+        # decode, a file that hangs must not keep the others waiting.
+        ahead = runner.device.type == "cuda" or options.decode_processes > 0
         self.thread = EngineThread(Core(runner, self.preprocessor, options), reads_ahead=ahead)
 
     @classmethod
@@ -95,6 +96,7 @@ class Engine:
         Raises UsageError while an AsyncEngine has the engine.
         """
         self.thread.close()
+        self.preprocessor.close()
 
     def __enter__(self) -> Engine:
         return self

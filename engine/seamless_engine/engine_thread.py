@@ -200,6 +200,8 @@ class EngineThread:
         return result_of(outcome, self._ended)
 
     def _fills(self, wait: _Wait) -> bool:
+        if wait.core.preprocessor.options.decode_processes:
+            return False  # one of the files may hang
         reading = wait.intake.unread > 0 and wait.core.wants_more
         return reading and not (self.reads_ahead and wait.core.running)
 

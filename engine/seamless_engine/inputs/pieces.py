@@ -14,9 +14,12 @@ from seamless_engine.models.lengths import encoder_length, packed_frames
 from seamless_engine.request import SPEECH_IN, Request, Result, Segment
 from seamless_engine.segmentation.options import Segmentation
 from seamless_engine.source import Clip, Source
+from seamless_kernels.framing import SAMPLING_RATE
 
 if TYPE_CHECKING:
     import torch
+
+    from seamless_engine.inputs.decode_pool import DecodePool
 
 _LONG = 20.0  # seconds; upstream trained on clips of at most 15 s
 
@@ -42,6 +45,16 @@ class Reader:
         self._options = options
         self._stride = stride
         self._max_tokens = min(max_sentence, options.max_source_tokens)
+        self._pool: DecodePool | None = None
+        if options.decode_processes:
+            from seamless_engine.inputs.decode_pool import DecodePool
+
+            self._pool = DecodePool(options.decode_processes, options.decode_timeout)
+
+    def close(self) -> None:
+        """End the processes that decode audio."""
+        if self._pool is not None:
+            self._pool.close()
 
     def pieces(self, request: Request, source_id: int | None, result: Result, clip: Clip) -> list[Piece]:
         """In order; none if a clip that is to be cut has no speech. Fills in `audio_seconds` and warnings.
@@ -53,8 +66,6 @@ class Reader:
         if isinstance(request.audio, Features):
             length = encoder_length(request.audio.valid, self._stride)
             return [Piece(Source(request.audio), len(request.audio.frames), length)]
-        from seamless_kernels.fbank import SAMPLING_RATE
-
         samples = clip.samples(partial(self._load, request), result.warnings.append)
         seconds = result.audio_seconds = len(samples) / SAMPLING_RATE
         if isinstance(request.segment, Segmentation) and seconds > request.segment.above:
@@ -68,9 +79,11 @@ class Reader:
 
     def _load(self, request: Request, warn: Callable[[str], object]) -> torch.Tensor:
         from seamless_engine.inputs.audio import load_audio
+        from seamless_engine.inputs.audio_files import decode_file
 
         limit = self._options.max_audio_seconds if request.segment is None else self._options.max_recording_seconds
-        return load_audio(request.audio, request.sampling_rate, max_seconds=limit, warn=warn)
+        decode = decode_file if self._pool is None else self._pool.decode
+        return load_audio(request.audio, request.sampling_rate, max_seconds=limit, warn=warn, decode=decode)
 
     def _of_segments(self, options: Segmentation, samples: torch.Tensor, clip: Clip) -> list[Piece]:
         from seamless_engine.segmentation.clips import segments

@@ -66,6 +66,10 @@ class Preprocessor:
         self._max_text = min(_TRAINED_TEXT, config.max_position_embeddings)
         self._reader = Reader(tokenizer, options, config.adaptor_stride, self._max_text)
 
+    def close(self) -> None:
+        """End the processes that decode audio. No more audio can be read."""
+        self._reader.close()
+
     def check(self, request: Request, params: DecodingParams) -> None:
         """Raises UsageError if the engine cannot answer such a request at all. `prepare` does so as well.
 
