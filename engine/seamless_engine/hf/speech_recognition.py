@@ -22,7 +22,7 @@ from seamless_engine.hf.models import SeamlessM4Tv2ForSpeechToText
 from seamless_engine.hf.pipeline_base import Item, Pipeline
 from seamless_engine.inputs.audio import load_audio
 from seamless_engine.request import Request, Result
-from seamless_kernels.fbank import SAMPLING_RATE
+from seamless_kernels.framing import SAMPLING_RATE
 
 _DEFAULTS = {"num_beams": 5}  # of transformers' pipeline; its generate() has other defaults
 _TIMEOUT = 60.0  # seconds, for a host that does not answer

@@ -10,7 +10,7 @@ from seamless_engine.errors import UsageError
 from seamless_engine.segmentation.options import Segmentation
 from seamless_engine.segmentation.segments import Segment, find_segments, segments_of
 from seamless_engine.segmentation.vad import SpeechDetector
-from seamless_kernels.fbank import SAMPLING_RATE
+from seamless_kernels.framing import SAMPLING_RATE
 
 
 def segments(samples: torch.Tensor, options: Segmentation) -> list[Segment]:

@@ -13,7 +13,7 @@ from seamless_engine import values
 from seamless_engine.errors import UsageError
 from seamless_engine.segmentation.options import SHORTEST, Segmentation
 from seamless_engine.segmentation.vad import FRAME, FRAME_SECONDS
-from seamless_kernels.fbank import MIN_SAMPLES, SAMPLING_RATE
+from seamless_kernels.framing import MIN_SAMPLES, SAMPLING_RATE
 
 LATE_END = 0.09  # seconds by which the detector's end of speech is late
 _MIN_CUT = math.ceil(0.098 / FRAME_SECONDS)  # frames of a silence at which a long phrase is cut

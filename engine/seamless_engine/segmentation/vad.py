@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from seamless_engine.errors import UsageError
-from seamless_kernels.fbank import SAMPLING_RATE
+from seamless_kernels.framing import SAMPLING_RATE
 from seamless_kernels.linear import LinearWeight, linear, pack_weight
 
 FRAME = 512  # samples of a probability
