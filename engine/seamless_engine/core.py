@@ -88,6 +88,7 @@ class Core:
         if job in self._jobs:
             self._jobs.discard(job)
             self.scheduler.drop(job)
+            self._passes = [one for one in self._passes if not self._jobs.isdisjoint(one.jobs)]
 
     def _drop_late(self) -> None:
         for job in self.scheduler.leaving(time.perf_counter()):
@@ -171,6 +172,9 @@ class Core:
             failed(result, error)
         elif job.voice is not None:
             result.sampling_rate = self.runner.config.sampling_rate
+        job.source = None
+        if not job.streams:
+            job.speech = None  # the job of a segment stays until its request is answered
         job.outbox.append(job)
 
 

@@ -26,7 +26,7 @@ from seamless_engine.job import Job
 from seamless_engine.joining import join
 from seamless_engine.recovery import request_error
 from seamless_engine.request import DecodingParams, Request, Result, Segment
-from seamless_engine.source import Clip, Clips
+from seamless_engine.source import Clip, Clips, clip_key
 from seamless_engine.threads import attempt
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Handle(Future[Result]):
     place: the queue that the handle stands in, while it can be taken out of there.
     jobs: one, or one for each segment, in order; None before the request is read. unfed: those that the core does not
     have yet. running: those that it has. error: why the request ends before its jobs have.
-    clip: the audio, which other requests may share.
+    clip: the audio, which other requests with the same `clip_key` may share.
     streams: the speech is wanted in pieces, so the job has no synthesis pass.
     """
 
@@ -58,6 +58,7 @@ class Handle(Future[Result]):
         self.unfed: deque[Job] = deque()
         self.running: set[Job] = set()
         self.error: Exception | None = None
+        self.clip_key = clip_key(self.request)
         self.clip: Clip | None = None
 
 
@@ -137,7 +138,7 @@ class Intake:
         with self._lock:
             if self.closing:
                 raise self._refused()
-            handle.clip = self._clips.take(handle.request)
+            handle.clip = self._clips.take(handle.clip_key)
             self._stand(handle, self.backlog)
             if handle.deadline is not None:
                 self._timed[handle] = handle.deadline
@@ -221,7 +222,10 @@ class Intake:
 
     def _joined(self, handle: Handle) -> Result:
         assert handle.jobs is not None
-        return join(handle.draft, handle.jobs, self._preprocessor.config.sampling_rate)
+        try:
+            return join(handle.draft, handle.jobs, self._preprocessor.config.sampling_rate)
+        except Exception as error:  # memory may be short for all of the audio together
+            return failed(handle.draft, request_error(error))
 
     def end(self, core: Core | None) -> None:
         """Drop what is still held, and end the readers."""

@@ -208,7 +208,7 @@ class ModelRunner:
             if new:
                 states = encoder([source.content for source in new])
                 for source, part in zip(new, states.split([lengths[source] for source in new]), strict=True):
-                    source.encoder_states = part
+                    source.enter(part)
 
     def encode_audio(self, clips: list[torch.Tensor]) -> torch.Tensor:
         """Waveforms float32 [samples] → encoder states [total, dim]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import threading
 from collections.abc import Callable, Hashable
@@ -31,6 +32,10 @@ class Source:
     clip: Clip | None = None
     encoder_states: torch.Tensor | None = None
 
+    def enter(self, states: torch.Tensor) -> None:
+        """states: a part of those of a pass. Shared ones are copied, so that they do not keep the others."""
+        self.encoder_states = states.clone() if self.clip is not None and self.clip.shared else states
+
     def states(self) -> torch.Tensor:
         """The encoder states, which were computed before."""
         assert self.encoder_states is not None
@@ -49,9 +54,10 @@ class Clip:
 
     def __init__(self) -> None:
         self.holders = 1
-        self._lock = threading.RLock()
+        self._working = threading.RLock()  # while a reader's thread reads the audio, or looks for its segments
+        self._lock = threading.Lock()  # for moments, as the engine's thread takes it, too
         self._read: tuple[torch.Tensor | Exception, list[str]] | None = None
-        self._segments: dict[Segmentation, list[Segment]] = {}
+        self._segments: dict[Hashable, tuple[Segmentation, list[Segment]]] = {}
         self._sources: dict[tuple[int, int], Source] = {}
 
     @property
@@ -63,26 +69,35 @@ class Clip:
         self, read: Callable[[Callable[[str], object]], torch.Tensor], warn: Callable[[str], object]
     ) -> torch.Tensor:
         """float32 [samples]: what `read(warn)` returns, which is called once. Raises what it raised."""
-        with self._lock:
-            if self._read is None:
-                said: list[str] = []
-                try:
-                    self._read = read(said.append), said
-                except Exception as error:  # the other requests fail for the same reason
-                    self._read = error.with_traceback(None), said
-            found, said = self._read
+        with self._working:
+            known = self._read or self._outcome(read)
+            with self._lock:
+                self._read = known
+        found, said = known
         for sentence in said:
             warn(sentence)
         if isinstance(found, Exception):
             raise copy.copy(found)  # each result has an exception of its own
         return found
 
+    def _outcome(
+        self, read: Callable[[Callable[[str], object]], torch.Tensor]
+    ) -> tuple[torch.Tensor | Exception, list[str]]:
+        said: list[str] = []
+        try:
+            return read(said.append), said
+        except Exception as error:  # the other requests fail for the same reason
+            return error.with_traceback(None), said
+
     def segments(self, options: Segmentation, find: Callable[[], list[Segment]]) -> list[Segment]:
         """What `find` returns, which is called once for each set of options."""
-        with self._lock:
-            if options not in self._segments:
-                self._segments[options] = find()
-            return self._segments[options]
+        # The segmenter may have no hash. The options are kept, so that its id is not given to another one.
+        key = dataclasses.replace(options, segmenter=None), id(options.segmenter)
+        with self._working:
+            known = self._segments.get(key) or (options, find())
+            with self._lock:
+                self._segments[key] = known
+        return known[1]
 
     def source(self, samples: torch.Tensor, start: int, end: int) -> Source:
         """The source of samples[start:end], the same one for every request."""
@@ -99,6 +114,14 @@ class Clip:
                 self._read = None
                 self._segments.clear()
 
+    def clear(self) -> None:
+        """Forget everything: clip and sources refer to one another, and would stay until they are collected."""
+        with self._lock:
+            for source in self._sources.values():
+                source.encoder_states = None
+            self._sources, self._read = {}, None
+            self._segments.clear()
+
 
 class Clips:
     """The clips of the requests in flight. A file that several of them name is one clip until the last is answered."""
@@ -108,8 +131,8 @@ class Clips:
         self._keys: dict[Clip, Hashable] = {}
         self._lock = threading.Lock()
 
-    def take(self, request: Request) -> Clip:
-        key = _key(request)
+    def take(self, key: Hashable | None) -> Clip:
+        """key: of `clip_key`."""
         if key is None:
             return Clip()
         with self._lock:
@@ -124,15 +147,25 @@ class Clips:
     def give_back(self, clip: Clip) -> None:
         with self._lock:
             clip.holders -= 1
-            if not clip.holders and clip in self._keys:
+            if clip.holders:
+                return
+            if clip in self._keys:
                 del self._by_key[self._keys.pop(clip)]
+        clip.clear()
 
 
-def _key(request: Request) -> Hashable | None:
-    """Equal for requests that read the same audio, to the same greatest length; None if their buffers may differ."""
-    audio, segmented = request.audio, request.segment is not None
+def clip_key(request: Request) -> Hashable | None:
+    """Equal for requests that read the same audio, to the same greatest length; None if it may differ.
+
+    A file that was replaced or written to has another key.
+    """
+    audio, common = request.audio, (request.sampling_rate, request.segment is not None)
     if isinstance(audio, str | PurePath):
-        return os.path.abspath(audio), request.sampling_rate, segmented
+        try:
+            found = os.stat(audio)
+        except (OSError, ValueError):  # the reader says what is wrong with it
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, *common
     if isinstance(audio, bytes):  # nothing can change them, and the request holds them
-        return id(audio), request.sampling_rate, segmented
+        return id(audio), *common
     return None

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +19,7 @@ import soundfile
 import torch
 
 from seamless_engine import (
+    CapacityError,
     DeadlineError,
     DecodingParams,
     Engine,
@@ -20,10 +28,12 @@ from seamless_engine import (
     Result,
     Segmentation,
     UsageError,
+    intake,
 )
 from seamless_engine.inputs import audio
+from seamless_engine.source import Clip, Clips, clip_key
 from support.audio import clip
-from support.callers import assert_free, heard, sentence
+from support.callers import PATIENCE, assert_free, beside, heard, sentence
 from support.parity import same
 
 RATE = 16_000
@@ -134,8 +144,27 @@ def test_a_segmenter_that_raises_is_the_error_of_the_request(engine: Engine) -> 
         samples[:] = 0.0  # its own
         raise KeyError("model")
 
-    wrong, right = engine.generate([long(segment=Segmentation(segmenter=raises)), heard(2)])
+    def exits(samples: np.ndarray, rate: int) -> Iterator[Span]:
+        yield 0.0, 1.0
+        sys.exit(3)
+
+    wrong, exited, right = engine.generate(
+        [*(long(segment=Segmentation(segmenter=one)) for one in (raises, exits)), heard(2)]
+    )
     assert "the segmenter raised KeyError" in str(wrong.error) and right.error is None
+    assert "the segmenter raised SystemExit" in str(exited.error)
+
+
+def test_a_segmenter_may_be_an_object_without_a_hash(engine: Engine) -> None:
+    @dataclass
+    class Halves:
+        seconds: float
+
+        def __call__(self, samples: np.ndarray, rate: int) -> list[Span]:
+            return [(0.0, self.seconds), (self.seconds, len(samples) / rate)]
+
+    result = engine.generate(long(segment=Segmentation(segmenter=Halves(2.0))))
+    assert result.error is None and [one.start for one in result.segments] == [0.0, 2.0]
 
 
 def test_a_segmented_text_is_its_sentences_joined(engine: Engine) -> None:
@@ -201,6 +230,85 @@ def counted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> tuple[list[objec
     monkeypatch.setattr(audio, "load_audio", decoding)
     monkeypatch.setattr(engine.core.runner, "encode_audio", encoding)
     return decoded, encoded
+
+
+def test_a_file_that_was_replaced_is_another_clip(engine: Engine, tmp_path: Path) -> None:
+    path, other = tmp_path / "clip.wav", tmp_path / "other.wav"
+    soundfile.write(path, clip(3, 1.0), RATE)
+    soundfile.write(other, clip(4, 2.0), RATE)
+
+    def requests() -> Iterator[Request]:
+        yield Request("asr", "fra", audio=path, params=SHORT)
+        os.replace(other, path)
+        yield Request("asr", "fra", audio=path, params=SHORT)
+
+    seconds = {result.id: result.audio_seconds for result in engine.stream(requests())}
+    assert seconds[1] == 2.0
+
+
+def test_generate_without_a_working_directory_reads_other_files(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    wrong, right = engine.generate([Request("asr", "fra", audio="clip.wav"), heard(1)])
+    assert "clip.wav" in str(wrong.error) and right.error is None
+
+
+def test_a_clip_is_freed_with_its_last_request(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, clip(3, 3.5), RATE)
+    clips, key = Clips(), clip_key(Request("asr", "fra", audio=path))
+    held = [clips.take(key), clips.take(key)]
+    assert held[0] is held[1] and held[0].shared
+    source = held[0].source(held[0].samples(lambda _: torch.zeros(100), lambda _: None), 0, 100)
+    source.enter(torch.zeros(3, 4))
+    source.release()
+    assert source.encoder_states is not None  # the other request may want them
+    samples = weakref.ref(source.content)
+    for one in held:
+        clips.give_back(one)
+    assert source.encoder_states is None and clips.take(key) is not held[0]
+    gc.disable()
+    try:
+        del source, held, one
+        assert samples() is None
+    finally:
+        gc.enable()
+
+
+def test_a_source_is_released_while_another_request_looks_for_segments() -> None:
+    shared, begun, go = Clip(), threading.Event(), threading.Event()
+    shared.holders = 2
+    samples = shared.samples(lambda _: torch.zeros(100), lambda _: None)
+    source = shared.source(samples, 0, 100)
+
+    def find() -> list[Any]:
+        begun.set()
+        assert go.wait(PATIENCE)
+        return []
+
+    reader = beside(shared.segments, Segmentation(), find)
+    assert begun.wait(PATIENCE)
+    shared.holders = 1
+    source.release()  # in the engine's thread
+    go.set()
+    assert reader.result(PATIENCE) == []
+
+
+def test_a_join_that_runs_out_of_memory_fails_its_request_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Result:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(intake, "join", full)
+        several, silent, right = engine.generate([long(), long(spans=[]), heard(1)])
+    assert isinstance(several.error, CapacityError) and isinstance(silent.error, CapacityError)
+    assert right.error is None
 
 
 def test_a_long_clip_that_is_not_cut_warns(engine: Engine) -> None:

@@ -170,6 +170,13 @@ def test_step_delivers_nothing_of_a_request_that_was_dropped_after_its_pass_was_
     assert list(outbox) == jobs[1:]
 
 
+def test_drop_of_all_requests_leaves_the_core_idle_though_a_pass_was_launched(checkpoint: Checkpoint) -> None:
+    engine, jobs, _ = synthesizing(checkpoint)
+    for job in jobs:
+        engine.core.drop(job)
+    assert not engine.core.busy
+
+
 def test_fail_ends_a_request_whose_pass_was_launched(checkpoint: Checkpoint) -> None:
     engine, jobs, outbox = synthesizing(checkpoint)
     engine.core.fail(RuntimeError("broken"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import torch
 
@@ -28,9 +29,10 @@ def segments(samples: torch.Tensor, options: Segmentation) -> list[Segment]:
 def _called(options: Segmentation, samples: torch.Tensor) -> object:
     assert options.segmenter is not None
     try:
-        return options.segmenter(samples.numpy().copy(), SAMPLING_RATE)  # its own: other requests read the clip
-    except Exception as error:
-        raise UsageError(f"the segmenter raised {type(error).__name__}: {error}") from error
+        found = options.segmenter(samples.numpy().copy(), SAMPLING_RATE)  # its own: other requests read the clip
+        return list(found) if isinstance(found, Iterator) else found
+    except BaseException as error:  # whatever it is, only this request has it
+        raise UsageError(f"the segmenter raised {type(error).__name__}: {error}") from None
 
 
 @functools.cache
