@@ -172,8 +172,8 @@ def test_step_delivers_nothing_of_a_request_that_was_dropped_after_its_pass_was_
 
 def test_drop_of_all_requests_leaves_the_core_idle_though_a_pass_was_launched(checkpoint: Checkpoint) -> None:
     engine, jobs, _ = synthesizing(checkpoint)
-    for job in jobs:
-        engine.core.drop(job)
+    for one in jobs:
+        engine.core.drop(one)
     assert not engine.core.busy
 
 
