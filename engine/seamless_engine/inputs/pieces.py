@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from seamless_engine.inputs.decode_pool import DecodePool
 
-_LONG = 20.0  # seconds; upstream trained on clips of at most 15 s
+_LONG = Segmentation().limit  # seconds; upstream trained on clips of at most 15 s
 
 
 @dataclass(frozen=True)
